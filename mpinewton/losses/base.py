@@ -1,0 +1,199 @@
+"""What a loss is: formulae on one shard. Regularisation, workers and messages are elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpinewton.data.shard import Array, Shard
+from mpinewton.linalg.rows import Rows
+
+Classes = Sequence[float] | None
+
+# Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
+RAY_NUMBERS = 1 << 18
+
+
+class Ray(Protocol):
+    """The mean loss of a shard on the line w + a p."""
+
+    def losses(self, steps: Array) -> Array: ...  # (len(steps),)
+    def at(self, step: float) -> Point: ...
+
+
+class Point(Protocol):
+    """The mean loss of a shard at w: value, derivatives, and whatever was computed once and is kept."""
+
+    w: Array
+
+    def value(self) -> float: ...
+    def gradient(self) -> Array: ...  # (d,)
+    def hessian_product(self, v: Array) -> Array: ...  # (d,)
+    def hessian(self) -> Array: ...  # (d, d)
+    def curvatures(self) -> Array: ...  # (n,)
+    def along(self, p: Array) -> Ray: ...
+    def kept(self) -> dict[str, Array]: ...  # what Model.at needs to make this very point again, bit by bit
+
+
+class Model(Protocol):
+    """A loss on one shard: a function of the weights alone."""
+
+    size: int  # d, the number of weights
+
+    def at(self, w: Array, **kept: Array) -> Point: ...
+    def predict(self, w: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """A loss of a linear model, one formula per derivative; z = X w are the logits.
+
+    Subclasses are frozen dataclasses whose fields are the settings of the loss. Every formula works row by row:
+    z has shape (..., n) or, with C outputs, (..., n, C); t has shape (n,); leading axes are trial steps.
+
+    `provides` says what methods may ask for: "gradient", "hessian_product", "hessian", and, for losses with one
+    output, "curvature" (the coefficients loss''(z_j) of the Hessian X' diag(.) X / n).
+    """
+
+    name: ClassVar[str]
+    convex: ClassVar[bool]
+    provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product", "hessian", "curvature"})
+
+    def outputs(self, classes: Classes) -> int:
+        """Number of logits a row has: 1, unless the loss says otherwise."""
+        return 1
+
+    def targets(self, y: Array, classes: Classes) -> NDArray[np.generic]:
+        """Labels of the shard in the form the formulae want, shape (n,).
+
+        Raises
+        ------
+        DataError
+            If the labels do not fit the loss.
+        """
+        return y
+
+    @abstractmethod
+    def values(self, z: Array, t: NDArray[np.generic]) -> Array:
+        """Loss of every row, shape (..., n)."""
+
+    @abstractmethod
+    def slopes(self, z: Array, t: NDArray[np.generic]) -> Array:
+        """First derivative with respect to the logits, shape of z."""
+
+    @abstractmethod
+    def curvatures(self, z: Array, t: NDArray[np.generic]) -> Array:
+        """Second derivative with respect to the one logit, shape (n,)."""
+
+    def bend(self, z: Array, t: NDArray[np.generic], dz: Array) -> Array:
+        """Second derivative with respect to the logits, applied to dz: shape of z."""
+        return self.curvatures(z, t) * dz
+
+    def hessian(self, rows: Rows, z: Array, t: NDArray[np.generic], weight: Array | float) -> Array:
+        """sum_j weight_j x_j loss''(z_j) x_j', shape (d, d)."""
+        return rows.gram(weight * self.curvatures(z, t))
+
+    def predictions(self, z: Array, classes: Classes) -> Array:
+        """What a trained model says: the label nearest in meaning to the logits, shape (n,)."""
+        return z
+
+    def on(self, shard: Shard, classes: Classes) -> LinearModel:
+        """This loss on one shard."""
+        return LinearModel(self, shard, classes)
+
+
+class LinearModel:
+    """A `Loss` on the rows of one shard: mean over the rows by weight; 0 on an empty shard.
+
+    Weights are stored (p, C) row by row, flattened to d = p C numbers.
+    """
+
+    def __init__(self, loss: Loss, shard: Shard, classes: Classes) -> None:
+        self.loss, self.classes = loss, classes
+        self.rows = Rows(shard.X)
+        self.t = loss.targets(shard.y, classes)
+        self.outputs = loss.outputs(classes)
+        self.size = shard.features * self.outputs
+        # Row weights sum to 1: every mean below is a plain sum.
+        mass = shard.mass or 1.0
+        self.weight: Array | float = 1.0 / mass if shard.weight is None else shard.weight / mass
+
+    def logits(self, w: Array) -> Array:
+        """X w, shape (n,) or (n, C)."""
+        return self.rows.times(w if self.outputs == 1 else w.reshape(-1, self.outputs))
+
+    def pull_back(self, r: Array) -> Array:
+        """X'(weight r), shape (d,)."""
+        weight = self.weight if self.outputs == 1 or np.isscalar(self.weight) else np.asarray(self.weight)[:, None]
+        return self.rows.transpose_times(weight * r).ravel()
+
+    def mean(self, values: Array) -> Array:
+        """Weighted sum over the rows, shape (...) for values of shape (..., n)."""
+        if isinstance(self.weight, float):
+            return np.asarray(values.sum(axis=-1) * self.weight)
+        return np.asarray(values @ self.weight)
+
+    def at(self, w: Array, z: Array | None = None) -> LinearPoint:
+        """The loss at w; z, where given, are the logits there."""
+        return LinearPoint(self, w, self.logits(w) if z is None else z)
+
+    def predict(self, w: Array) -> Array:
+        return self.loss.predictions(self.logits(w), self.classes)
+
+
+class LinearPoint:
+    """A `LinearModel` at w, the logits kept."""
+
+    def __init__(self, model: LinearModel, w: Array, z: Array) -> None:
+        self.model, self.w, self.z = model, w, z
+
+    def value(self) -> float:
+        return float(self.model.mean(self.model.loss.values(self.z, self.model.t)))
+
+    def gradient(self) -> Array:
+        return self.model.pull_back(self.model.loss.slopes(self.z, self.model.t))
+
+    def hessian_product(self, v: Array) -> Array:
+        return self.model.pull_back(self.model.loss.bend(self.z, self.model.t, self.model.logits(v)))
+
+    def hessian(self) -> Array:
+        return self.model.loss.hessian(self.model.rows, self.z, self.model.t, self.model.weight)
+
+    def curvatures(self) -> Array:
+        return self.model.loss.curvatures(self.z, self.model.t)
+
+    def along(self, p: Array) -> LinearRay:
+        return LinearRay(self, p, self.model.logits(p))
+
+    def kept(self) -> dict[str, Array]:
+        return {"z": self.z}
+
+
+class LinearRay:
+    """A `LinearPoint` seen along p: the logits are affine in the step, so no trial step touches the data."""
+
+    def __init__(self, start: LinearPoint, p: Array, dz: Array) -> None:
+        self.start, self.p, self.dz = start, p, dz
+
+    def losses(self, steps: Array) -> Array:
+        """Mean loss at w + a p for every a of `steps`, shape (len(steps),)."""
+        model, z, dz = self.start.model, self.start.z, self.dz
+        total = np.zeros(len(steps))
+        size = max(1, RAY_NUMBERS // (len(steps) * model.outputs))
+        a = steps.reshape(-1, *[1] * z.ndim)
+        for first in range(0, len(z), size):
+            block = slice(first, first + size)
+            values = model.loss.values(z[block] + a * dz[block], model.t[block])
+            if isinstance(model.weight, float):
+                total += values.sum(axis=-1) * model.weight
+            else:
+                total += values @ model.weight[block]
+        return total
+
+    def at(self, step: float) -> LinearPoint:
+        return LinearPoint(self.start.model, self.start.w + step * self.p, self.start.z + step * self.dz)
