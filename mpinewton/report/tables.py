@@ -1,0 +1,93 @@
+"""Tables of several runs: how each ended and what it cost, and the rounds to given gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpinewton.report.curves import Quantity, bits_up, choose_quantity
+from mpinewton.report.reading import RunRecord
+
+GAPS = tuple(10.0**-k for k in range(1, 13))
+NAMES = {"gap": "gap", "best-seen": "loss - best seen", "grad_norm": "gradient norm", "loss": "loss"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header and rows of cells; the first `words` columns are words, the others are set flush right."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    words: int = 1
+
+    def text(self) -> str:
+        """Columns aligned with spaces."""
+        lines = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        return "\n".join(self._line(cells, widths, "  ").rstrip() for cells in lines)
+
+    def markdown(self) -> str:
+        """A table of GitHub's Markdown."""
+        lines = [tuple(cell.replace("|", r"\|") for cell in cells) for cells in (self.header, *self.rows)]
+        widths = [max(3, *map(len, column)) for column in zip(*lines)]
+        rule = ["-" * width if n < self.words else "-" * (width - 1) + ":" for n, width in enumerate(widths)]
+        return "\n".join(f"| {self._line(cells, widths, ' | ')} |" for cells in (lines[0], rule, *lines[1:]))
+
+    def _line(self, cells: Iterable[str], widths: Sequence[int], between: str) -> str:
+        placed = (cell.ljust(w) if n < self.words else cell.rjust(w) for n, (cell, w) in enumerate(zip(cells, widths)))
+        return between.join(placed)
+
+
+def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Table:
+    """How each run ended and what it cost; the last column is the quantity a figure of the runs would show.
+
+    Mbit are 1e6 bits up, of the busiest worker's link.
+    """
+    quantity = choose_quantity(runs)
+    rows = [
+        (
+            run.label,
+            "converged" if run.ending == "converged" else run.reason,
+            _count(run.last("iteration")),
+            _count(run.last("rounds")),
+            _number(_last(bits_up(run, bits_per_float)) / 1e6, ".4g"),
+            _number(run.last("seconds"), ".3g"),
+            _number(_last(values[np.isfinite(values)]), ".2e"),
+        )
+        for run, values in zip(runs, quantity.values)
+    ]
+    mbit = "Mbit up" if bits_per_float is None else f"Mbit up ({bits_per_float} per float)"
+    return Table(("method", "ended", "iterations", "rounds", mbit, "seconds", NAMES[quantity.name]), rows, 2)
+
+
+def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] = GAPS) -> Table:
+    """Rounds until the quantity a figure of the runs would show is first at or below each level; "-" where never."""
+    quantity, levels = choose_quantity(runs), tuple(levels)
+    rows = [
+        (run.label, *(_count(_first(run, values, level)) for level in levels))
+        for run, values in zip(runs, quantity.values)
+    ]
+    return Table((_heading(quantity), *(f"{level:.0e}".replace("e-0", "e-") for level in levels)), rows)
+
+
+def _heading(quantity: Quantity) -> str:
+    return f"rounds to {NAMES[quantity.name]}"
+
+
+def _first(run: RunRecord, values: np.ndarray, level: float) -> float:
+    reached = np.flatnonzero(values <= level)  # NaN reaches nothing
+    return float(run.columns["rounds"][reached[0]]) if len(reached) else np.nan
+
+
+def _last(values: np.ndarray) -> float:
+    return float(values[-1]) if len(values) else np.nan
+
+
+def _count(value: float) -> str:
+    return _number(value, ".0f")
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if np.isnan(value) else format(value, form)
