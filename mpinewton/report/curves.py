@@ -36,7 +36,7 @@ class Quantity:
     values : list of array, shape (rows,)
         Its value at every row of every run.
     floor : float
-        On a log scale, what is not above this is drawn there; 0 on a linear scale.
+        On a log scale, what is below this is drawn there; 0 on a linear scale.
     """
 
     name: str
@@ -96,7 +96,7 @@ def curve(run: RunRecord, axis: str, quantity: Quantity, values: Array, bits_per
     x = bits_up(run, bits_per_float) if x is None else x
     known = np.isfinite(x) & np.isfinite(values)
     x, y = x[known], values[known]
-    floored = (y <= quantity.floor) & quantity.log
+    floored = (y < quantity.floor) & quantity.log
     return Curve(run, axis, x, np.where(floored, quantity.floor, y), floored)
 
 

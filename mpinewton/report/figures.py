@@ -204,7 +204,7 @@ def _key(panels: list[list[Curve]], quantity: Quantity) -> str:
     words = [words for ending, (*_, words) in ENDINGS.items() if any(c.run.ending == ending for c in drawn)]
     if any(c.floored.any() for c in drawn):
         what = {
-            "gap": f"at or below the rounding of the loss ({quantity.floor:.1e}), drawn there",
+            "gap": f"below the rounding of the loss ({quantity.floor:.1e}), drawn there",
             "best-seen": "the best loss seen itself (0 by construction), drawn at the least difference",
         }.get(quantity.name, "0, drawn at the least positive value")
         words.append(f"\N{WHITE DOWN-POINTING TRIANGLE} {what}")
@@ -235,11 +235,12 @@ def _scale_x(ax: Axes, curves: list[Curve]) -> None:
     whole = [float(c.x[-1]) for c in moved if c.run.ending != "failed"] or ends
     if whole and max(whole) > UNEQUAL * float(np.quantile(whole, 0.25, method="lower")):
         first = min(float(c.x[c.x > 0][0]) for c in moved)
-        low, high = int(np.floor(np.log10(first))), int(np.ceil(np.log10(max(ends))))
         zero = [0.0] if any(c.x[0] == 0 for c in moved) else []
-        ax.set_xscale("symlog", linthresh=10.0**low, linscale=1.0)
-        ax.set_xticks([*zero, *10.0 ** np.arange(low, high + 1, 1 + (high - low) // 5)], minor=False)
-        ax.set_xlim(0 if zero else first / 1.5, max(ends) * 1.4)
+        left, right = first / 1.5, max(ends) * 1.4
+        decades = 10.0 ** np.arange(np.ceil(np.log10(left)), np.log10(right))
+        ax.set_xscale("symlog", linthresh=left, linscale=1.0)
+        ax.set_xticks([*zero, *decades[:: 1 + (len(decades) - 1) // 4]], minor=False)
+        ax.set_xlim(0 if zero else left, right)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4 if axis == "bits" else 5, integer=axis == "rounds"))
         ax.set_xlim(0, max(ends, default=1.0) * 1.04)
