@@ -1,0 +1,30 @@
+"""What every test shares: one thread a process, examples that repeat, no MPI in the process that starts jobs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import MetaPathFinder
+
+import pytest
+from hypothesis import settings
+from launch import JOB_ENVIRONMENT
+
+# Before numpy is imported, since OpenBLAS reads its share then; children started without `launch` inherit it too.
+os.environ.update(JOB_ENVIRONMENT)
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+class NoMpiHere(MetaPathFinder):
+    """Refuses mpi4py.MPI: a process that has called MPI_Init may be unable to start mpiexec."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "mpi4py.MPI":
+            raise ImportError("the test process must not start MPI: put the test into tests/mpi, or use launch.launch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not (config.getoption("only_mpi") or config.getoption("with_mpi")):
+        sys.meta_path.insert(0, NoMpiHere())

@@ -1,0 +1,127 @@
+"""The harness that guards the other tests, against planted faults: each must end soon, fail, and be named."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from launch import Finished, launch, launch_serial, launch_tests
+
+GUARD = Path(__file__).parents[1] / "mpi" / "conftest.py"
+HEAD = """
+import os, signal, time
+import numpy as np
+import pytest
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+pytestmark = pytest.mark.mpi
+"""
+
+
+def run_planted(folder: Path, code: str, limit: float = 5) -> Finished:
+    """The planted tests on 3 ranks; within 60 s, or `launch` fails."""
+    shutil.copy(GUARD, folder)
+    (folder / "test_planted.py").write_text(HEAD + code)
+    return launch_tests(3, folder, timeout=60, env={"MPI_TEST_TIMEOUT": str(limit)})
+
+
+def test_a_sound_test_passes(tmp_path: Path) -> None:
+    finished = run_planted(tmp_path, "def test_sound(): world.Barrier()")
+    assert finished.returncode == 0, str(finished)
+    assert finished.stdout.count("1 passed") == 3, str(finished)
+
+
+def test_a_deadlock_of_all_ranks_is_reported_with_the_name_of_the_test(tmp_path: Path) -> None:
+    finished = run_planted(tmp_path, "def test_stuck(): world.Recv(np.empty(1), (world.rank + 1) % world.size)")
+    assert finished.returncode != 0
+    assert "in test_stuck" in finished.stderr, str(finished)
+
+
+def test_a_rank_that_never_comes_is_reported_with_the_name_of_the_test(tmp_path: Path) -> None:
+    code = "def test_stuck():\n    if world.rank == 1: time.sleep(1000)"
+    finished = run_planted(tmp_path, code)
+    assert finished.returncode != 0
+    assert "in test_stuck" in finished.stderr, str(finished)
+
+
+def test_a_failure_on_one_rank_is_shown_although_the_others_wait_for_it(tmp_path: Path) -> None:
+    code = "def test_fails():\n    assert world.rank != 1, 'planted'\n    world.Barrier()"
+    finished = run_planted(tmp_path, code, limit=300)  # not the limit ends it
+    assert finished.returncode != 0 and finished.seconds < 30
+    assert "[rank 1]" in finished.stderr and "AssertionError: planted" in finished.stderr, str(finished)
+
+
+def test_a_failure_on_one_rank_stops_all_before_the_next_test(tmp_path: Path) -> None:
+    code = f"""
+def test_fails():
+    assert world.rank != 1, 'planted'
+
+def test_next():
+    open(os.path.join({str(tmp_path)!r}, f"ran-on-{{world.rank}}"), "w").close()
+"""
+    finished = run_planted(tmp_path, code, limit=300)
+    assert finished.returncode != 0 and finished.seconds < 30
+    assert "AssertionError: planted" in finished.stderr, str(finished)
+    assert not list(tmp_path.glob("ran-on-*"))
+
+
+def test_a_killed_rank_ends_the_job(tmp_path: Path) -> None:
+    code = "def test_killed():\n    if world.rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n    world.Barrier()"
+    finished = run_planted(tmp_path, code, limit=300)
+    assert finished.returncode != 0 and finished.seconds < 30
+
+
+def test_a_test_without_the_marker_is_refused_since_it_would_be_skipped(tmp_path: Path) -> None:
+    finished = run_planted(tmp_path, "pytestmark = []\ndef test_unmarked(): pass")
+    assert finished.returncode != 0
+    assert "test_unmarked" in finished.stdout + finished.stderr, str(finished)
+
+
+def test_a_late_job_is_killed_to_the_last_process_and_shows_what_it_printed(tmp_path: Path) -> None:
+    # Deaf to SIGTERM, and with a child in a session of its own: nothing but the mark leads to it.
+    code = f"""
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+open(os.path.join({str(tmp_path)!r}, f"{{os.getpid()}} {{child.pid}}"), "w").close()
+print("still here", flush=True)
+time.sleep(1000)
+"""
+    start = time.monotonic()
+    with pytest.raises(AssertionError, match=r"(?s)still ran after 5 s.*still here"):
+        launch(2, code, timeout=5)
+    assert time.monotonic() - start < 20
+    pids = [int(pid) for path in tmp_path.iterdir() for pid in path.name.split()]
+    assert len(pids) == 4
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def test_a_job_does_not_see_the_launcher_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    outer = {
+        "PMI_RANK": "7",
+        "PMIX_RANK": "7",
+        "OMPI_COMM_WORLD_RANK": "7",
+        "SLURM_NTASKS": "9",
+        "MPI_LOCALNRANKS": "9",
+    }
+    for name, value in outer.items():
+        monkeypatch.setenv(name, value)
+    finished = launch_serial("import os; print(sorted(os.environ)); print(os.environ['OMP_NUM_THREADS'])")
+    assert finished.returncode == 0, str(finished)
+    assert not [name for name in outer if repr(name) in finished.stdout]
+    assert finished.stdout.endswith("\n1\n")
+
+
+def test_the_test_process_may_not_start_mpi() -> None:
+    with pytest.raises(ImportError, match=r"launch\.launch"):
+        import mpi4py.MPI  # noqa: F401
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
