@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 Array = NDArray[np.float64]
-Matrix = NDArray[np.floating] | sparse.csr_array
+Matrix: TypeAlias = NDArray[np.floating[Any]] | sparse.csr_array
 
 
 @dataclass(frozen=True)

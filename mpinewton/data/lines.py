@@ -1,0 +1,93 @@
+"""Text files, plain or compressed, as blocks of whole lines."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mpinewton.errors import DataError
+
+BLOCK_BYTES = 4 << 20
+LINE_BYTES = 256 << 20
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def plain_name(path: Path) -> str:
+    """File name in lower case, without the ending of the compression."""
+    return (path.stem if path.suffix in OPENERS else path.name).lower()
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked where its name ends in .gz, .bz2 or .xz."""
+    try:
+        stream: IO[bytes] = OPENERS.get(path.suffix, open)(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); give the name of a readable file") from None
+    return stream
+
+
+def read_bytes(stream: IO[bytes], size: int, path: Path) -> bytes:
+    """At most `size` bytes; fewer only at the end of the file."""
+    try:
+        return stream.read(size)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: the file is damaged or cut short ({error}); fetch or make it again") from None
+
+
+def line_blocks(
+    path: Path, first: int = 0, last: int | None = None, size: int = BLOCK_BYTES, allow_partial: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin in bytes [first, last), as pairs (offset, text of about `size` bytes ending in a newline).
+
+    Raises
+    ------
+    DataError
+        If a line is longer than 256 MiB, or the last one has no newline and `allow_partial` is false.
+    """
+    with open_bytes(path) as stream:
+        if first:  # a line that began before belongs to the range before
+            stream.seek(first - 1)
+            first += len(stream.readline()) - 1
+        while last is None or first < last:
+            text = read_bytes(stream, size if last is None else min(size, last - first), path)
+            if not text:
+                return
+            if not text.endswith(b"\n"):
+                text += _rest_of_line(stream, path, first + len(text), allow_partial)
+            yield first, text
+            first += len(text)
+
+
+def _rest_of_line(stream: IO[bytes], path: Path, offset: int, allow_partial: bool) -> bytes:
+    rest = b""
+    while not rest.endswith(b"\n"):
+        more = read_bytes(stream, 1, path)
+        if more:
+            rest += more + stream.readline(LINE_BYTES)
+        elif allow_partial:
+            return rest + b"\n"
+        else:
+            raise DataError(
+                f"{path}:{line_number(path, offset + len(rest))}: the last line has no newline, so the file may be cut"
+                " short; fetch it again, or give --allow-partial-last-line where the line is complete"
+            )
+        if len(rest) > LINE_BYTES:
+            line = line_number(path, offset)
+            raise DataError(f"{path}:{line}: the line is longer than {LINE_BYTES >> 20} MiB; is this a text file?")
+    return rest
+
+
+def line_number(path: Path, offset: int) -> int:
+    """Number, from 1, of the line that holds byte `offset`; reads the file again, so for messages only."""
+    number = 1
+    with open_bytes(path) as stream:
+        while offset > 0 and (text := read_bytes(stream, min(offset, BLOCK_BYTES), path)):
+            number += text.count(b"\n")
+            offset -= len(text)
+    return number

@@ -1,0 +1,128 @@
+"""Which worker holds which rows: a pure function of labels, number of workers, rule and seed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpinewton.data.shard import Array
+from mpinewton.data.source import CLASSES
+from mpinewton.errors import ConfigError, did_you_mean
+
+RowNumbers = NDArray[np.int64]
+
+RULES = {
+    "iid": "a random permutation, dealt to the workers in turn",
+    "blocks": "file order, cut in equal parts; blocks:n1,n2,... in parts of these sizes",
+    "round-robin": "file order, dealt to the workers in turn",
+    "sizes": "sizes:n1,n2,...: a random permutation, cut in parts of these sizes",
+    "label-skew": "label-skew:s: worker i holds label i mod K and s - 1 random others",
+    "dirichlet": "dirichlet:a: each label shared out by Dirichlet(a) proportions",
+    "quantity": "quantity:a: a random permutation, cut by Dirichlet(a) proportions",
+}
+
+
+def partition(labels: Array, workers: int, rule: str, seed: int) -> list[RowNumbers]:
+    """Row numbers of each worker, in the order in which it holds them. Every row goes to exactly one worker.
+
+    `iid` is `default_rng(seed).permutation(n)`, row i of it to worker i mod W. Under `label-skew:s` the rows of a label
+    (in that permutation's order) are split as equally as possible among the workers that hold it; a label that nobody
+    holds, possible with fewer workers than labels, goes whole to worker (number of the label) mod W.
+
+    Parameters
+    ----------
+    labels : array, shape (n,)
+        Used by `label-skew` and `dirichlet` only.
+    workers : int
+        W, at least 1.
+    rule : str
+        A name of `RULES`, with its argument after a colon.
+    seed : int
+
+    Raises
+    ------
+    ConfigError
+        If the rule is unknown, its argument odd, the sizes do not sum to n, or the labels are not classes.
+    """
+    n = len(labels)
+    if workers < 1:
+        raise ConfigError(f"--workers {workers}: at least 1 worker is needed")
+    name, _, argument = rule.partition(":")
+    rng = np.random.default_rng(seed)
+    order = np.arange(n) if name in ("blocks", "round-robin") else rng.permutation(n)
+    if name in ("iid", "round-robin") and not argument:
+        return [order[worker::workers] for worker in range(workers)]
+    if name == "blocks" and not argument:
+        return np.array_split(order, workers)
+    if name in ("blocks", "sizes"):
+        return np.split(order, np.cumsum(_sizes(rule, argument, workers, n))[:-1])
+    if name == "quantity":
+        return _shares(order, rng.dirichlet(np.full(workers, _concentration(rule, argument))))
+    if name == "label-skew":
+        return _label_skew(labels, order, workers, rule, argument, rng)
+    if name == "dirichlet":
+        a = _concentration(rule, argument)
+        parts = [_shares(rows, rng.dirichlet(np.full(workers, a))) for rows in _by_label(labels, order, rule)]
+        return [np.concatenate([order[:0], *(part[worker] for part in parts)]) for worker in range(workers)]
+    if name in RULES:
+        raise ConfigError(f"--partition {rule}: {name} takes no argument")
+    raise ConfigError(f"--partition {rule}: there is no such rule{did_you_mean(name, RULES)}")
+
+
+def _sizes(rule: str, argument: str, workers: int, n: int) -> list[int]:
+    try:
+        sizes = [int(size) for size in argument.split(",")]
+    except ValueError:
+        raise ConfigError(f"--partition {rule}: the sizes are whole numbers with commas between them") from None
+    if len(sizes) != workers or min(sizes) < 0 or sum(sizes) != n:
+        raise ConfigError(
+            f"--partition {rule[:60]}: {len(sizes)} sizes with sum {sum(sizes)}, but there are {workers} workers and"
+            f" {n} rows; give one size (0 or more) for each worker, with sum {n}"
+        )
+    return sizes
+
+
+def _concentration(rule: str, argument: str) -> float:
+    try:
+        a = float(argument)
+    except ValueError:
+        a = np.nan
+    if not 1e-3 <= a <= 1e6:
+        raise ConfigError(
+            f"--partition {rule}: the concentration is a number from 0.001 (one worker has it all) to 1e6"
+        )
+    return a
+
+
+def _by_label(labels: Array, order: RowNumbers, rule: str) -> list[RowNumbers]:
+    """Rows of each label, labels rising, rows in the given order."""
+    distinct, number = np.unique(labels[order], return_inverse=True)
+    if len(distinct) > CLASSES or np.any(distinct != np.round(distinct)):
+        raise ConfigError(f"--partition {rule}: the labels are not classes (at most {CLASSES} whole numbers or words)")
+    return np.split(order[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
+
+
+def _shares(rows: RowNumbers, proportions: Array) -> list[RowNumbers]:
+    cuts = np.round(np.cumsum(proportions)[:-1] * len(rows)).astype(np.int64)
+    return np.split(rows, cuts)
+
+
+def _label_skew(
+    labels: Array, order: RowNumbers, workers: int, rule: str, argument: str, rng: np.random.Generator
+) -> list[RowNumbers]:
+    rows = _by_label(labels, order, rule)
+    K = len(rows)
+    if not argument.isdecimal() or not 1 <= int(argument) <= K:
+        raise ConfigError(f"--partition {rule}: s is the number of labels a worker holds, 1 to {K} here")
+    held: list[list[RowNumbers]] = [[] for _ in range(workers)]
+    holders: list[list[int]] = [[] for _ in range(K)]
+    for worker in range(workers):
+        own = worker % K
+        others = rng.choice(np.delete(np.arange(K), own), int(argument) - 1, replace=False)
+        for label in (own, *others):
+            holders[label].append(worker)
+    for label, those in enumerate(holders):
+        those = those or [label % workers]
+        for worker, part in zip(those, np.array_split(rows[label], len(those))):
+            held[worker].append(part)
+    return [np.concatenate([order[:0], *parts]) for parts in held]

@@ -1,0 +1,57 @@
+"""From the name of a source to its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mpinewton.data.arrays import Idx, npy, npz, sklearn_source
+from mpinewton.data.libsvm import LibsvmText
+from mpinewton.data.lines import OPENERS, plain_name
+from mpinewton.data.source import Reading, Source
+from mpinewton.data.synthetic import synthetic
+from mpinewton.data.tables import CsvText, Parquet
+from mpinewton.errors import ConfigError, DataError, did_you_mean
+
+FORMATS: dict[str, Callable[[Path, Reading], Source]] = {
+    "libsvm": LibsvmText,
+    "csv": CsvText,
+    "npz": npz,
+    "npy": npy,
+    "idx": Idx,
+    "parquet": Parquet,
+}
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".npy": "npy", ".parquet": "parquet", ".pq": "parquet"}
+
+
+def open_source(name: str, reading: Reading) -> Source:
+    """The source that a file name, `sklearn:NAME` or `synthetic:NAME?key=value` stands for.
+
+    Raises
+    ------
+    ConfigError
+        If the name or a setting is unknown.
+    DataError
+        If there is no such file, or its beginning does not fit the format.
+    """
+    if name.startswith("sklearn:"):
+        return sklearn_source(name, reading)
+    if name.startswith("synthetic:"):
+        return synthetic(name, reading)
+    path = Path(name)
+    if not path.is_file():
+        raise DataError(f"{name}: there is no such file (nor does the name begin with sklearn: or synthetic:)")
+    form = guess_format(path) if reading.format == "auto" else reading.format
+    if form not in FORMATS:
+        raise ConfigError(f"--format {form}: there is no such format{did_you_mean(form, FORMATS)}")
+    if form in ("npz", "npy", "parquet") and path.suffix in OPENERS:
+        raise ConfigError(f"{name}: {form} files are read unpacked only; unpack it first")
+    return FORMATS[form](path, reading)
+
+
+def guess_format(path: Path) -> str:
+    """Format by the ending of the name; LIBSVM text where nothing else fits."""
+    plain = plain_name(path)
+    if plain.endswith("-ubyte") and "idx" in plain:
+        return "idx"
+    return ENDINGS.get(Path(plain).suffix, "libsvm")
