@@ -130,7 +130,7 @@ def _figure(panels: list[list[Curve]], quantity: Quantity, bits_per_float: int |
         _panel(ax, panel, quantity, bits_per_float, top)
     cells[0].set_ylabel(quantity.title)
     if title:
-        cells[0].set_title(title)
+        cells[0].set_title(_plain(title))
     figure.legend(
         handles=[_handle(number, c, quantity) for number, c in enumerate(panels[0])],
         title=textwrap.fill(_key(panels, quantity), int(width * 15)),
@@ -194,8 +194,12 @@ def _handle(number: int, c: Curve, quantity: Quantity) -> Line2D:
     from matplotlib.lines import Line2D
 
     label = c.run.label if len(c.x) else f"{c.run.label} (no {quantity.title})"
-    # A label that begins with an underscore would be left out.
-    return Line2D([], [], label=label.replace("$", r"\$"), **_look(number))
+    return Line2D([], [], label=_plain(label), **_look(number))
+
+
+def _plain(text: str) -> str:
+    """The text as it stands: dollars are no mathematics, and a leading underscore does not hide it from the legend."""
+    return text.replace("$", r"\$").replace("_", " _", text.startswith("_"))
 
 
 def _key(panels: list[list[Curve]], quantity: Quantity) -> str:
