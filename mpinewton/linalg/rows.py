@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from mpinewton.data.shard import Array, Matrix
 
-# float32 rows are widened a block at a time: the block of float64 stays in cache, and every sum is a float64 sum.
+# Dense rows are worked off a block at a time: the float64 block stays in cache, and every sum is a float64 sum.
 BLOCK_NUMBERS = 1 << 17
-# X'diag(h)X through the table of products x_j x_k, entry by entry, where that is cheaper than dense arithmetic: about
-# 1.4 ns an entry (memory) against 1/30 ns a dense multiply-add (BLAS), and at most this many bytes of table a shard.
-ENTRY_COST = 40
+# The table of products x_j x_k costs 14-30 ns an entry to build and 1 ns an entry at each use, 3-5 ns over 7 Hessians;
+# dense arithmetic costs 0.06 ns a multiply-add (a9a and w8a, 350 to 50000 rows, one thread of OpenBLAS).
+ENTRY_COST = 60
 TABLE_BYTES = 256 << 20
 
 
@@ -23,78 +26,113 @@ class Rows:
     Parameters
     ----------
     X : array or csr_array, shape (n, p)
+        Never written to.
     """
 
     def __init__(self, X: Matrix) -> None:
-        self.X = X
+        self.X: Any = X
         self.n, self.p = X.shape
         self.sparse = bool(sparse.issparse(X))
         self.narrow = X.dtype != np.float64
 
     def times(self, v: Array) -> Array:
         """X v, shape (n,) or (n, C) for v of shape (p,) or (p, C)."""
-        if self.narrow and not self.sparse:
-            return np.concatenate([block @ v for block in self._wide_blocks()] or [np.zeros((0, *v.shape[1:]))])
-        return np.asarray(self.X @ v)
+        if self.sparse or not self.narrow:
+            return np.asarray(self.X @ v)
+        z = np.empty((self.n, *v.shape[1:]))
+        for rows, block in self._blocks():
+            z[rows] = block @ v
+        return z
 
     def transpose_times(self, r: Array) -> Array:
         """X'r, shape (p,) or (p, C) for r of shape (n,) or (n, C)."""
         if self.sparse:
             return np.asarray(self._transposed @ r)
-        if self.narrow:
-            total, first = np.zeros((self.p, *r.shape[1:])), 0
-            for block in self._wide_blocks():
-                total += block.T @ r[first : first + len(block)]
-                first += len(block)
-            return total
-        return np.asarray(self.X.T @ r)
+        if not self.narrow:
+            return np.asarray(self.X.T @ r)
+        total = np.zeros((self.p, *r.shape[1:]))
+        for rows, block in self._blocks():
+            total += block.T @ r[rows]
+        return total
 
     def gram(self, h: Array) -> Array:
-        """X'diag(h)X, shape (p, p), for row coefficients h of any sign, shape (n,)."""
-        if self.sparse and self._table is not None:
-            H = np.zeros((self.p, self.p))
-            upper, table = self._table
-            H[upper] = table @ h
-            H.T[upper] = H[upper]
-            return H
-        if self.sparse:
-            return np.asarray((self._transposed @ self.X.multiply(h[:, None]).tocsr()).toarray(), dtype=np.float64)
-        H, first = np.zeros((self.p, self.p)), 0
-        for block in self._wide_blocks() if self.narrow else [self.X]:
-            part = h[first : first + len(block)]
-            if np.all(part >= 0):  # W'W goes to the symmetric kernel: half the work, and exactly symmetric
-                W = block * np.sqrt(part)[:, None]
-                H += W.T @ W
+        """X'diag(h)X, shape (p, p), exactly symmetric, for row coefficients h of any sign, shape (n,)."""
+        if self.sparse and self._entries * ENTRY_COST < self.n * self.p**2 / 2:
+            return self._gram_by_table(h) if self._entries * 12 <= TABLE_BYTES else self._gram_by_product(h)
+        H = np.zeros((self.p, self.p))
+        for rows, block in self._blocks():
+            part = h[rows]
+            positive = part >= 0
+            if positive.all():
+                H += _square(block, part)
             else:
-                G = block.T @ (block * part[:, None])
-                H += (G + G.T) / 2
-            first += len(block)
+                H += _square(block[positive], part[positive])
+                H -= _square(block[~positive], -part[~positive])
         return H
 
-    def _wide_blocks(self) -> list[Array]:
+    def _blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Consecutive rows, dense and float64."""
         size = max(1, BLOCK_NUMBERS // max(1, self.p))
-        return [self.X[first : first + size].astype(np.float64) for first in range(0, self.n, size)]
+        for first in range(0, self.n, size):
+            rows = slice(first, first + size)
+            block = self.X[rows]
+            yield rows, (block.toarray() if self.sparse else block).astype(np.float64, copy=False)
+
+    def _gram_by_table(self, h: Array) -> Array:
+        upper, lower, table = self._table
+        H = np.zeros(self.p**2)
+        H[upper] = H[lower] = table @ h
+        return H.reshape(self.p, self.p)
+
+    def _gram_by_product(self, h: Array) -> Array:
+        # (sqrt|h| x_j)(sign h sqrt|h| x_k) rounds the same with j and k exchanged: exactly symmetric.
+        X, T, root = self.X, self._transposed, np.sqrt(np.abs(h))
+        left = sparse.csr_array((T.data * root[T.indices], T.indices, T.indptr), shape=T.shape)
+        right = sparse.csr_array((X.data * np.repeat(np.copysign(root, h), self._counts), X.indices, X.indptr), X.shape)
+        return np.asarray((left @ right).toarray())
 
     @cached_property
     def _transposed(self) -> sparse.csr_array:
         # A stored transpose makes X'r three times faster than the column view of the same arrays.
-        return sparse.csr_array(self.X.T.tocsr())
+        return self.X.T.tocsr()
 
     @cached_property
-    def _table(self) -> tuple[tuple[Array, Array], sparse.csr_array] | None:
-        """Rows: pairs j <= k that occur; columns: data rows; entries x_j x_k. X'diag(h)X is then one product with h."""
-        counts = np.diff(self.X.indptr).astype(np.int64)
-        entries = int((counts * (counts + 1) // 2).sum())
-        if entries * ENTRY_COST > self.n * self.p**2 / 2 or entries * 12 > TABLE_BYTES:
-            return None
-        # All pairs (a, b) with a <= b of the stored entries of one row, for every row at once.
-        X = self.X.sorted_indices()
-        partners = np.repeat(counts, counts) - (np.arange(X.nnz) - np.repeat(X.indptr[:-1], counts))
-        a = np.repeat(np.arange(X.nnz), partners)
-        b = a + np.arange(entries) - np.repeat(np.cumsum(partners) - partners, partners)
-        row = np.repeat(np.arange(self.n), counts)[a]
-        pair = X.indices[a].astype(np.int64) * self.p + X.indices[b]
-        present, number = np.unique(pair, return_inverse=True)
+    def _counts(self) -> NDArray[np.int64]:
+        """Stored entries of each row, shape (n,)."""
+        return np.asarray(np.diff(self.X.indptr), dtype=np.int64)
+
+    @cached_property
+    def _entries(self) -> int:
+        """Entries of the table: pairs j <= k of stored features, over all rows."""
+        return int((self._counts * (self._counts + 1) // 2).sum())
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.int64], NDArray[np.int64], sparse.csc_array]:
+        """Places in H of the pairs j <= k that occur and of their mirror images; products x_j x_k, pairs x data rows.
+
+        X'diag(h)X is then one product of the table with h.
+        """
+        X = self.X.sorted_indices()  # a copy: summing its duplicates leaves the shard alone
+        X.sum_duplicates()
+        counts = np.diff(X.indptr)
+        # Every stored entry a meets the entries b >= a of its row.
+        numbers = np.arange(X.nnz, dtype=np.int32)
+        partners = np.repeat(X.indptr[1:], counts) - numbers
+        a = np.repeat(numbers, partners)
+        b = np.arange(len(a), dtype=np.int32) - np.repeat(np.cumsum(partners) - partners - numbers, partners)
+        pair = X.indices[a] * np.int64(self.p) + X.indices[b]
+        seen = np.zeros(self.p**2, dtype=bool)
+        seen[pair] = True
+        upper = np.flatnonzero(seen)
+        rank = np.empty(self.p**2, dtype=np.int32)
+        rank[upper] = np.arange(len(upper))
         values = X.data[a].astype(np.float64) * X.data[b]
-        table = sparse.coo_array((values, (number, row)), shape=(len(present), self.n)).tocsr()
-        return (present // self.p, present % self.p), table
+        ends = np.concatenate([[0], np.cumsum(partners)])[X.indptr]
+        table = sparse.csc_array((values, rank[pair], ends), shape=(len(upper), self.n))
+        return upper, upper % self.p * self.p + upper // self.p, table
+
+
+def _square(block: Array, h: Array) -> Array:
+    """B'diag(h)B for h >= 0: W'W goes to the symmetric kernel of BLAS, half the work and exactly symmetric."""
+    W = block * np.sqrt(h)[:, None]
+    return np.asarray(W.T @ W)

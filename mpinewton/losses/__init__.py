@@ -1,6 +1,62 @@
 """The losses, by name."""
 
-from mpinewton.losses.base import Loss
-from mpinewton.losses.logistic import Logistic
+from __future__ import annotations
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic,)}
+import dataclasses
+import inspect
+from typing import Any, get_type_hints
+
+import msgspec
+
+from mpinewton.errors import ConfigError, did_you_mean
+from mpinewton.losses.base import Loss
+from mpinewton.losses.huber import Huber
+from mpinewton.losses.logistic import Logistic
+from mpinewton.losses.poisson import Poisson
+from mpinewton.losses.ridge import Ridge
+from mpinewton.losses.softmax import Softmax
+from mpinewton.losses.softplus import Softplus
+
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus)}
+
+
+def make_loss(text: str) -> Loss:
+    """The loss that `NAME` or `NAME:key=value,key=value` asks for, as `huber:delta=1.5`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such loss or setting, or a value does not fit.
+    """
+    name, colon, rest = text.partition(":")
+    if name not in LOSSES:
+        raise ConfigError(f"there is no loss {name!r}{did_you_mean(name, LOSSES)}")
+    loss = LOSSES[name]
+    known = {field.name: get_type_hints(loss)[field.name] for field in dataclasses.fields(loss)}
+    settings: dict[str, Any] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            raise ConfigError(f"loss {text!r}: {item!r} is not key=value; write {name}:key=value,key=value")
+        if key not in known:
+            raise ConfigError(f"loss {name} has no setting {key!r}{did_you_mean(key, known)}")
+        try:
+            settings[key] = msgspec.convert(value, known[key], strict=False)
+        except msgspec.ValidationError:
+            kind = {bool: "true or false", float: "a number", int: "a whole number"}.get(
+                known[key], known[key].__name__
+            )
+            raise ConfigError(f"loss {name}: {key} = {value!r} must be {kind}") from None
+    return loss(**settings)
+
+
+def describe() -> list[str]:
+    """A table of the losses, line by line: name with settings, formula, convex or not, what methods may ask for."""
+    rows = [("LOSS", "FORMULA, z = X w", "CONVEX", "PROVIDES")]
+    for name, loss in LOSSES.items():
+        settings = ",".join(f"{field.name}={field.default}".lower() for field in dataclasses.fields(loss))
+        formula = (inspect.getdoc(loss) or "").partition("\n")[0].rstrip(".")
+        title = f"{name}:{settings}" if settings else name
+        rows.append((title, formula, "yes" if loss.convex else "no", " ".join(sorted(loss.provides))))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]

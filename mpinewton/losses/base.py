@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Shard
+from mpinewton.errors import DataError
 from mpinewton.linalg.rows import Rows
 
 Classes = Sequence[float] | None
+Targets = NDArray[Any]  # labels in the form a loss wants: floats, or numbers of classes
 
 # Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18
@@ -68,35 +71,62 @@ class Loss(ABC):
         """Number of logits a row has: 1, unless the loss says otherwise."""
         return 1
 
-    def targets(self, y: Array, classes: Classes) -> NDArray[np.generic]:
-        """Labels of the shard in the form the formulae want, shape (n,).
+    def targets(self, y: Array, classes: Classes) -> Targets:
+        """Labels of the shard in the form the formulae want, shape (n,): finite numbers, unless a loss says otherwise.
 
         Raises
         ------
         DataError
             If the labels do not fit the loss.
         """
+        self.refuse(y, ~np.isfinite(y), "finite labels")
         return y
 
+    def class_numbers(self, y: Array, classes: Classes) -> NDArray[np.intp]:
+        """Position of every label in `classes`, shape (n,).
+
+        Raises
+        ------
+        DataError
+            If the labels are no classes, or one of them is not in `classes`.
+        """
+        if classes is None:
+            raise DataError(f"{self.name} needs labels that are classes; these are real numbers. Use ridge or huber")
+        known = np.asarray(classes, dtype=np.float64)
+        order = np.argsort(known)
+        number: NDArray[np.intp] = order[np.searchsorted(known, y, sorter=order).clip(max=len(known) - 1)]
+        self.refuse(y, known[number] != y, f"labels of the classes {', '.join(f'{c:g}' for c in known)}")
+        return number
+
+    def refuse(self, y: Array, wrong: NDArray[np.bool_], rule: str) -> None:
+        """Raise a DataError for the first label that is `wrong`."""
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"{self.name} needs {rule}; row {row} has {y[row]:g}. Correct the data or use another loss")
+
     @abstractmethod
-    def values(self, z: Array, t: NDArray[np.generic]) -> Array:
+    def values(self, z: Array, t: Targets) -> Array:
         """Loss of every row, shape (..., n)."""
 
     @abstractmethod
-    def slopes(self, z: Array, t: NDArray[np.generic]) -> Array:
+    def slopes(self, z: Array, t: Targets) -> Array:
         """First derivative with respect to the logits, shape of z."""
 
     @abstractmethod
-    def curvatures(self, z: Array, t: NDArray[np.generic]) -> Array:
+    def curvatures(self, z: Array, t: Targets) -> Array:
         """Second derivative with respect to the one logit, shape (n,)."""
 
-    def bend(self, z: Array, t: NDArray[np.generic], dz: Array) -> Array:
-        """Second derivative with respect to the logits, applied to dz: shape of z."""
-        return self.curvatures(z, t) * dz
+    def second(self, z: Array, t: Targets) -> Array:
+        """What the second derivative is made of, shape of z: found once a point, then used by `bend` and `hessian`."""
+        return self.curvatures(z, t)
 
-    def hessian(self, rows: Rows, z: Array, t: NDArray[np.generic], weight: Array | float) -> Array:
+    def bend(self, second: Array, dz: Array) -> Array:
+        """Second derivative with respect to the logits, applied to dz: shape of z."""
+        return second * dz
+
+    def hessian(self, rows: Rows, second: Array, weight: Array | float) -> Array:
         """sum_j weight_j x_j loss''(z_j) x_j', shape (d, d)."""
-        return rows.gram(weight * self.curvatures(z, t))
+        return rows.gram(weight * second)
 
     def predictions(self, z: Array, classes: Classes) -> Array:
         """What a trained model says: the label nearest in meaning to the logits, shape (n,)."""
@@ -129,14 +159,15 @@ class LinearModel:
 
     def pull_back(self, r: Array) -> Array:
         """X'(weight r), shape (d,)."""
-        weight = self.weight if self.outputs == 1 or np.isscalar(self.weight) else np.asarray(self.weight)[:, None]
-        return self.rows.transpose_times(weight * r).ravel()
+        if isinstance(self.weight, float):
+            return self.rows.transpose_times(r).ravel() * self.weight
+        return self.rows.transpose_times((self.weight * r.T).T).ravel()
 
-    def mean(self, values: Array) -> Array:
-        """Weighted sum over the rows, shape (...) for values of shape (..., n)."""
+    def mean(self, values: Array, rows: slice = slice(None)) -> Array:
+        """Weighted sum over (some of) the rows, shape (...) for values of shape (..., n)."""
         if isinstance(self.weight, float):
             return np.asarray(values.sum(axis=-1) * self.weight)
-        return np.asarray(values @ self.weight)
+        return np.asarray(values @ self.weight[rows])
 
     def at(self, w: Array, z: Array | None = None) -> LinearPoint:
         """The loss at w; z, where given, are the logits there."""
@@ -158,11 +189,15 @@ class LinearPoint:
     def gradient(self) -> Array:
         return self.model.pull_back(self.model.loss.slopes(self.z, self.model.t))
 
+    @cached_property
+    def second(self) -> Array:
+        return self.model.loss.second(self.z, self.model.t)
+
     def hessian_product(self, v: Array) -> Array:
-        return self.model.pull_back(self.model.loss.bend(self.z, self.model.t, self.model.logits(v)))
+        return self.model.pull_back(self.model.loss.bend(self.second, self.model.logits(v)))
 
     def hessian(self) -> Array:
-        return self.model.loss.hessian(self.model.rows, self.z, self.model.t, self.model.weight)
+        return self.model.loss.hessian(self.model.rows, self.second, self.model.weight)
 
     def curvatures(self) -> Array:
         return self.model.loss.curvatures(self.z, self.model.t)
@@ -184,15 +219,11 @@ class LinearRay:
         """Mean loss at w + a p for every a of `steps`, shape (len(steps),)."""
         model, z, dz = self.start.model, self.start.z, self.dz
         total = np.zeros(len(steps))
-        size = max(1, RAY_NUMBERS // (len(steps) * model.outputs))
+        size = max(1, RAY_NUMBERS // max(1, len(steps) * model.outputs))
         a = steps.reshape(-1, *[1] * z.ndim)
         for first in range(0, len(z), size):
             block = slice(first, first + size)
-            values = model.loss.values(z[block] + a * dz[block], model.t[block])
-            if isinstance(model.weight, float):
-                total += values.sum(axis=-1) * model.weight
-            else:
-                total += values @ model.weight[block]
+            total += model.mean(model.loss.values(z[block] + a * dz[block], model.t[block]), block)
         return total
 
     def at(self, step: float) -> LinearPoint:

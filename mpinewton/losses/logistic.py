@@ -6,37 +6,34 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.base import Classes, Loss
+from mpinewton.losses.base import Classes, Loss, Targets
+from mpinewton.losses.softplus import softplus
 
 
 @dataclass(frozen=True)
 class Logistic(Loss):
-    """log(1 + exp(-b z)), b = -1 for the first class and +1 for the second, whatever the labels were called."""
+    """log(1 + exp(-b z)), b = -1 for the first of two classes and 1 for the second."""
 
     name: ClassVar[str] = "logistic"
     convex: ClassVar[bool] = True
 
-    def targets(self, y: Array, classes: Classes) -> NDArray[np.generic]:
-        if classes is None or len(classes) != 2:
-            found = "are not classes" if classes is None else f"have {len(classes)} classes"
-            raise DataError(f"logistic needs labels of 2 classes; these {found}. Use softmax, or ridge for real labels")
-        return np.where(y == classes[1], 1.0, -1.0)
+    def targets(self, y: Array, classes: Classes) -> Targets:
+        if classes is not None and len(classes) != 2:
+            raise DataError(f"logistic needs labels of 2 classes; these have {len(classes)} classes. Use softmax")
+        return np.array([-1.0, 1.0])[self.class_numbers(y, classes)]
 
-    def values(self, z: Array, t: NDArray[np.generic]) -> Array:
-        u = -t * z
-        return np.asarray(np.maximum(u, 0.0) + np.log1p(np.exp(-np.abs(u))))
+    def values(self, z: Array, t: Targets) -> Array:
+        return softplus(-t * z)
 
-    def slopes(self, z: Array, t: NDArray[np.generic]) -> Array:
+    def slopes(self, z: Array, t: Targets) -> Array:
         return np.asarray(-t * expit(-t * z))
 
-    def curvatures(self, z: Array, t: NDArray[np.generic]) -> Array:
-        s = expit(z)
-        return np.asarray(s * (1.0 - s))
+    def curvatures(self, z: Array, t: Targets) -> Array:
+        return np.asarray(expit(z) * expit(-z))
 
     def predictions(self, z: Array, classes: Classes) -> Array:
-        return np.where(z > 0, *(np.asarray(classes, dtype=np.float64)[[1, 0]]))
+        return np.asarray(classes, dtype=np.float64)[(z > 0).astype(np.intp)]

@@ -1,0 +1,51 @@
+"""Poisson loss for counts, with the logarithm of the mean as logit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import gammaln
+
+from mpinewton.data.shard import Array
+from mpinewton.losses.base import Classes, Loss, Targets
+
+# Above this logit exp(z) goes on as its second-order Taylor polynomial: still convex with two continuous derivatives,
+# and values, gradients and their squares stay finite when a line search tries a step far too long.
+TAYLOR_FROM = 300.0
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """exp(z) - y z + log(y!), y >= 0; predicts the mean exp(z)."""
+
+    name: ClassVar[str] = "poisson"
+    convex: ClassVar[bool] = True
+
+    def targets(self, y: Array, classes: Classes) -> Targets:
+        self.refuse(y, ~(np.isfinite(y) & (y >= 0)), "finite labels that are not negative")
+        return y
+
+    def values(self, z: Array, t: Targets) -> Array:
+        return np.asarray(_mean(z) - t * z + gammaln(t + 1.0))
+
+    def slopes(self, z: Array, t: Targets) -> Array:
+        base, beyond = _split(z)
+        return np.asarray(base * (1.0 + beyond) - t)
+
+    def curvatures(self, z: Array, t: Targets) -> Array:
+        return _split(z)[0]
+
+    def predictions(self, z: Array, classes: Classes) -> Array:
+        return _mean(z)
+
+
+def _split(z: Array) -> tuple[Array, Array]:
+    near = np.minimum(z, TAYLOR_FROM)
+    return np.exp(near), z - near
+
+
+def _mean(z: Array) -> Array:
+    base, beyond = _split(z)
+    return base * (1.0 + beyond + 0.5 * beyond**2)

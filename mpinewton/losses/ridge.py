@@ -1,0 +1,28 @@
+"""Squared loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.losses.base import Loss, Targets
+
+
+@dataclass(frozen=True)
+class Ridge(Loss):
+    """(z - y)^2 / 2."""
+
+    name: ClassVar[str] = "ridge"
+    convex: ClassVar[bool] = True
+
+    def values(self, z: Array, t: Targets) -> Array:
+        return np.asarray(0.5 * (z - t) ** 2)
+
+    def slopes(self, z: Array, t: Targets) -> Array:
+        return np.asarray(z - t)
+
+    def curvatures(self, z: Array, t: Targets) -> Array:
+        return np.ones_like(z)

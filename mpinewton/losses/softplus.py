@@ -1,0 +1,38 @@
+"""Nonlinear least squares: squares of a softplus model. Not convex."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import expit
+
+from mpinewton.data.shard import Array
+from mpinewton.losses.base import Classes, Loss, Targets
+
+
+def softplus(z: Array) -> Array:
+    """log(1 + exp(z)) without overflow."""
+    return np.asarray(np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))))
+
+
+@dataclass(frozen=True)
+class Softplus(Loss):
+    """(softplus(z) - y)^2, softplus(z) = log(1 + exp(z))."""
+
+    name: ClassVar[str] = "softplus"
+    convex: ClassVar[bool] = False
+
+    def values(self, z: Array, t: Targets) -> Array:
+        return np.asarray((softplus(z) - t) ** 2)
+
+    def slopes(self, z: Array, t: Targets) -> Array:
+        return np.asarray(2.0 * (softplus(z) - t) * expit(z))
+
+    def curvatures(self, z: Array, t: Targets) -> Array:
+        s = expit(z)
+        return np.asarray(2.0 * s * (s + (softplus(z) - t) * expit(-z)))
+
+    def predictions(self, z: Array, classes: Classes) -> Array:
+        return softplus(z)
