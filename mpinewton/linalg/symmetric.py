@@ -37,10 +37,12 @@ def unpack_triangle(t: Array) -> Array:
 def solve_positive(H: Array, g: Array) -> Solved:
     """H^-1 g by Cholesky for symmetric H (d, d); where there is no factor, g and status "not positive definite"."""
     try:
-        factor = cho_factor(H, lower=True, check_finite=False)
+        x = cho_solve(cho_factor(H, lower=True, check_finite=False), g, check_finite=False)
     except LinAlgError:
+        x = np.full_like(g, np.nan)
+    if not np.isfinite(x).all():  # not every LAPACK notices NaN in H
         return Solved(g.copy(), 0, "not positive definite")
-    return Solved(cho_solve(factor, g, check_finite=False), 1, "solved")
+    return Solved(x, 1, "solved")
 
 
 def _upper(d: int) -> NDArray[np.bool_]:

@@ -1,0 +1,54 @@
+"""Packed triangles and Cholesky."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mpinewton.linalg.symmetric import pack_triangle, solve_positive, unpack_triangle
+
+
+def test_triangle_goes_row_by_row():
+    H = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]])
+    np.testing.assert_array_equal(pack_triangle(H), [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(pack_triangle(H + np.tril(np.ones((3, 3)), -1)), [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(unpack_triangle(np.arange(1.0, 7.0)), H)
+
+
+@given(st.integers(0, 40).flatmap(lambda d: arrays.arrays(np.float64, d * (d + 1) // 2)))
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_round_trip_is_exact(t):
+    H = unpack_triangle(t)
+    assert pack_triangle(H).tobytes() == t.tobytes()
+    assert H.tobytes() == H.T.tobytes()
+
+
+@pytest.mark.parametrize("length", [2, 4, 5, 11])
+def test_no_triangle(length):
+    with pytest.raises(ValueError, match=f"{length} numbers are no triangle"):
+        unpack_triangle(np.zeros(length))
+
+
+def test_solve_positive():
+    rng = np.random.default_rng(0)
+    A, g = rng.standard_normal((9, 5)), rng.standard_normal(5)
+    H = A.T @ A
+    kept = H.copy()
+    solved = solve_positive(H, g)
+    assert solved.status == "solved"
+    np.testing.assert_allclose(solved.x, np.linalg.inv(H) @ g, rtol=1e-10)
+    np.testing.assert_array_equal(H, kept)
+
+
+@pytest.mark.parametrize(
+    "H", [np.diag([1.0, -1.0]), np.zeros((2, 2)), np.full((2, 2), np.nan)], ids=["indefinite", "zero", "nan"]
+)
+def test_not_positive_definite_is_a_status(H):
+    g = np.array([1.0, 2.0])
+    solved = solve_positive(H, g)
+    assert (solved.status, solved.iterations) == ("not positive definite", 0)
+    np.testing.assert_array_equal(solved.x, g)
+    assert solved.x is not g
