@@ -28,7 +28,7 @@ class Arrays(Source):
     ) -> None:
         super().__init__(name, reading)
         self.X, self.weight = X, weight
-        self.dense = not sparse.issparse(X)  # type: ignore[misc]
+        self.dense = not bool(sparse.issparse(X))
         shapes = f"X {X.shape}, y {y.shape}" + ("" if weight is None else f", weight {weight.shape}")
         if X.ndim != 2 or y.shape != X.shape[:1] or (weight is not None and weight.shape != y.shape):
             raise DataError(f"{name}: the shapes do not fit: {shapes}; wanted are X (n, p), y (n,), weight (n,)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +94,7 @@ class Words:
 class Source(ABC):
     """Rows from somewhere, a block at a time. `words` is complete once the blocks have been read."""
 
-    dense: ClassVar[bool] = True
+    dense = True
     sizes: tuple[int, ...] | None = None  # rows of each worker, where the source prescribes them
 
     def __init__(self, name: str, reading: Reading) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from mpinewton.data.shard import Array
 from mpinewton.data.source import Block, Reading, Source
@@ -84,10 +85,9 @@ class Drawn(Source):
     def __init__(self, name: str, reading: Reading, kind: str, recipe: Recipe) -> None:
         super().__init__(name, reading)
         self.kind, self.recipe = kind, recipe
+        self.dense = recipe.density == 1
 
     def blocks(self) -> Iterator[Block]:
-        from scipy import sparse
-
         recipe, p = self.recipe, self.recipe.features
         rng = np.random.default_rng([recipe.seed])
         shape = (recipe.classes, p) if self.kind == "blobs" else (p,)
@@ -100,7 +100,7 @@ class Drawn(Source):
             if recipe.density < 1:
                 X *= rng.random((BLOCK_ROWS, p))[:n] < recipe.density
             X, y = self._labelled(X, model, rng)
-            yield Block(sparse.csr_array(X) if recipe.density < 1 else X, y)
+            yield Block(X if self.dense else sparse.csr_array(X), y)
 
     def _labelled(self, X: Array, model: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         n = len(X)
