@@ -21,7 +21,7 @@ QUANTITIES = {
     "test_accuracy": "test accuracy",
 }
 BEST_SEEN = "loss \N{MINUS SIGN} best loss seen"
-# A loss that spans more than this factor is shown on a log scale.
+# A loss that falls by more than this factor is shown on a log scale.
 WIDE = 100.0
 
 
@@ -83,7 +83,8 @@ def choose_quantity(runs: Sequence[RunRecord], name: str | None = None) -> Quant
         raise ConfigError(f"no run has recorded a {QUANTITIES[name]}{remedy.get(name, '')}")
     values = [run.columns[name] for run in runs]
     seen = _finite(values)
-    log = name in ("gap", "grad_norm") or (name == "loss" and seen.min() > 0 and seen.max() > WIDE * seen.min())
+    wide = 0 < WIDE * seen.min() < _finite([v[:1] for v in values]).max(initial=0.0)
+    log = name in ("gap", "grad_norm") or (name == "loss" and bool(wide))
     # A gap is the difference of two losses: below one unit in the last place of the loss it means nothing.
     losses = _finite([run.columns["loss"] for run in runs])
     floor = float(np.spacing(abs(losses.min()))) if name == "gap" and len(losses) and losses.min() else _least(seen)

@@ -33,7 +33,7 @@ ENDINGS: dict[Ending, tuple[str, bool, str]] = {
     "failed": ("X", True, "\N{MULTIPLICATION X} failed"),
     "running": ("o", False, "\N{WHITE CIRCLE} still running"),
 }
-# A curve that rises beyond this factor over the largest start leaves the panel at its top.
+# On a log scale, a curve that rises beyond this factor over the largest start leaves the panel at its top.
 HEADROOM = 100.0
 # Where the longest run has more than this times the length of a short one, a linear axis would hide the short one.
 UNEQUAL = 20.0
@@ -72,7 +72,8 @@ def draw(
     """
     path = Path(path)
     options = {"axes": list(axes), "quantity": quantity, "bits_per_float": bits_per_float, "title": title}
-    metadata = file_metadata(path, settings_of(runs, options) if _matplotlib() else {})
+    _need_matplotlib()
+    metadata = file_metadata(path, settings_of(runs, options))
     shown = choose_quantity(runs, quantity)
     panels = [
         [curve(run, axis, shown, values, bits_per_float) for run, values in zip(runs, shown.values)]
@@ -86,12 +87,11 @@ def draw(
     return [path, points]
 
 
-def _matplotlib() -> bool:
+def _need_matplotlib() -> None:
     try:
-        import matplotlib.style
+        import matplotlib.style  # noqa: F401
     except ImportError:
         raise ConfigError("figures need matplotlib, which is not installed: pip install mpinewton[plot]") from None
-    return bool(matplotlib)
 
 
 @contextmanager
@@ -119,28 +119,30 @@ def _figure(panels: list[list[Curve]], quantity: Quantity, bits_per_float: int |
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     runs = [c.run for c in panels[0]]
-    # The legend adds its own height below the panels.
-    width = PANEL[0] * len(panels) + 0.3
+    # The legend adds its own height below the panels, and asks for some width.
+    width = max(4.4, PANEL[0] * len(panels) + 0.3)
     columns = _legend_columns(width, [run.label for run in runs])
     height = PANEL[1] + 0.19 * (-(-len(runs) // columns) + 1) + (0.3 if title else 0.0)
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08))
     cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    top = _top(panels[0], quantity)
+    limits = _limits(panels[0], quantity)
     for ax, panel in zip(cells, panels):
-        _panel(ax, panel, quantity, bits_per_float, top)
+        _panel(ax, panel, quantity, bits_per_float, limits)
     cells[0].set_ylabel(quantity.title)
     if title:
         cells[0].set_title(_plain(title))
     figure.legend(
         handles=[_handle(number, c, quantity) for number, c in enumerate(panels[0])],
-        title=textwrap.fill(_key(panels, quantity), int(width * 15)),
+        title=textwrap.fill(_key(panels, quantity), int(width * 15), break_long_words=False),
         ncols=columns,
         loc="outside lower center",
     )
     return figure
 
 
-def _panel(ax: Axes, curves: list[Curve], quantity: Quantity, bits_per_float: int | None, top: float | None) -> None:
+def _panel(
+    ax: Axes, curves: list[Curve], quantity: Quantity, bits_per_float: int | None, limits: tuple[float, float] | None
+) -> None:
     if quantity.log:
         ax.set_yscale("log")
     for number, c in enumerate(curves):
@@ -150,8 +152,8 @@ def _panel(ax: Axes, curves: list[Curve], quantity: Quantity, bits_per_float: in
         ax.axhline(target, color="#555555", linewidth=0.9, linestyle=(0, (6, 3)), zorder=1)
     if any(c.floored.any() for c in curves):
         ax.axhline(quantity.floor, color="#999999", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    if top is not None:
-        ax.set_ylim(top=top)
+    if limits is not None:
+        ax.set_ylim(*limits)
     _scale_x(ax, curves)
     axis = curves[0].axis
     restated = f" ({bits_per_float} per float)" if axis == "bits" and bits_per_float else ""
@@ -166,7 +168,8 @@ def _draw_curve(ax: Axes, number: int, c: Curve) -> None:
     ax.plot(c.x, c.y, markevery=(0.03 + 0.17 * (number * 0.382 % 1), 0.17), **_look(number))
     if c.floored.any():
         first = int(np.argmax(c.floored))
-        ax.plot(c.x[first], c.y[first], "v", color=COLORS[number % len(COLORS)], mfc="white", markersize=9, zorder=4)
+        color = COLORS[number % len(COLORS)]
+        ax.plot(c.x[first], c.y[first], "v", color=color, mfc="white", markersize=9, clip_on=False, zorder=4)
 
 
 def _mark_end(ax: Axes, number: int, c: Curve) -> None:
@@ -213,20 +216,25 @@ def _key(panels: list[list[Curve]], quantity: Quantity) -> str:
         }.get(quantity.name, "0, drawn at the least positive value")
         words.append(f"\N{WHITE DOWN-POINTING TRIANGLE} {what}")
     words += [f"\N{EN DASH} \N{EN DASH} target {target:.3g}" for target in _targets(panels[0], quantity)]
-    return "     ".join(words)
+    return "     ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in words)
 
 
 def _targets(curves: list[Curve], quantity: Quantity) -> list[float]:
     return sorted({target for c in curves if (target := c.run.target(quantity.name))})
 
 
-def _top(curves: list[Curve], quantity: Quantity) -> float | None:
-    """Upper limit of the panels, where a diverging run would squash all others."""
+def _limits(curves: list[Curve], quantity: Quantity) -> tuple[float, float] | None:
+    """Vertical limits, where a diverging run would squash all others."""
     drawn = [c.y for c in curves if len(c.y)]
     if not drawn:
         raise DataError("no run has both the quantity and the place to draw it: there is nothing to show")
-    limit = HEADROOM * max(float(y[0]) for y in drawn)
-    return limit if quantity.log and max(float(y.max()) for y in drawn) > limit else None
+    low, high = min(float(y.min()) for y in drawn), max(float(y.max()) for y in drawn)
+    start = max(float(y[0]) for y in drawn)
+    if quantity.log and high > (top := HEADROOM * start):
+        return low * (low / top) ** 0.04, top
+    if quantity.name == "loss" and high > (top := low + 2 * (start - low)) > low:
+        return low - 0.04 * (top - low), top
+    return None
 
 
 def _scale_x(ax: Axes, curves: list[Curve]) -> None:
@@ -253,6 +261,6 @@ def _scale_x(ax: Axes, curves: list[Curve]) -> None:
 
 
 def _legend_columns(width: float, labels: list[str]) -> int:
-    widest = 0.085 * max(map(len, labels)) + 0.75
+    widest = 0.075 * max(map(len, labels)) + 0.8
     columns = max(1, min(len(labels), int(width / widest)))
     return -(-len(labels) // -(-len(labels) // columns))  # rows as even as they go

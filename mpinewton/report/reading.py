@@ -23,8 +23,9 @@ Ending = Literal["converged", "budget", "failed", "running"]
 NEEDED = ("iteration", "rounds", "floats_up", "bits_up", "seconds", "loss", "grad_norm")
 OPTIONAL = ("gap", "test_accuracy")
 GROWING = ("rounds", "floats_up", "bits_up", "seconds")
-# Anything else that ended a run without convergence is a failure.
-BUDGET = re.compile(r"budget|limit|signal|max[-_ ](iterations|rounds|bits|seconds|hours)", re.IGNORECASE)
+# `kind` of a result -> ending. Where a result has none, its reason tells a budget that was used up from a failure.
+KINDS: dict[str, Ending] = {"budget": "budget", "trouble": "failed", "interrupted": "running"}
+BUDGET = re.compile(r"asked for|allowed|budget|limit|max[-_ ](iterations|rounds|bits|seconds)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class RunRecord:
             return "running"
         if self.result.get("converged"):
             return "converged"
-        return "budget" if BUDGET.search(str(self.result.get("reason", ""))) else "failed"
+        guess: Ending = "budget" if BUDGET.search(str(self.result.get("reason", ""))) else "failed"
+        return KINDS.get(str(self.result.get("kind")), guess)
 
     @property
     def reason(self) -> str:

@@ -76,7 +76,12 @@ def many(tmp_path: Path) -> Path:
     make_run(folder / "diverges", [0.36, 40, 1e12, 1e40, np.inf], ended="failed", reason="not finite")
     make_run(folder / "two rounds", [0.36, 0.2], ended="failed", reason="negative curvature on worker 3")
     make_run(folder / "cnl p=1/20".replace("/", "-"), 0.36 * 0.9 ** np.arange(200))
-    make_run(folder / "gradient-descent", 0.36 * 0.998 ** np.arange(5000), ended="budget", reason="max-rounds 10000")
+    make_run(
+        folder / "gradient-descent",
+        0.36 * 0.998 ** np.arange(5000),
+        ended="budget",
+        reason="10000 rounds: 9999 were allowed",
+    )
     return folder
 
 
@@ -102,6 +107,13 @@ def test_columns_labels_and_endings(many: Path) -> None:
     assert endings["diverges"] == endings["two rounds"] == "failed"
     assert runs["bfgs"].target("gap") == 1e-12
     assert runs["newton"].target("gap") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("budget", "budget"), ("trouble", "failed"), ("interrupted", "running"), (None, "failed")]
+)
+def test_ending_by_kind_of_result(tmp_path: Path, kind: str | None, ending: str) -> None:
+    assert read_run(make_run(tmp_path / "a", [1], ended="failed", reason="stuck", kind=kind)).ending == ending
 
 
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
@@ -175,6 +187,13 @@ def test_gaps_below_rounding_are_drawn_at_the_rounding_of_the_loss(tmp_path: Pat
     assert c.floored.tolist() == [False, True, True, False]
 
 
+def test_loss_is_on_a_log_scale_where_it_falls_far(tmp_path: Path) -> None:
+    near = read_runs([make_run(tmp_path / "near", [0.36, 0.0, 1e30])])  # a run that diverges does not fall
+    far = read_runs([make_run(tmp_path / "far", [100 * STAR, 0.0])])
+    assert not choose_quantity(near, "loss").log
+    assert choose_quantity(far, "loss").log
+
+
 def test_bits_are_restated_for_floats_only(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "a", [1, 0.1, 0.01], index_bits=7))
     assert bits_up(run).tolist() == [0, 647, 1294]
@@ -223,8 +242,9 @@ def test_ten_runs_are_drawn_without_overlap(many: Path, tmp_path: Path) -> None:
     (legend,) = figure.legends
     key = legend.get_window_extent(renderer)
     assert [text.get_text() for text in legend.get_texts()] == [run.label for run in runs]
+    key_words = legend.get_title().get_text().replace("\N{NO-BREAK SPACE}", " ")
     for ending in ("converged", "budget used up", "failed", "still running", "below the rounding", "target 1e-12"):
-        assert ending in legend.get_title().get_text()
+        assert ending in key_words
     boxes = [ax.get_tightbbox(renderer) for ax in figure.axes]
     assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
     assert all(box.y0 >= key.y1 for box in boxes)
