@@ -1,0 +1,48 @@
+"""mpinewton check: are the shards what was packed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpinewton.errors import DataError
+
+
+@click.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.pass_context
+def command(ctx: click.Context, path: Path) -> None:
+    """Verify every digest, shape and number of a packed folder or of one shard; exit code 2 on any fault.
+
+    One line a shard: ok, or what is wrong. Data from strangers belong in a sandbox until they have been checked.
+    """
+    from mpinewton.data.manifest import read_manifest
+    from mpinewton.data.packing import one_by_one
+
+    each = getattr(ctx.obj, "each", None) or one_by_one
+    if path.is_dir():
+        manifest = read_manifest(path)
+        items = [{"path": str(path), "index": index} for index in range(manifest.workers)]
+        names = [entry.file for entry in manifest.shards]
+    else:
+        items, names = [{"path": str(path), "index": None}], [path.name]
+    results = each(check_shard, items)
+    for name, result in zip(names, results):
+        click.echo(f"{name}: {result['fault'] or 'ok, {} rows'.format(result['rows'])}")
+    if faulty := sum(result["fault"] is not None for result in results):
+        raise DataError(f"{path}: {faulty} of {len(results)} shards are faulty; copy them again or pack the data again")
+
+
+def check_shard(item: dict[str, Any]) -> dict[str, Any]:
+    """Rows of one shard, or the fault found in it."""
+    from mpinewton.data.manifest import read_manifest
+    from mpinewton.data.shardfile import read_file, read_shard
+
+    path, index = Path(item["path"]), item["index"]
+    try:
+        shard = read_file(path)[1] if index is None else read_shard(path, read_manifest(path), index, dtype=None)
+    except DataError as error:
+        return {"rows": None, "fault": str(error)}
+    return {"rows": shard.rows, "fault": None}
