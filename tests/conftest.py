@@ -26,5 +26,19 @@ class NoMpiHere(MetaPathFinder):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not (config.getoption("only_mpi") or config.getoption("with_mpi")):
+    if not under_mpi(config):
         sys.meta_path.insert(0, NoMpiHere())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # pytest-mpi goes by keywords, and the name of a parameter is one: such tests would be skipped and nobody the wiser.
+    skipped = [item.nodeid for item in items if "mpi" in item.keywords and not under_mpi(config)]
+    if skipped:
+        raise pytest.UsageError(
+            f"skipped without mpiexec: {', '.join(skipped)}; the marker mpi belongs into tests/mpi, "
+            "and elsewhere no parameter may have the id 'mpi': give another with pytest.param(..., id=...)"
+        )
+
+
+def under_mpi(config: pytest.Config) -> bool:
+    return bool(config.getoption("only_mpi") or config.getoption("with_mpi"))

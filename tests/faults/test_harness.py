@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from launch import Finished, launch, launch_serial, launch_tests
 
-GUARD = Path(__file__).parents[1] / "mpi" / "conftest.py"
+TESTS = Path(__file__).parents[1]
 HEAD = """
 import os, signal, time
 import numpy as np
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mpi
 
 def run_planted(folder: Path, code: str, limit: float = 5) -> Finished:
     """The planted tests on 3 ranks; within 60 s, or `launch` fails."""
-    shutil.copy(GUARD, folder)
+    shutil.copy(TESTS / "mpi" / "conftest.py", folder)
     (folder / "test_planted.py").write_text(HEAD + code)
     return launch_tests(3, folder, timeout=60, env={"MPI_TEST_TIMEOUT": str(limit)})
 
@@ -77,6 +77,15 @@ def test_a_test_without_the_marker_is_refused_since_it_would_be_skipped(tmp_path
     finished = run_planted(tmp_path, "pytestmark = []\ndef test_unmarked(): pass")
     assert finished.returncode != 0
     assert "test_unmarked" in finished.stdout + finished.stderr, str(finished)
+
+
+def test_a_test_that_pytest_mpi_would_skip_for_the_name_of_its_parameter_is_refused(tmp_path: Path) -> None:
+    shutil.copy(TESTS / "conftest.py", tmp_path)
+    code = "import pytest\n@pytest.mark.parametrize('sums', ['fixed', 'mpi'])\ndef test_sums(sums): pass"
+    (tmp_path / "test_planted.py").write_text(code)
+    finished = launch_serial(["-m", "pytest", "-c", TESTS.parent / "setup.cfg", tmp_path])
+    assert finished.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_sums[mpi]" in finished.stderr and "test_sums[fixed]" not in finished.stderr, str(finished)
 
 
 def test_a_late_job_is_killed_to_the_last_process_and_shows_what_it_printed(tmp_path: Path) -> None:
