@@ -19,7 +19,7 @@ from mpinewton.losses.base import Loss
 
 SIZES = (40, 13, 0, 50, 17)
 FEATURES = 6
-# Value and first two derivatives of every row in its logits, (n,), (n, C), (n, C, C), from logits (n, C) and labels (n,).
+# Value and two derivatives of every row in its logits, (n,), (n, C), (n, C, C), from logits (n, C) and labels (n,).
 Formula = Callable[[Array, Array], tuple[Array, Array, Array]]
 
 

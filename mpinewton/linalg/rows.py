@@ -17,7 +17,7 @@ BLOCK_NUMBERS = 1 << 17
 # The table of products x_j x_k costs 14-30 ns an entry to build and 1 ns an entry at each use, 3-5 ns over 7 Hessians;
 # dense arithmetic costs 0.06 ns a multiply-add (a9a and w8a, 350 to 50000 rows, one thread of OpenBLAS).
 ENTRY_COST = 60
-TABLE_BYTES = 256 << 20
+TABLE_BYTES = 128 << 20  # a shard; building it takes about four times that for a moment
 
 
 class Rows:

@@ -89,7 +89,9 @@ def test_kernels_agree(n, p, density, seed):
         with pytest.MonkeyPatch.context() as patch:
             rows, _ = stored(storage, X, patch)
             tolerance = 1e-5 if storage.endswith("32") else 1e-12
-            np.testing.assert_allclose(rows.gram(h), truth, rtol=tolerance, atol=10 * tolerance)
+            H = rows.gram(h)
+            np.testing.assert_allclose(H, truth, rtol=tolerance, atol=10 * tolerance)
+            np.testing.assert_array_equal(H, H.T)
 
 
 @pytest.mark.parametrize("storage", ["table", "product", "dense blocks of csr"])
