@@ -17,6 +17,8 @@ from mpinewton.losses.ridge import Ridge
 from mpinewton.losses.softmax import Softmax
 from mpinewton.losses.softplus import Softplus
 
+__all__ = ["LOSSES", "Loss", "describe", "make_loss"]
+
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus)}
 
 
