@@ -32,10 +32,10 @@ def open_bytes(path: Path) -> IO[bytes]:
     return stream
 
 
-def read_bytes(stream: IO[bytes], size: int, path: Path) -> bytes:
-    """At most `size` bytes; fewer only at the end of the file."""
+def read_bytes(stream: IO[bytes], size: int, path: Path, line: bool = False) -> bytes:
+    """At most `size` bytes, or those up to the end of the line; fewer only at the end of the file."""
     try:
-        return stream.read(size)
+        return stream.readline(size) if line else stream.read(size)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: the file is damaged or cut short ({error}); fetch or make it again") from None
 
@@ -65,22 +65,18 @@ def line_blocks(
 
 
 def _rest_of_line(stream: IO[bytes], path: Path, offset: int, allow_partial: bool) -> bytes:
-    rest = b""
-    while not rest.endswith(b"\n"):
-        more = read_bytes(stream, 1, path)
-        if more:
-            rest += more + stream.readline(LINE_BYTES)
-        elif allow_partial:
-            return rest + b"\n"
-        else:
-            raise DataError(
-                f"{path}:{line_number(path, offset + len(rest))}: the last line has no newline, so the file may be cut"
-                " short; fetch it again, or give --allow-partial-last-line where the line is complete"
-            )
-        if len(rest) > LINE_BYTES:
-            line = line_number(path, offset)
-            raise DataError(f"{path}:{line}: the line is longer than {LINE_BYTES >> 20} MiB; is this a text file?")
-    return rest
+    rest = read_bytes(stream, LINE_BYTES, path, line=True)
+    if rest.endswith(b"\n"):
+        return rest
+    line = line_number(path, offset)
+    if len(rest) == LINE_BYTES:
+        raise DataError(f"{path}:{line}: the line is longer than {LINE_BYTES >> 20} MiB; is this a text file?")
+    if not allow_partial:
+        raise DataError(
+            f"{path}:{line}: the last line has no newline, so the file may be cut short; fetch it again, or give"
+            " --allow-partial-last-line where the line is complete"
+        )
+    return rest + b"\n"
 
 
 def line_number(path: Path, offset: int) -> int:

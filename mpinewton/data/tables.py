@@ -94,7 +94,7 @@ class CsvText(Source):
             self._parse(lines[number : number + 1])
         except ValueError as error:
             raise DataError(
-                f"{self.path}:{line}: {str(error).replace(' at row 0,', ' in')} (features, numeric labels and weights"
+                f"{self.path}:{line}: {str(error.__cause__ or error).replace(' at row 0,', ' in')} (features, numeric labels and weights"
                 f" must be finite numbers, {self.width} cells a row; code words and fill gaps before packing)"
             ) from None
         raise DataError(f"{self.path}:{line}: the quotes are not closed")

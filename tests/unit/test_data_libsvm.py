@@ -1,0 +1,190 @@
+"""LIBSVM text: the same numbers as scikit-learn, or a refusal that names file and line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import lzma
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.datasets import load_svmlight_file
+
+from mpinewton.data.libsvm import LibsvmText, first_fault, parse
+from mpinewton.data.lines import line_blocks, line_number
+from mpinewton.data.source import Reading
+from mpinewton.data.sources import open_source
+from mpinewton.errors import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+LIMIT = 1 << 24
+
+
+def oracle(text: bytes) -> tuple[sparse.csr_matrix, np.ndarray]:
+    return load_svmlight_file(io.BytesIO(text), zero_based=False)
+
+
+def assert_as_oracle(text: bytes) -> None:
+    X, y = parse(text, LIMIT)
+    wanted, labels = oracle(text)
+    assert np.array_equal(y, labels)
+    assert np.array_equal(X.indptr, wanted.indptr)
+    assert np.array_equal(X.indices, wanted.indices)
+    assert X.data.tobytes() == wanted.data.tobytes()
+
+
+number = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-999, 999).map(str),
+    st.sampled_from(["+1", ".5", "5.", "-0", "1E3", "4.9e-324", "1e-400", "0.1000000000000000055511151231257827"]),
+)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    out = []
+    for _ in range(draw(st.integers(0, 6))):
+        indices = sorted(draw(st.sets(st.integers(1, 5000), max_size=5)))
+        pairs = [f"{index}:{draw(number)}" for index in indices]
+        gap = draw(st.sampled_from([" ", "\t", "  "]))
+        tail = draw(st.sampled_from(["", " ", " # note 1:x", "\r", "\n", "\n \n#only a comment"]))
+        out.append(gap.join([draw(number), *pairs]) + tail + "\n")
+    return "".join(out).encode()
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(lines())
+def test_valid_text_is_read_bit_by_bit_as_scikit_learn_reads_it(text: bytes) -> None:
+    if parse(text, LIMIT)[1].size:
+        assert_as_oracle(text)
+
+
+@settings(derandomize=True, max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lines(), st.data())
+def test_a_mutated_file_is_read_as_scikit_learn_reads_it_or_refused_by_line(text: bytes, data: st.DataObject) -> None:
+    mutant = bytearray(text or b"1 1:1\n")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(mutant) - 1))
+        piece = data.draw(
+            st.sampled_from([b":", b" ", b"-", b"e", b"nan", b"inf", b"0x1", b"_", b"\0", b"qid:1 ", b"\n"])
+        )
+        mutant[at : at + data.draw(st.integers(0, 2))] = piece
+    broken = bytes(mutant).removesuffix(b"\n") + b"\n"
+    try:
+        y = parse(broken, LIMIT)[1]
+    except ValueError:
+        line, _ = first_fault(broken, LIMIT)
+        with pytest.raises(ValueError):
+            parse(line, LIMIT)
+    else:
+        if len(y):
+            assert_as_oracle(broken)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("1 3:1 2:1", "rise"),
+        ("1 2:1 2:1", "rise"),
+        ("1 0:1", "below 1"),
+        ("1 -2:1", "whole number"),
+        ("1 1.0:1", "whole number"),
+        ("1 1e1:1", "whole number"),
+        ("1 2147483648:1", "--max-features 16777216"),
+        ("1 99999999999999999999:1", "--max-features 16777216"),
+        ("1 3", "no colon"),
+        ("1 3:", "value ''"),
+        ("1 3: 4", "value ''"),
+        ("1 :3", "whole number"),
+        ("1 3:4:5", "value '4:5'"),
+        ("1 3:nan", "finite"),
+        ("1 3:inf", "finite"),
+        ("1 3:1e999", "finite"),
+        ("nan 3:1", "label 'nan'"),
+        ("1 3:0x10", "finite decimal"),
+        ("1 3:1_0", "finite decimal"),
+        ("1 3:1-2", "finite decimal"),
+        ("1 qid:7 3:1", "query id"),
+        ("1 3:\0", "NUL"),
+        ("1,2 3:1", "label '1,2'"),
+        ("1,2,3", "CSV"),
+        ("1:2 3:4", "label '1:2'"),
+        ("1 3:1\r4:1", "no colon|neither|finite"),
+        ("1 3:\xb2", "finite"),
+    ],
+)
+def test_every_fault_is_named_with_file_and_line(tmp_path: Path, line: str, word: str) -> None:
+    path = tmp_path / "odd"
+    path.write_bytes(b"1 1:1\n\n-1 1:2 # fine\n" + line.encode("latin-1") + b"\n1 1:1\n")
+    with pytest.raises(DataError, match=rf"odd:4: .*({word})"):
+        list(LibsvmText(path, Reading()).blocks())
+
+
+def test_the_given_number_of_features_is_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "wide"
+    path.write_bytes(b"1 7:1\n")
+    with pytest.raises(DataError, match="wide:1: the index 7 is above --features 6"):
+        list(LibsvmText(path, Reading(features=6)).blocks())
+
+
+def test_a_file_cut_inside_a_line_is_refused_unless_that_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "cut"
+    path.write_bytes(b"1 1:1\n-1 1:2")
+    with pytest.raises(DataError, match=r"cut:2: the last line has no newline.*--allow-partial-last-line"):
+        list(LibsvmText(path, Reading()).blocks())
+    (block,) = LibsvmText(path, Reading(allow_partial_last_line=True)).blocks()
+    assert block.y.tolist() == [1, -1]
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(b"1 1:1\n" * 1000, mtime=0)
+    (tmp_path / "a.gz").write_bytes(packed[:-9])
+    with pytest.raises(DataError, match=r"a\.gz: the file is damaged or cut short"):
+        list(open_source(str(tmp_path / "a.gz"), Reading()).blocks())
+    (tmp_path / "b.xz").write_bytes(lzma.compress(b"1 1:1\n")[:-20])
+    with pytest.raises(DataError, match=r"b\.xz"):
+        list(open_source(str(tmp_path / "b.xz"), Reading()).blocks())
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(0, 80), max_size=4), st.integers(1, 30))
+def test_byte_ranges_share_out_the_lines(
+    tmp_path_factory: pytest.TempPathFactory, long: list[int], cuts: list[int], size: int
+) -> None:
+    text = b"".join(b"x" * n + b"\n" for n in long)
+    path = tmp_path_factory.mktemp("lines") / "text"
+    path.write_bytes(text)
+    ends = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    read = [list(line_blocks(path, first, last, size)) for first, last in itertools.pairwise(ends)]
+    found = [pair for part in read for pair in part]
+    assert b"".join(block for _, block in found) == text
+    for offset, block in found:
+        assert text[offset : offset + len(block)] == block
+        assert line_number(path, offset) == text[:offset].count(b"\n") + 1
+
+
+def test_a_fault_in_a_later_range_has_its_line_number(tmp_path: Path) -> None:
+    path = tmp_path / "late"
+    path.write_bytes(b"1 1:1\n" * 100 + b"1 x\n")
+    with pytest.raises(DataError, match=re.escape("late:101: 'x' has no colon")):
+        list(LibsvmText(path, Reading(), 50, 604).blocks())
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["a1a", "australian", "pendigits", "splice"])
+def test_published_files_are_read_as_scikit_learn_reads_them(name: str) -> None:
+    path = SHARED / f"{name}.xz"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    text = lzma.decompress(path.read_bytes())
+    wanted, labels = oracle(text)
+    (block,) = LibsvmText(path, Reading()).blocks()
+    assert np.array_equal(block.y, labels)
+    assert (sparse.csr_array(wanted) != block.X).nnz == 0
+    assert block.X.nnz == wanted.nnz
