@@ -1,0 +1,36 @@
+"""`mpinewton evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+
+
+@click.command("evaluate")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: Path, data: str, as_json: bool) -> None:
+    """Mean loss of a model on DATA (without l2), and accuracy for classes or mean squared error for numbers."""
+    from mpinewton.data.loading import load_rows
+    from mpinewton.losses import make_loss
+    from mpinewton.runs.model import read_model
+
+    trained = read_model(model)
+    shard, _ = load_rows(data, trained.features, trained.class_names, trained.scale)
+    rows = shard.with_intercept() if trained.intercept else shard
+    loss = make_loss(trained.loss).on(rows, trained.classes)
+    said = trained.predict(shard)
+    figures = {"rows": float(shard.rows), "loss": loss.at(trained.w).value()}
+    if trained.loss.partition(":")[0] in ("logistic", "softmax"):
+        figures["accuracy"] = float(np.mean(said == shard.y))
+    else:
+        figures["mean_squared_error"] = float(np.mean((said - shard.y) ** 2))
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        click.echo(f"{name.replace('_', ' '):<20}{value:.10g}")

@@ -1,0 +1,37 @@
+"""`mpinewton predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from mpinewton.errors import ConfigError
+
+
+@click.command("predict")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write, one prediction a line.  [default: print]")
+def command(model: Path, data: str, output: Path | None) -> None:
+    """Predict a label, or a number, for every row of DATA: a folder of shards or anything `pack` reads."""
+    from mpinewton.data.loading import load_rows
+    from mpinewton.runs.model import read_model
+
+    trained = read_model(model)
+    shard, _ = load_rows(data, trained.features, trained.class_names, trained.scale)
+    said = trained.predict(shard)
+    if trained.class_names is not None:
+        words = np.asarray(trained.class_names)
+        lines = words[said.astype(int)].tolist()
+    else:
+        lines = [f"{value:.17g}" for value in said]
+    text = "".join(f"{line}\n" for line in lines)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from error

@@ -1,0 +1,155 @@
+"""The driver's view of its workers. What differs between one process and many is the exchange alone."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import WorkerError
+from mpinewton.fleet.host import Call, Task, task_name
+from mpinewton.fleet.ledger import Ledger, Mask
+from mpinewton.fleet.packing import AnyArray, arrays_of, layout_of
+from mpinewton.fleet.plan import Plan
+
+Asked = Iterable[int] | None
+
+
+class Traffic:
+    """Bytes the driver handed to or got from MPI in one exchange, down and up, and the part that is no payload."""
+
+    __slots__ = ("control_down", "control_up", "down", "up")
+
+    def __init__(self, down: int = 0, control_down: int = 0, up: int = 0, control_up: int = 0) -> None:
+        self.down, self.control_down, self.up, self.control_up = down, control_down, up, control_up
+
+
+class Fleet(ABC):
+    """m logical workers, called by the driver.
+
+    Every call names a task, a function `task(worker, *arrays)` that runs on the workers with the arrays given here, and
+    whose reply (None, a number, an array, or a tuple of those) comes back. `among` restricts a call to some workers.
+
+    Attributes
+    ----------
+    workers : int
+        m, the number of logical workers.
+    size : int
+        d, the number of weights.
+    shares : array, shape (m,)
+        omega_i, every worker's share of the rows; they sum to 1.
+    ledger : Ledger
+        What has crossed so far.
+    """
+
+    def __init__(self, workers: int, size: int, shares: Array, plan: Plan | None) -> None:
+        self.workers, self.size, self.shares, self.plan = workers, size, shares, plan
+        self.ledger = Ledger(workers)
+        self.iteration = 0
+        self.interrupted = False  # a signal to stop has reached some process
+        self.method: object = None
+
+    def mean(self, task: Task, *arrays: Any, among: Asked = None) -> Any:
+        """Mean of the replies, weighted by the workers' shares of the rows (of the rows of those asked).
+
+        Raises
+        ------
+        WorkerError
+            If the task raised on a worker; the fleet stays usable.
+        """
+        return self._sum("mean", task, arrays, among)
+
+    def sum(self, task: Task, *arrays: Any, among: Asked = None) -> Any:
+        """Plain sum of the replies. Raises as `mean`."""
+        return self._sum("sum", task, arrays, among)
+
+    def gather(self, task: Task, *arrays: Any, among: Asked = None) -> list[Any]:
+        """The replies themselves, in worker order. Raises as `mean`."""
+        call, sent, asked, start = self._prepared("gather", task, arrays, among)
+        answers, replies, traffic, compute = self._exchange_gather(call, sent, asked)
+        self._enter(call, sent, asked, traffic, replies, start, compute)
+        return answers
+
+    def send(self, task: Task, *arrays: Any, among: Asked = None) -> None:
+        """Have the task done; nothing comes back. Raises as `mean`."""
+        self._sum("send", task, arrays, among)
+
+    def adopt(self, method: object) -> None:
+        """Have every worker know the method whose tasks will be called as `self.name`."""
+        self.method = method
+        self._adopt(method)
+
+    def close(self) -> None:
+        """Let the workers go."""
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- the one door ---------------------------------------------------------------------------------------------
+
+    def _sum(self, kind: str, task: Task, arrays: Sequence[Any], among: Asked) -> Any:
+        call, sent, asked, start = self._prepared(kind, task, arrays, among)
+        reply, vector, traffic, compute = self._exchange_sum(call, sent)
+        self._enter(call, sent, asked, traffic, [[vector]], start, compute)
+        return reply
+
+    def _prepared(
+        self, kind: str, task: Task, arrays: Sequence[Any], among: Asked
+    ) -> tuple[Call, list[AnyArray], Mask, float]:
+        start = time.perf_counter()
+        sent = arrays_of(tuple(arrays))[1]
+        asked = np.ones(self.workers, dtype=bool)
+        if among is not None:
+            asked[:] = False
+            asked[list(among)] = True
+            sent.append(asked)
+        call = Call(kind, task_name(task, self.method), self.iteration, layout_of(False, sent), among is None)
+        return call, sent, asked, start
+
+    def _enter(
+        self,
+        call: Call,
+        sent: list[AnyArray],
+        asked: Mask,
+        traffic: Traffic,
+        replies: Sequence[Sequence[AnyArray]],
+        start: float,
+        compute: float,
+    ) -> None:
+        payload = sent if call.everyone else sent[:-1]  # whom a call is for is control, not content
+        seconds = time.perf_counter() - start
+        about = (self.iteration, call.kind, call.task.removeprefix("self."))
+        self.ledger.charge("down", *about, [payload], asked, traffic.down, traffic.control_down)
+        self.ledger.charge("up", *about, replies, asked, traffic.up, traffic.control_up, seconds, compute)
+
+    # -- what a transport supplies --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic, float]:
+        """(the reply, the same as one vector, traffic, seconds of the slowest rank)"""
+
+    @abstractmethod
+    def _exchange_gather(
+        self, call: Call, arrays: list[AnyArray], asked: Mask
+    ) -> tuple[list[Any], list[list[AnyArray]], Traffic, float]:
+        """(the replies, the same as arrays, traffic, seconds of the slowest rank)"""
+
+    @abstractmethod
+    def _adopt(self, method: object) -> None: ...
+
+    @abstractmethod
+    def saved(self, w: Array) -> list[dict[str, Array]]:
+        """What every worker keeps, in worker order, for a checkpoint; outside the ledger."""
+
+    @abstractmethod
+    def restore(self, states: list[dict[str, Array]], w: Array) -> None:
+        """Give every worker back what `saved` took; outside the ledger."""
+

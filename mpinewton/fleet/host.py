@@ -1,0 +1,163 @@
+"""The logical workers that live in one process, and the one place where a task is run on them."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpinewton.data.shardfile import read_shard
+from mpinewton.errors import ConfigError
+from mpinewton.fleet.ledger import Mask
+from mpinewton.fleet.packing import AnyArray, Layout, arrays_of, flattened, layout_of
+from mpinewton.fleet.plan import Plan, regularisation
+from mpinewton.fleet.tree import PartialSum, Tree
+from mpinewton.fleet.worker import Worker
+
+Task = Callable[..., Any]
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of the driver, without its arrays."""
+
+    kind: str  # mean, sum, gather or send
+    task: str
+    iteration: int
+    inputs: Layout
+    everyone: bool  # if not, the last array is the mask of those who are asked
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A task that raised."""
+
+    worker: int
+    trace: str
+
+
+def task_name(task: Task, method: object) -> str:
+    """How a task travels: `self.name` for what belongs to the method or one of its fields, `module:name` for a function.
+
+    Raises
+    ------
+    ConfigError
+        For anything a worker could not find again by its name, such as a lambda.
+    """
+    owner = getattr(task, "__self__", None)
+    name = getattr(task, "__name__", repr(task))
+    if owner is not None:
+        if owner is method:
+            return f"self.{name}"
+        for field in fields(method) if is_dataclass(method) else ():
+            if getattr(method, field.name) is owner:
+                return f"self.{field.name}.{name}"
+    elif task.__qualname__ == name and name != "<lambda>":
+        return f"{task.__module__}:{name}"
+    raise ConfigError(
+        f"{task!r} cannot be a worker's task: workers find tasks by name, so use a function of a module, "
+        "or a method of the Method or of one of its fields"
+    )
+
+
+def found_task(name: str, method: object) -> Task:
+    """The task that `task_name` gave this name."""
+    if name.startswith("self."):
+        found: Any = method
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+        return found  # type: ignore[no-any-return]
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+
+
+class Host:
+    """Some neighbouring workers of a fleet.
+
+    Parameters
+    ----------
+    workers : the workers, in order
+    tree : the tree over all workers of the fleet
+    shares : array, shape (m,)
+        omega of all workers of the fleet.
+    """
+
+    def __init__(self, workers: Sequence[Worker], tree: Tree, shares: Array) -> None:
+        self.workers, self.tree, self.shares = list(workers), tree, shares
+        self.method: object = None
+        self.seconds = 0.0  # of work in the last call
+
+    @classmethod
+    def loaded(cls, plan: Plan, block: Iterable[int]) -> Host:
+        """The workers of `block`, their shards read and checked.
+
+        Raises
+        ------
+        DataError
+            If a shard cannot be read, is not what the manifest says, or does not fit the loss.
+        """
+        loss, shares, classes = plan.made_loss(), plan.shares(), plan.manifest.classes
+        l2 = regularisation(plan.l2, plan.features, loss.outputs(classes), plan.intercept)
+        workers = []
+        for index in block:
+            shard = read_shard(plan.path(), plan.manifest, index, dtype=plan.dtype)
+            if plan.intercept:
+                shard = shard.with_intercept()
+            workers.append(Worker(index, shard, loss, classes, float(shares[index]), l2, plan.seed))
+        return cls(workers, Tree(plan.workers), shares)
+
+    def answers(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
+        """Run a task on every worker that is asked: (worker, reply), a `Failure` where it raised, None where not asked."""
+        asked: Mask | None = None
+        if not call.everyone:
+            asked, arrays = arrays[-1].astype(bool), arrays[:-1]
+        task = found_task(call.task, self.method)
+        inputs = [a if a.ndim else a.item() for a in arrays]
+        self.seconds = 0.0
+        for worker in self.workers:
+            if asked is not None and not asked[worker.index]:
+                yield worker.index, None
+                continue
+            worker.iteration = call.iteration
+            start = time.perf_counter()
+            try:
+                result = task(worker, *inputs)
+                reply = arrays_of(None if call.kind == "send" else result)
+            except Exception:  # whatever a task raises is the driver's to see
+                yield worker.index, Failure(worker.index, traceback.format_exc())
+            else:
+                yield worker.index, reply
+            self.seconds += time.perf_counter() - start
+
+    def sum(self, call: Call, arrays: Sequence[AnyArray]) -> tuple[PartialSum, Layout | None, Failure | None]:
+        """Add up the replies of this host's workers, for mean weighted by their shares (among those asked).
+
+        Returns the sums over complete subtrees, the layout of a reply (None if nobody here was asked) and the first
+        failure (None if there was none).
+        """
+        scale = np.ones(len(self.shares))
+        if call.kind == "mean":
+            share = np.where(arrays[-1].astype(bool), self.shares, 0.0) if not call.everyone else self.shares
+            scale = share if call.everyone else share / share.sum()
+        total, layout, failure = PartialSum(self.tree), None, None
+        for index, reply in self.answers(call, arrays):
+            term = None
+            if isinstance(reply, Failure):
+                failure = failure or reply
+            elif reply is not None:
+                mine = layout_of(*reply)
+                if layout is not None and mine.shapes != layout.shapes:
+                    failure = failure or Failure(index, f"its reply has shapes {mine.shapes}, others' {layout.shapes}")
+                    continue
+                layout = mine
+                if scale[index]:  # a worker without rows has no say, not even a NaN
+                    term = flattened(reply[1])
+                    term *= scale[index]
+            if failure is None:
+                total.add(self.tree.leaf(index), term)
+        return total, layout, failure

@@ -1,0 +1,28 @@
+"""What a process has to say of itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import numpy as np
+
+from mpinewton import __version__
+
+
+def introduction() -> dict[str, Any]:
+    """Host, versions, cores and threads of this process."""
+    import h5py
+    import mpi4py
+
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "mpinewton": __version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "mpi4py": mpi4py.__version__,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+    }

@@ -1,0 +1,109 @@
+"""How this process was started, and how to start many. No MPI here: it decides whether MPI is needed at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mpinewton.errors import ConfigError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+
+
+def one_thread_per_rank() -> None:
+    """Let the linear algebra use one thread, unless the user or SLURM said otherwise. Before numpy is imported.
+
+    Spinning threads of many ranks on shared cores cost a factor of 4 to 66, and sums depend on their number.
+    """
+    threads = os.environ.get("SLURM_CPUS_PER_TASK", "1")
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, threads)
+
+
+def promised_ranks(environment: Mapping[str, str] = os.environ) -> int:
+    """How many ranks the launcher says it started; 0 where no launcher is known."""
+    sizes = [int(environment[name]) for name in SIZE_VARIABLES if environment.get(name, "").isdigit()]
+    return max(sizes, default=0)
+
+
+def refuse_singletons(promised: int, ranks: int) -> None:
+    """Stop where a launcher started several processes and each believes it is alone.
+
+    Raises
+    ------
+    ConfigError
+        With the usual remedies.
+    """
+    if promised > 1 and ranks == 1:
+        raise ConfigError(
+            f"the launcher started {promised} processes, but MPI sees 1: every one of them would do the whole job. "
+            "The launcher belongs to another MPI library than the one Python uses. Use the mpiexec beside this Python "
+            f"({beside_python('mpiexec') or 'none found'}), or under SLURM `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` "
+            "(Open MPI); `mpinewton doctor` shows what is in use"
+        )
+
+
+def beside_python(name: str) -> str | None:
+    """Path of a program: the one installed beside this Python, or the first on the PATH."""
+    here = Path(sys.executable).with_name(name)
+    return str(here) if here.exists() else shutil.which(name)
+
+
+def mpiexec() -> str:
+    """Path of the launcher: $MPIEXEC, or the one that belongs to this Python.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    found = os.environ.get("MPIEXEC") or beside_python("mpiexec")
+    if not found:
+        raise ConfigError("no mpiexec found: install one with `pip install mpinewton[mpich]`, or set MPIEXEC to the site's")
+    return found
+
+
+def launcher_environment(processes: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What mpiexec and its ranks need on one machine: every setting only where the user has not chosen one."""
+    settings = dict.fromkeys(THREAD_VARIABLES, "1")
+    if processes > len(os.sched_getaffinity(0)):
+        # More ranks than cores: whoever waits must sleep, or it takes the core from who works.
+        settings |= {
+            "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
+            "OMPI_MCA_mpi_yield_when_idle": "1",
+            "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
+            "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        }
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        settings |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return settings | dict(environment)
+
+
+def start(processes: int, arguments: Sequence[str]) -> int:
+    """Run `mpinewton` with these arguments on so many ranks of this machine; returns its exit code.
+
+    SIGTERM and SIGUSR1 are passed on as SIGUSR1, the one signal both MPICH's and Open MPI's launcher deliver.
+    """
+    command = [mpiexec(), "-n", str(processes), sys.executable, "-m", "mpinewton", *arguments]
+    child = subprocess.Popen(command, env=launcher_environment(processes), process_group=0)  # noqa: S603
+
+    def forward(number: int, frame: object) -> None:
+        child.send_signal(signal.SIGUSR1)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, forward)
+    signal.signal(signal.SIGINT, forward)
+    code = child.wait()
+    if code in (0, 1, 2, 3):
+        return code
+    sys.stderr.write(
+        f"mpinewton: the job died: the launcher ended with {code}, as when a rank is killed (out of memory, for one). "
+        "What it said is above. If there is a checkpoint, the same command goes on from it.\n"
+    )
+    return 1

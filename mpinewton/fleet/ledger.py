@@ -1,0 +1,137 @@
+"""What crossed between driver and workers. Written by the fleet alone, read by everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpinewton.data.shard import Array
+
+Counts = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One round: one broadcast, or one reduce or gather, that carried something.
+
+    floats, indices and bits are those of the busiest worker's link; bits_total is summed over the workers that took
+    part. wire is what the driver handed to or got from MPI in bytes, control the part of it that is no payload.
+    """
+
+    round: int
+    iteration: int
+    direction: str
+    kind: str
+    task: str
+    workers: int
+    floats: int
+    indices: int
+    bits: int
+    bits_total: int
+    wire: int
+    control: int
+    seconds: float
+    compute: float
+
+
+class Ledger:
+    """Counts per logical worker, cumulative; and the entries since they were last taken.
+
+    Attributes
+    ----------
+    rounds : int
+        Broadcasts, reduces and gathers that carried something.
+    floats_down, floats_up, bits_down, bits_up : int arrays, shape (m,)
+        What every worker was sent and what it sent: floating-point numbers, and true bits of everything.
+    wire, control : int
+        Bytes the driver handed to or got from MPI, and the part of them that is headers, statuses and padding.
+    compute : float
+        Seconds of the slowest rank's work, summed over the calls.
+    """
+
+    COUNTS = ("floats_down", "floats_up", "bits_down", "bits_up")
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.rounds = self.wire = self.control = 0
+        self.compute = 0.0
+        self.floats_down, self.floats_up, self.bits_down, self.bits_up = (np.zeros(workers, np.int64) for _ in range(4))
+        self._entries: list[Entry] = []
+        self._open = True
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Nothing is written while this is open: evaluation for the record is not part of a method's cost."""
+        before, self._open = self._open, False
+        try:
+            yield
+        finally:
+            self._open = before
+
+    def entries(self) -> list[Entry]:
+        """The entries since the last call."""
+        taken, self._entries = self._entries, []
+        return taken
+
+    def charge(
+        self,
+        direction: str,
+        iteration: int,
+        kind: str,
+        task: str,
+        messages: Sequence[Sequence[Any]],
+        among: Mask,
+        wire: int,
+        control: int,
+        seconds: float = 0.0,
+        compute: float = 0.0,
+    ) -> None:
+        """Enter one direction of a call.
+
+        `messages` holds the arrays of one message that every worker of `among` shares, or of one for each of them.
+        """
+        if not self._open:
+            return
+        floats, indices, bits = (np.array(counts) for counts in zip(*map(_content, messages)))
+        self.wire += wire
+        self.control += control
+        self.compute += compute
+        if not bits.any():
+            return
+        self.rounds += 1
+        getattr(self, f"floats_{direction}")[among] += floats
+        getattr(self, f"bits_{direction}")[among] += bits
+        count = int(among.sum())
+        total = int(bits.sum() if len(bits) > 1 else bits[0] * count)
+        self._entries.append(
+            Entry(self.rounds, iteration, direction, kind, task, count, int(floats.max()), int(indices.max()),
+                  int(bits.max()), total, wire, control, seconds, compute)  # fmt: skip
+        )
+
+    def totals(self) -> dict[str, int]:
+        """Cumulative counts: of the busiest worker's link, and summed over the workers as `*_total`."""
+        busiest = {name: int(getattr(self, name).max(initial=0)) for name in self.COUNTS}
+        return busiest | {f"{name}_total": int(getattr(self, name).sum()) for name in self.COUNTS}
+
+    def state(self) -> dict[str, Array | Counts]:
+        """Everything a resumed run needs, as arrays."""
+        scalars = np.array([self.rounds, self.wire, self.control], dtype=np.int64)
+        return {name: getattr(self, name) for name in self.COUNTS} | {"scalars": scalars, "compute": np.array(self.compute)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in self.COUNTS:
+            setattr(self, name, np.array(state[name], dtype=np.int64))
+        self.rounds, self.wire, self.control = (int(x) for x in state["scalars"])
+        self.compute = float(state["compute"])
+
+
+def _content(arrays: Sequence[Any]) -> tuple[int, int, int]:
+    """Floating-point numbers, other numbers and bits of the arrays of one message."""
+    floats = sum(a.size for a in arrays if a.dtype.kind == "f")
+    return floats, sum(a.size for a in arrays) - floats, 8 * sum(a.nbytes for a in arrays)

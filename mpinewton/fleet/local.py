@@ -1,0 +1,88 @@
+"""All workers in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import WorkerError
+from mpinewton.fleet.base import Fleet, Traffic
+from mpinewton.fleet.host import Call, Failure, Host
+from mpinewton.fleet.introduction import introduction
+from mpinewton.fleet.ledger import Mask
+from mpinewton.fleet.packing import AnyArray, layout_of, restored, unflattened
+from mpinewton.fleet.plan import Plan
+
+
+class LocalFleet(Fleet):
+    """A fleet whose workers live beside the driver."""
+
+    def __init__(self, host: Host, plan: Plan | None = None) -> None:
+        super().__init__(len(host.workers), host.workers[0].model.size, host.shares, plan)
+        self.host = host
+
+    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic, float]:
+        total, layout, failure = self.host.sum(call, received(arrays))
+        if failure is not None:
+            raise _error(failure, call)
+        assert layout is not None, "a call asks at least one worker"
+        vector = total.vector(layout.numbers)
+        return unflattened(layout, vector), vector, Traffic(), self.host.seconds
+
+    def _exchange_gather(
+        self, call: Call, arrays: list[AnyArray], asked: Mask
+    ) -> tuple[list[Any], list[list[AnyArray]], Traffic, float]:
+        answers, replies = [], []
+        for _, reply in self.host.answers(call, received(arrays)):
+            if isinstance(reply, Failure):
+                raise _error(reply, call)
+            if reply is not None:
+                copies = [a.copy() for a in reply[1]]  # a worker may go on writing into what it sent
+                replies.append(copies)
+                answers.append(restored(layout_of(*reply), copies))
+        return answers, replies, Traffic(), self.host.seconds
+
+    def _adopt(self, method: object) -> None:
+        self.host.method = method
+
+    def saved(self, w: Array) -> list[dict[str, Array]]:
+        return [worker.saved(w) for worker in self.host.workers]
+
+    def restore(self, states: list[dict[str, Array]], w: Array) -> None:
+        for worker, state in zip(self.host.workers, states):
+            worker.restore(state, w)
+
+
+def received(arrays: list[AnyArray]) -> list[AnyArray]:
+    """The arrays as they would come out of a message: the worker's own, and not to be written to."""
+    copies = [a.copy() for a in arrays]
+    for a in copies:
+        a.setflags(write=False)
+    return copies
+
+
+def _error(failure: Failure, call: Call) -> WorkerError:
+    return WorkerError(failure.worker, 0, call.task.removeprefix("self."), failure.trace)
+
+
+class LocalSession:
+    """One process: the driver hosts the workers."""
+
+    ranks = 1
+    library = "none: one process"
+
+    def introductions(self) -> list[dict[str, Any]]:
+        """What this process says of itself."""
+        return [introduction()]
+
+    def open(self, plan: Plan) -> LocalFleet:
+        """A fleet on the shards of the plan. Raises DataError where they do not fit."""
+        return LocalFleet(Host.loaded(plan, range(plan.workers)), plan)
+
+    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """[task(item) for item in items]."""
+        return [task(item) for item in items]
+
+    def stop(self, code: int) -> None:
+        """Nothing to end."""

@@ -1,0 +1,94 @@
+"""What the driver may tell the other ranks. One JSON text each; arrays follow behind it as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mpinewton.fleet.host import Call, Failure
+from mpinewton.fleet.packing import Layout
+from mpinewton.fleet.plan import Plan
+
+
+class Order(msgspec.Struct, frozen=True, tag=True):
+    """Base of all orders."""
+
+
+class Open(Order, frozen=True, tag=True):
+    """Load your block of the workers; report."""
+
+    plan: Plan
+
+
+class Adopt(Order, frozen=True, tag=True):
+    """Build the method `module:Class` from these settings; report."""
+
+    kind: str
+    settings: dict[str, Any]
+
+
+class Ask(Order, frozen=True, tag=True):
+    """Do a call. numbers: how many each reply has, as far as the driver knows; -1 if it does not: report layouts first."""
+
+    call: Call
+    numbers: int = -1
+
+
+class Report(Order, frozen=True, tag=True):
+    """Report the layout of the replies that are waiting."""
+
+
+class Reduce(Order, frozen=True, tag=True):
+    """Sum up the replies that are waiting, each of so many numbers."""
+
+    numbers: int
+
+
+class Explain(Order, frozen=True, tag=True):
+    """Report the failure that is kept, if any."""
+
+
+class Save(Order, frozen=True, tag=True):
+    """Report what every worker keeps."""
+
+
+class Restore(Order, frozen=True, tag=True):
+    """Take back what every worker kept."""
+
+
+class Each(Order, frozen=True, tag=True):
+    """Run `module:function` on your share of these items; report."""
+
+    task: str
+    items: list[Any]
+
+
+class Introduce(Order, frozen=True, tag=True):
+    """Report host, versions, threads."""
+
+
+class Stop(Order, frozen=True, tag=True):
+    """The job is over; end with this code."""
+
+    code: int
+
+
+AnyOrder = Open | Adopt | Ask | Report | Reduce | Explain | Save | Restore | Each | Introduce | Stop
+decode_order = msgspec.json.Decoder(AnyOrder).decode
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a rank reports: layouts of the arrays that follow, worker by worker, or what went wrong."""
+
+    workers: list[tuple[int, Layout]] = []
+    names: list[list[str]] = []
+    failure: Failure | None = None
+    problem: str = ""  # an expected error (bad data, say), in words
+    trace: str = ""  # an unexpected one
+    results: list[Any] = []
+    interrupted: bool = False
+    seconds: float = 0.0
+
+
+decode_answer = msgspec.json.Decoder(Answer).decode

@@ -1,0 +1,192 @@
+"""What a rank does that is not the driver: it waits for an order, carries it out, and waits again."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpinewton.errors import MpinewtonError
+from mpinewton.fleet import orders
+from mpinewton.fleet.host import Call, Failure, Host, found_task
+from mpinewton.fleet.introduction import introduction
+from mpinewton.fleet.mpi import Link, Status
+from mpinewton.fleet.packing import AnyArray, Bytes, Layout, joined, layout_of, parted
+from mpinewton.fleet.tree import PartialSum, hosted
+
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+def serve(link: Link) -> int:
+    """Carry out the driver's orders until it says stop; returns the job's exit code."""
+    server = Server(link)
+    for number in STOP_SIGNALS:
+        signal.signal(number, server.interrupt)
+    while True:
+        text, data = link.hear()
+        order = orders.decode_order(text)
+        if isinstance(order, orders.Stop):
+            return order.code
+        server.obey(order, data)
+
+
+class Server:
+    """One rank's workers and what it has to remember between two orders."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.host: Host | None = None
+        self.fixed = True
+        self.interrupted = False
+        # The replies that are waiting to be summed, their layout, and the first failure.
+        self.waiting: tuple[PartialSum, Layout | None, Failure | None] | None = None
+
+    def interrupt(self, number: int, frame: object) -> None:
+        """A signal to stop: the driver hears of it with the next answer, and decides."""
+        self.interrupted = True
+
+    def obey(self, order: orders.AnyOrder, data: Bytes) -> None:
+        match order:
+            case orders.Ask():
+                self.ask(order, data)
+            case orders.Report():
+                self.report(layout=True)
+            case orders.Reduce():
+                self.reduce(order.numbers)
+            case orders.Explain():
+                self.report()
+            case orders.Open():
+                self.attempt(lambda: self.open(order))
+            case orders.Adopt():
+                self.attempt(lambda: self.adopt(order))
+            case orders.Each():
+                self.attempt(lambda: self.each(order))
+            case orders.Introduce():
+                self.answer(results=[introduction()])
+            case orders.Save():
+                self.save(data)
+            case orders.Restore():
+                self.restore(data)
+
+    def answer(self, arrays: list[AnyArray] | None = None, **content: Any) -> None:
+        answer = orders.Answer(interrupted=self.interrupted, **content)
+        self.link.collect(bundled(answer, arrays or []))
+
+    def attempt(self, action: Callable[[], list[Any] | None]) -> None:
+        """Do something that may go wrong, and report how it went: errors are the driver's to tell."""
+        try:
+            results = action() or []
+        except MpinewtonError as error:
+            self.answer(problem=f"{type(error).__name__}:{error}")
+        except Exception:
+            self.answer(trace=traceback.format_exc())
+        else:
+            self.answer(results=results)
+
+    def open(self, order: orders.Open) -> None:
+        plan = order.plan
+        self.host, self.fixed = None, plan.sums == "fixed"
+        self.host = Host.loaded(plan, hosted(self.link.rank - 1, self.link.ranks, plan.workers))
+
+    def adopt(self, order: orders.Adopt) -> None:
+        self.ready.method = msgspec.convert(order.settings, found_task(order.kind, None))
+
+    @property
+    def ready(self) -> Host:
+        assert self.host is not None, "the driver opens a fleet before it asks for anything"
+        return self.host
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def ask(self, order: orders.Ask, data: Bytes) -> None:
+        arrays, _ = parted(order.call.inputs, data)
+        for a in arrays:
+            a.setflags(write=False)
+        if order.call.kind == "gather":
+            self.gather(order.call, arrays)
+            return
+        self.waiting = self.ready.sum(order.call, arrays)
+        if order.numbers < 0:
+            self.report(layout=True)
+        else:
+            self.reduce(order.numbers)
+
+    def report(self, layout: bool = False) -> None:
+        assert self.waiting is not None
+        _, mine, failure = self.waiting
+        if layout:
+            self.answer(workers=[] if mine is None else [(0, mine)])
+        else:
+            self.answer(failure=failure)
+
+    def reduce(self, numbers: int) -> None:
+        assert self.waiting is not None
+        total, layout, failure = self.waiting
+        changed = layout is not None and layout.numbers != numbers
+        status = Status(failure is not None, changed, self.interrupted, self.ready.seconds)
+        part = PartialSum(self.ready.tree) if changed or failure else total
+        self.link.sum(self.ready.tree, self.fixed, status, part, numbers)
+
+    def gather(self, call: Call, arrays: list[AnyArray]) -> None:
+        workers: list[tuple[int, Layout]] = []
+        content: list[AnyArray] = []
+        for index, reply in self.ready.answers(call, arrays):
+            if isinstance(reply, Failure):
+                self.answer(failure=reply)
+                return
+            if reply is not None:
+                workers.append((index, layout_of(*reply)))
+                content.append(joined(reply[1]).copy())
+        self.answer(content, workers=workers, seconds=self.ready.seconds)
+
+    # -- the rest -----------------------------------------------------------------------------------------------
+
+    def each(self, order: orders.Each) -> list[Any]:
+        task = found_task(order.task, None)
+        return [task(item) for item in order.items[self.link.rank - 1 :: self.link.ranks]]
+
+    def save(self, data: Bytes) -> None:
+        w = data.view(np.float64)
+        states = [(worker.index, worker.saved(w)) for worker in self.ready.workers]
+        workers = [(index, layout_of(False, list(state.values()))) for index, state in states]
+        self.answer([joined(list(s.values())) for _, s in states], workers=workers, names=[list(s) for _, s in states])
+
+    def restore(self, data: Bytes) -> None:
+        size = np.zeros(1, dtype=np.int64)
+        size[:] = self.link.accept(0, 8).view(np.int64)
+        answer, content = unbundled(self.link.accept(0, int(size[0])))
+        w = data.view(np.float64)
+        states = unpacked_states(answer, content)
+        for worker in self.ready.workers:
+            worker.restore(states[worker.index], w)
+
+
+def bundled(answer: orders.Answer, arrays: list[AnyArray]) -> Bytes:
+    """An answer and the arrays it speaks of, as bytes."""
+    text = np.frombuffer(msgspec.json.encode(answer), dtype=np.uint8)
+    return joined([np.array([len(text)]), text, np.concatenate([np.zeros(0, np.uint8), *map(_padded, arrays)])])
+
+
+def unbundled(data: Bytes) -> tuple[orders.Answer, Bytes]:
+    """The answer and the bytes of its arrays."""
+    size = int(data[:8].view(np.int64)[0])
+    return orders.decode_answer(data[8 : 8 + size].tobytes()), data[8 + -(-size // 8) * 8 :]
+
+
+def unpacked_states(answer: orders.Answer, content: Bytes) -> dict[int, dict[str, Any]]:
+    """What every worker keeps, by worker."""
+    states, first = {}, 0
+    for (index, layout), names in zip(answer.workers, answer.names):
+        arrays, first = parted(layout, content, first)
+        first = -(-first // 8) * 8
+        states[index] = dict(zip(names, [a.copy() for a in arrays]))
+    return states
+
+
+def _padded(a: AnyArray) -> Bytes:
+    data = a.reshape(-1).view(np.uint8)
+    return np.pad(data, (0, -len(data) % 8))

@@ -1,0 +1,77 @@
+"""Who this process is: the driver with a session, or a rank that serves it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpinewton.errors import ConfigError
+from mpinewton.fleet.launch import promised_ranks, refuse_singletons
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.driver import MpiSession
+    from mpinewton.fleet.local import LocalSession
+
+    Session = LocalSession | MpiSession
+
+RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def join(drive: Callable[[Session], int]) -> int:
+    """Run `drive` on the driver and serve it on every other rank, until it returns an exit code; that code on all ranks.
+
+    Without a launcher there is one process, and MPI is not even loaded. An exception of `drive` ends the other ranks
+    too: at once by an abort where they are in the middle of a call, in good order otherwise.
+
+    Raises
+    ------
+    ConfigError
+        If a launcher has started many processes that do not see one another.
+    """
+    promised = promised_ranks()
+    if not promised:
+        return _alone(drive)
+    from mpinewton.fleet import mpi
+    from mpinewton.fleet.driver import MpiSession
+    from mpinewton.fleet.server import serve
+
+    try:
+        refuse_singletons(promised, mpi.world().size)
+    except ConfigError:
+        if rank_promised() > 0:  # said once, by the first of them
+            return ConfigError.exit_code
+        raise
+    if mpi.world().size == 1:
+        return _alone(drive)
+    link = mpi.Link(mpi.world())
+    if link.rank != mpi.DRIVER:
+        try:
+            return serve(link)
+        except BaseException as error:
+            mpi.abort(error, "serving the driver")
+    session = MpiSession(link)
+    try:
+        code = drive(session)
+    except BaseException as error:
+        if link.busy:
+            mpi.abort(error, "driving the run")
+        session.stop(1)
+        raise
+    if link.busy:
+        sys.stderr.flush()
+        mpi.quit_job(code or 1)
+    session.stop(code)
+    return code
+
+
+def rank_promised() -> int:
+    """This process's rank as the launcher says it; 0 where it does not."""
+    return max((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, "").isdigit()), default=0)
+
+
+def _alone(drive: Callable[[Session], int]) -> int:
+    from mpinewton.fleet.local import LocalSession
+
+    return drive(LocalSession())

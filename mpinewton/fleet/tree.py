@@ -1,0 +1,111 @@
+"""Sums over the workers in one fixed order, whatever the number of ranks.
+
+Node i of level j of the tree covers the workers from ceil(i m / 2^j) up to ceil((i + 1) m / 2^j). Nodes are numbered
+like a heap: the root is 1, the children of n are 2n and 2n + 1. A sum over all workers adds the two children of every
+node, left to right; as long as that is kept, floating-point addition gives the same bits however the tree is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+
+
+def _up(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)
+
+
+def hosted(rank: int, ranks: int, workers: int) -> range:
+    """The workers that rank number `rank` of `ranks` hosts.
+
+    Cut like a level of the tree, so that with 2, 4, 8, ... ranks each holds one whole subtree.
+    """
+    return range(_up(rank * workers, ranks), _up((rank + 1) * workers, ranks))
+
+
+class Tree:
+    """The tree over `workers` logical workers."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.depth = (workers - 1).bit_length()
+
+    def span(self, node: int) -> tuple[int, int]:
+        """The workers a node covers, as (first, one past the last)."""
+        level = node.bit_length() - 1
+        index = node - (1 << level)
+        return _up(index * self.workers, 1 << level), _up((index + 1) * self.workers, 1 << level)
+
+    def leaf(self, worker: int) -> int:
+        """The highest node that covers just this worker."""
+        return self.raised((1 << self.depth) + (worker << self.depth) // self.workers)
+
+    def raised(self, node: int) -> int:
+        """The highest node that covers just what `node` covers: past siblings that cover nobody."""
+        while node > 1:
+            first, end = self.span(node ^ 1)
+            if first < end:
+                break
+            node >>= 1
+        return node
+
+    def cover(self, first: int, end: int) -> list[int]:
+        """The fewest nodes that together cover the workers from `first` up to `end`, left to right."""
+
+        def below(node: int) -> Iterator[int]:
+            a, b = self.span(node)
+            if first <= a and b <= end and a < b:
+                yield self.raised(node)
+            elif a < end and first < b:
+                yield from below(2 * node)
+                yield from below(2 * node + 1)
+
+        return list(below(1))
+
+    @lru_cache  # noqa: B019  (a handful of trees live as long as the job)
+    def longest(self, ranks: int) -> int:
+        """The most nodes that any run of neighbouring ranks needs: how long a list of subtree sums can get."""
+        blocks = [hosted(r, ranks, self.workers) for r in range(ranks)]
+        if ranks > 64:
+            return max(1, 2 * self.depth)
+        return max(
+            len(self.cover(left.start, right.stop)) for i, left in enumerate(blocks) for right in blocks[i:]
+        )
+
+
+class PartialSum:
+    """Sums over complete subtrees, left to right; None stands for a sum of zeros."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.nodes: list[int] = []
+        self.sums: list[Array | None] = []
+
+    def add(self, node: int, term: Array | None) -> None:
+        """Append the sum of the subtree that follows, and add up what has become complete. `term` is taken over."""
+        self.nodes.append(node)
+        self.sums.append(term)
+        while len(self.nodes) > 1 and self.nodes[-1] == self.nodes[-2] ^ 1:
+            right, left = self.sums.pop(), self.sums.pop()
+            self.sums.append(_plus(left, right))
+            self.nodes.pop()
+            self.nodes.append(self.tree.raised(self.nodes.pop() >> 1))
+
+    def vector(self, numbers: int) -> Array:
+        """The sum over everybody, once every worker's term is in."""
+        (total,) = self.sums
+        return np.zeros(numbers) if total is None else total
+
+
+def _plus(left: Array | None, right: Array | None) -> Array | None:
+    if left is None:
+        left, right = right, left
+    if left is None:
+        return None
+    # Adding the zeros of a None matters: it turns -0.0 into 0.0, as adding an array of zeros does on another rank.
+    left += 0.0 if right is None else right
+    return left

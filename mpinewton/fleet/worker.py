@@ -1,0 +1,121 @@
+"""A logical worker: what one machine of the papers holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mpinewton.data.shard import Array, Shard
+from mpinewton.losses.base import Classes, Loss, Point, Ray
+
+# The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
+REFRESH = 50
+
+
+class Worker:
+    """The objective on one shard, f_i(w) = mean loss + (l2/2)|w|^2, and what the worker has been told and keeps.
+
+    Attributes
+    ----------
+    index : int
+        Number of this worker, 0 to m - 1.
+    weight : float
+        Its share of the rows (of their weights), omega_i; the shares of all workers sum to 1.
+    memory : dict of arrays
+        What a method keeps here between calls; saved in checkpoints.
+    """
+
+    def __init__(self, index: int, shard: Shard, loss: Loss, classes: Classes, weight: float, l2: Array, seed: int) -> None:
+        self.index, self.weight, self.l2, self.seed = index, weight, l2, seed
+        self.rows = shard.rows
+        self.model = loss.on(shard, classes)
+        self.memory: dict[str, Array] = {}
+        self.iteration = 0  # of the run; set by the host before every task
+        self._steps = 0
+        self._point: Point | None = None
+        self._ray: Ray | None = None
+        self._p: Array | None = None  # the direction of the ray
+
+    # -- where the worker stands --------------------------------------------------------------------------------
+
+    @property
+    def point(self) -> Point:
+        """The loss where the worker stands, without the l2 term."""
+        if self._point is None:
+            raise RuntimeError("the worker was asked for a value before it was told a w: call place(w) first")
+        return self._point
+
+    @property
+    def w(self) -> Array:
+        """The weights, shape (d,); never written to."""
+        return self.point.w
+
+    def place(self, w: Array) -> None:
+        """Stand at w."""
+        self._point, self._ray, self._steps = self.model.at(w), None, 0
+
+    def aim(self, p: Array) -> None:
+        """Look along p from where the worker stands: one product with the data, and trial steps cost none."""
+        self._ray, self._p = self.point.along(p), p
+
+    def advance(self, step: float) -> None:
+        """Go to w + step p, p being the last direction aimed along."""
+        if self._ray is None:
+            raise RuntimeError("the worker was told to advance before it was told where to: call aim(p) first")
+        self._point, self._ray = self._ray.at(step), None
+        self._steps += 1
+        if self._steps % REFRESH == 0:
+            self._point = self.model.at(self._point.w)
+
+    # -- the objective there ------------------------------------------------------------------------------------
+
+    def value(self) -> float:
+        """f_i(w)."""
+        return self.point.value() + 0.5 * float((self.l2 * self.w) @ self.w)
+
+    def gradient(self) -> Array:
+        """Gradient of f_i, shape (d,)."""
+        return self.point.gradient() + self.l2 * self.w
+
+    def hessian_product(self, v: Array) -> Array:
+        """Hessian of f_i times v, shape (d,)."""
+        return self.point.hessian_product(v) + self.l2 * v
+
+    def hessian(self) -> Array:
+        """Hessian of f_i, shape (d, d)."""
+        H = self.point.hessian()
+        H[np.diag_indices_from(H)] += self.l2
+        return H
+
+    def losses(self, steps: Array) -> Array:
+        """f_i(w + a p) for every a of `steps`, shape (len(steps),); p is the last direction aimed along."""
+        if self._ray is None or self._p is None:
+            raise RuntimeError("the worker was asked for trial steps before it was told a direction: call aim(p) first")
+        w, p, l2 = self.w, self._p, self.l2
+        square = 0.5 * ((l2 * w) @ w + 2.0 * steps * ((l2 * w) @ p) + steps**2 * ((l2 * p) @ p))
+        return np.asarray(self._ray.losses(steps) + square)
+
+    # -- chance and memory --------------------------------------------------------------------------------------
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """Random numbers of (seed, worker, iteration, key): the same in every layout and after every resume."""
+        return np.random.default_rng([self.seed, self.index, self.iteration, *key])
+
+    def saved(self, w: Array) -> dict[str, Array]:
+        """All this worker keeps, for a checkpoint; its weights only where they are not the driver's w."""
+        state: dict[str, Any] = {f"memory/{name}": value for name, value in self.memory.items()}
+        if self._point is not None:
+            state |= {f"point/{name}": value for name, value in self._point.kept().items()}
+            state["steps"] = np.array(self._steps)
+            if not np.array_equal(self.w, w):
+                state["w"] = self.w
+        return state
+
+    def restore(self, state: dict[str, Array], w: Array) -> None:
+        """Stand again where `saved` was called, bit by bit."""
+        self.memory = {name.removeprefix("memory/"): a for name, a in state.items() if name.startswith("memory/")}
+        if "steps" in state:
+            kept = {name.removeprefix("point/"): a for name, a in state.items() if name.startswith("point/")}
+            self._point, self._ray = self.model.at(state.get("w", w), **kept), None
+            self._steps = int(state["steps"])

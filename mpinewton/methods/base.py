@@ -1,0 +1,74 @@
+"""What a method is: frozen hyper-parameters, `start` and `step`. Everything around it wraps it from outside."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import ConfigError
+from mpinewton.fleet import Fleet
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """Where a method stands after a step. A method that must remember more derives from this; every field is saved."""
+
+    w: Array  # weights, shape (d,)
+    loss: float  # objective at w
+    gradient: Array  # of the objective at w, shape (d,)
+    step: float = NAN  # step size that led here
+    note: str = ""  # anything worth a word in the history
+    trouble: str = ""  # why the method cannot go on from here, in a sentence
+
+
+State = TypeVar("State", bound=Iterate)
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of all methods. Fields are the settings, letters of the paper allowed; `start` and `step` run on the driver.
+
+    Attributes
+    ----------
+    needs : what the loss must provide.
+    convex_only : bool
+        Whether the method means nothing on a loss that is not convex.
+    state : type
+        The class of what `start` and `step` return.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("gradient",)
+    convex_only: ClassVar[bool] = False
+    state: ClassVar[type[Iterate]] = Iterate
+
+    @abstractmethod
+    def start(self, fleet: Fleet, w: Array) -> Any:
+        """The state at w, shape (d,)."""
+
+    @abstractmethod
+    def step(self, fleet: Fleet, now: Any) -> Any:
+        """The state after one iteration; the same state with `trouble` where there is no going on."""
+
+    def require(self, holds: bool, setting: str, rule: str) -> None:
+        """Refuse a setting out of its range, in a sentence. Raises ConfigError."""
+        if not holds:
+            raise ConfigError(f"{self.name}: {setting} = {getattr(self, setting)!r}, but it must be {rule}")
+
+    @classmethod
+    def cost(cls) -> tuple[int, str, str]:
+        """Rounds an iteration, floats down and floats up per worker (formulae in d), as the docstring promises them."""
+        text = " ".join((cls.__doc__ or "").split())
+        found = re.search(r"(\d+) rounds an iteration; floats per worker: (.+?) down, (.+?) up", text)
+        assert found, f"{cls.__name__}'s docstring has no cost line"
+        return int(found[1]), found[2], found[3]
+
+
+def stuck(now: State, trouble: str) -> State:
+    """The same state, and why there is no going on from it."""
+    return replace(now, trouble=trouble)

@@ -1,0 +1,61 @@
+"""GIANT: the average of the workers' Newton directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.krylov import cg, lanczos
+from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.linesearch import Backtracking, descend
+from mpinewton.methods.tasks import value_and_gradient
+
+
+@dataclass(frozen=True)
+class Giant(Method):
+    """GIANT (Wang, Roosta, Xu and Mahoney 2018): strongly convex objectives, shards that resemble one another.
+
+    Every worker solves H_i v = g by conjugate gradients; p = -sum_i omega_i v_i. On a direction u with u'H_i u <= 0:
+    `stop` ends the run, as published; `truncate` takes the iterate before it; `abs` solves |H_i| v = g in a Krylov space
+    of the same size, eigenvalues by modulus and none below `floor` times the largest. The last two descend always.
+
+    6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up.
+    """
+
+    negative: Literal["stop", "truncate", "abs"] = "stop"
+    floor: float = 1e-3  # least eigenvalue in `abs`, relative to the largest
+    limit: int = 50  # products with H_i
+    tolerance: float = 1e-4  # on |H_i v - g| / |g|
+    search: Backtracking = Backtracking()
+
+    name: ClassVar[str] = "giant"
+    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
+
+    def __post_init__(self) -> None:
+        self.require(0 < self.floor < 1, "floor", "between 0 and 1")
+        self.require(self.limit >= 1, "limit", "at least 1")
+        self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
+
+    def start(self, fleet: Fleet, w: Array) -> Iterate:
+        f, g = fleet.mean(value_and_gradient, w)
+        return Iterate(w, f, g)
+
+    def step(self, fleet: Fleet, now: Iterate) -> Iterate:
+        p, bent = fleet.sum(self.direction, now.gradient)
+        if bent and self.negative == "stop":
+            return stuck(
+                now,
+                f"negative curvature: conjugate gradients failed on {bent:.0f} of {fleet.workers} workers; "
+                "negative=truncate, negative=abs or dino go on",
+            )
+        return descend(fleet, self.search, now, p)
+
+    def direction(self, worker: Worker, g: Array) -> tuple[Array, bool]:
+        if self.negative == "abs":
+            space = lanczos(worker.hessian_product, g, self.limit, 0.0)
+            return -worker.weight * space.solve_absolute(self.floor), False
+        solved = cg(worker.hessian_product, g, self.limit, self.tolerance)
+        # A worker without rows has no curvature and no say.
+        return -worker.weight * solved.x, solved.status == "negative curvature" and worker.weight > 0

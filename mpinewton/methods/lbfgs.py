@@ -1,0 +1,68 @@
+"""L-BFGS, the pairs kept by the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet
+from mpinewton.methods.base import Iterate, Method
+from mpinewton.methods.linesearch import Backtracking, descend
+from mpinewton.methods.tasks import value_and_gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered(Iterate):
+    """An iterate and the last pairs of changes, oldest first."""
+
+    S: Array = field(default_factory=lambda: np.zeros((0, 0)))  # changes of w, shape (k, d)
+    Y: Array = field(default_factory=lambda: np.zeros((0, 0)))  # changes of the gradient, shape (k, d)
+
+
+@dataclass(frozen=True)
+class Lbfgs(Method):
+    """L-BFGS (Liu and Nocedal 1989) on the whole objective: any smooth loss; it does not see the split.
+
+    The step is the one of least loss among those of 4, 2, 1, 1/2, ... that pass Armijo's rule.
+    4 rounds an iteration; floats per worker: d + 1 down, d + 11 up.
+    """
+
+    memory: int = 10  # pairs kept
+    search: Backtracking = field(default_factory=lambda: Backtracking(largest=4.0, choose="least", first=10))
+
+    name: ClassVar[str] = "lbfgs"
+    state: ClassVar[type[Iterate]] = Remembered
+
+    def __post_init__(self) -> None:
+        self.require(self.memory >= 1, "memory", "at least 1")
+
+    def start(self, fleet: Fleet, w: Array) -> Remembered:
+        f, g = fleet.mean(value_and_gradient, w)
+        return Remembered(w, f, g, S=np.zeros((0, len(w))), Y=np.zeros((0, len(w))))
+
+    def step(self, fleet: Fleet, now: Remembered) -> Remembered:
+        after = descend(fleet, self.search, now, -self.scaled(now))
+        if after.trouble:
+            return after
+        s, y = after.w - now.w, after.gradient - now.gradient
+        if s @ y <= 1e-12 * np.sqrt((s @ s) * (y @ y)):  # no curvature to learn from along s
+            return after
+        return replace(after, S=np.vstack([now.S, s])[-self.memory :], Y=np.vstack([now.Y, y])[-self.memory :])
+
+    def scaled(self, now: Remembered) -> Array:
+        """The inverse Hessian the pairs stand for, times the gradient: the two-loop recursion."""
+        q = now.gradient.copy()
+        if not len(now.S):
+            return q / max(1.0, np.sqrt(q @ q))  # nothing known yet: a first step of length 1 at the most
+        rho = 1.0 / np.einsum("kd,kd->k", now.S, now.Y)
+        a = np.zeros(len(rho))
+        for k in reversed(range(len(rho))):
+            a[k] = rho[k] * (now.S[k] @ q)
+            q -= a[k] * now.Y[k]
+        q *= 1.0 / (rho[-1] * (now.Y[-1] @ now.Y[-1]))
+        for k in range(len(rho)):
+            q += (a[k] - rho[k] * (now.Y[k] @ q)) * now.S[k]
+        return q

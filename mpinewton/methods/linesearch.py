@@ -1,0 +1,90 @@
+"""The line search all methods share: many trial steps on one ray, in one reduction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import ConfigError
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.methods.base import Iterate, stuck
+from mpinewton.methods.tasks import advance
+
+# Losses that differ by less than this many ulps are the same: near the optimum a test without slack fails on rounding.
+SLACK = 8 * np.finfo(np.float64).eps
+
+State = TypeVar("State", bound=Iterate)
+
+
+@dataclass(frozen=True)
+class Backtracking:
+    """Armijo's rule on the grid largest, largest/2, ..., 2^-50: f(w + a p) <= f(w) + a rho <p, g> + slack.
+
+    The workers evaluate the `first` steps of the grid at once, on the ray of their logits, and send that many losses;
+    the others only if none of these passes, in two more rounds. (Crane and Roosta 2020 send all 51: first = 51.)
+    """
+
+    rho: float = 1e-4  # part of the promised decrease that is asked for
+    largest: float = 1.0
+    choose: Literal["largest", "least"] = "largest"  # among the steps that pass: the largest, or the one of least loss
+    first: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rho < 1:
+            raise ConfigError(f"search: rho = {self.rho!r}, but it must be between 0 and 1")
+        if not self.largest >= 1:
+            raise ConfigError(f"search: largest = {self.largest!r}, but it must be at least 1")
+        if not self.first >= 1:
+            raise ConfigError(f"search: first = {self.first!r}, but it must be at least 1")
+
+    @property
+    def grid(self) -> Array:
+        steps = self.largest * 0.5 ** np.arange(200.0)
+        return steps[steps >= 0.5**50]
+
+    def __call__(self, fleet: Fleet, now: Iterate, p: Array) -> float:
+        """The step along p; 0 where no step of the grid passes. 2 rounds, or 4."""
+        steps, slope = self.grid, float(now.gradient @ p)
+        if not slope < 0:
+            return 0.0
+        losses = fleet.mean(self.try_first, p)
+        a = self.passing(steps[: self.first], losses, now.loss, slope)
+        if not a and self.first < len(steps):
+            losses = fleet.mean(self.try_others, float(self.first))
+            a = self.passing(steps[self.first :], losses, now.loss, slope)
+        return a
+
+    def passing(self, steps: Array, losses: Array, f: float, slope: float) -> float:
+        """The step to take among these, given their losses; 0 where none passes."""
+        good = losses <= f + steps * self.rho * slope + SLACK * max(1.0, abs(f))
+        if not good.any():
+            return 0.0
+        best = np.argmax(good) if self.choose == "largest" else np.argmin(np.where(good, losses, np.inf))
+        return float(steps[best])
+
+    def try_first(self, worker: Worker, p: Array) -> Array:
+        worker.aim(p)
+        return worker.losses(self.grid[: self.first])
+
+    def try_others(self, worker: Worker, first: float) -> Array:
+        return worker.losses(self.grid[int(first) :])
+
+
+def descend(fleet: Fleet, search: Backtracking, now: State, p: Array) -> State:
+    """Search along p and go there; workers step too, so that one float goes down, not d. 4 rounds."""
+    a = search(fleet, now, p)
+    if not a:
+        return stuck(now, no_step(now, p))
+    f, g = fleet.mean(advance, a)
+    return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, note="", trouble="")
+
+
+def no_step(now: Iterate, p: Array) -> str:
+    """Why a search failed, in a sentence."""
+    slope = float(now.gradient @ p)
+    if not slope < 0:
+        return f"the direction does not descend: <p, g> = {slope:.3g}"
+    return f"the line search found no step that lowers the objective, although <p, g> = {slope:.3g}"

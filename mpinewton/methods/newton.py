@@ -1,0 +1,58 @@
+"""Newton's method, exact and distributed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.symmetric import pack_triangle, solve_positive, unpack_triangle
+from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.linesearch import Backtracking, no_step
+
+
+@dataclass(frozen=True, eq=False)
+class Curved(Iterate):
+    """An iterate and the curvature there."""
+
+    triangle: Array | None = None  # upper triangle of the Hessian at w, shape (d (d + 1) / 2,)
+
+
+@dataclass(frozen=True)
+class Newton(Method):
+    """Newton's method with Armijo's rule: any loss whose Hessian is positive definite where it goes.
+
+    The workers send f_i, g_i and the upper triangle of H_i together; the driver solves H p = -g by Cholesky.
+    4 rounds an iteration; floats per worker: d + 1 down, d*(d + 1)/2 + d + 9 up.
+    """
+
+    search: Backtracking = Backtracking()
+
+    name: ClassVar[str] = "newton"
+    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
+    state: ClassVar[type[Iterate]] = Curved
+
+    def start(self, fleet: Fleet, w: Array) -> Curved:
+        f, g, H = fleet.mean(self.derivatives, w)
+        return Curved(w, f, g, triangle=H)
+
+    def step(self, fleet: Fleet, now: Curved) -> Curved:
+        assert now.triangle is not None
+        solved = solve_positive(unpack_triangle(now.triangle), now.gradient)
+        if solved.status != "solved":
+            return stuck(now, "the Hessian is not positive definite: newton needs a convex objective and l2 > 0")
+        p = -solved.x
+        a = self.search(fleet, now, p)
+        if not a:
+            return stuck(now, no_step(now, p))
+        f, g, H = fleet.mean(self.advance, a)
+        return replace(now, w=now.w + a * p, loss=f, gradient=g, triangle=H, step=a)
+
+    def derivatives(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
+        worker.place(w)
+        return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
+
+    def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
+        worker.advance(step)
+        return worker.value(), worker.gradient(), pack_triangle(worker.hessian())

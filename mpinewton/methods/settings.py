@@ -1,0 +1,87 @@
+"""Settings as people type them to a method as it runs, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+import msgspec
+
+from mpinewton.errors import ConfigError, did_you_mean
+from mpinewton.methods import METHODS, Method
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method, by name, hyphens or underscores. Raises ConfigError where there is none."""
+    kind = METHODS.get(name.replace("_", "-"))
+    if kind is None:
+        raise ConfigError(f"no method {name!r}{did_you_mean(name, METHODS)}")
+    return kind
+
+
+def make_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """The method of this name with these settings; settings of a part are nested, {"search": {"rho": 0.1}}.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or setting (with the nearest known one), a value of the wrong kind or out of its range.
+    """
+    kind = find_method(name)
+    _refuse_unknown(kind, settings, kind.name)
+    # A part that is only partly set keeps this method's own defaults for the rest.
+    complete = _merged(msgspec.to_builtins(kind()), settings)
+    try:
+        return msgspec.convert(complete, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{kind.name}: {_in_words(error)}") from None
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """All settings of a method, nested as `make_method` takes them."""
+    settings: dict[str, Any] = msgspec.to_builtins(method)
+    return settings
+
+
+def parsed_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts, `part.key=value` for a setting of a part, as nested settings. Raises ConfigError."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (equals and key):
+            raise ConfigError(f"--set {pair!r}: write it as key=value, --set theta=0.1 for one")
+        *parts, last = key.replace("-", "_").split(".")
+        place = settings
+        for part in parts:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {pair!r}: {part} is set to a value already")
+        place[last] = None if value == "none" else value
+    return settings
+
+
+def _merged(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**default, **given}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and isinstance(default.get(name), Mapping):
+            both[name] = _merged(default[name], value)
+    return both
+
+
+def _refuse_unknown(kind: type, settings: Mapping[str, Any], name: str) -> None:
+    # msgspec drops unknown names silently where the type is a dataclass.
+    known, types = {field.name for field in fields(kind)}, get_type_hints(kind)
+    for key, value in settings.items():
+        if key not in known:
+            raise ConfigError(f"{name} has no setting {key!r}{did_you_mean(key, known)}")
+        if isinstance(value, Mapping):
+            if not is_dataclass(types[key]):
+                raise ConfigError(f"{name}: {key} is one value, not a part with settings of its own")
+            _refuse_unknown(types[key], value, f"{name}: {key}")
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    text, _, path = str(error).partition(" - at `$")
+    where = path.rstrip("`").lstrip(".")
+    return f"{where}: {text[:1].lower()}{text[1:]}" if where else text

@@ -1,0 +1,18 @@
+"""What most methods ask of a worker."""
+
+from __future__ import annotations
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Worker
+
+
+def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
+    """Go to w: f_i and its gradient there, d + 1 floats."""
+    worker.place(w)
+    return worker.value(), worker.gradient()
+
+
+def advance(worker: Worker, step: float) -> tuple[float, Array]:
+    """Go the step along the direction that was searched: f_i and its gradient there, d + 1 floats."""
+    worker.advance(step)
+    return worker.value(), worker.gradient()

@@ -1,0 +1,162 @@
+"""State on disk: two files in turn, each whole or not there, the newest that is sound is the one to go on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import DataError
+from mpinewton.fleet.packing import joined, layout_of, parted
+from mpinewton.methods.base import Iterate
+from mpinewton.runs.files import replacing
+
+FORMAT = "mpinewton-checkpoint/1"
+NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on, bit by bit, on any number of ranks.
+
+    Attributes
+    ----------
+    number : int
+        Counts the checkpoints of a run; the larger is the newer.
+    facts : dict
+        Iteration, seconds, identity of the run, sizes and digests of its tables: JSON-able.
+    state : dict of arrays, numbers and texts
+        The fields of the method's state.
+    ledger : dict of arrays
+    workers : list of dicts of arrays
+        What every logical worker keeps.
+    """
+
+    number: int
+    facts: dict[str, Any]
+    state: dict[str, Any]
+    ledger: dict[str, Array]
+    workers: list[dict[str, Array]]
+
+    def state_of(self, kind: type[Iterate]) -> Iterate:
+        """The method's state."""
+        return kind(**{field.name: self.state[field.name] for field in fields(kind)})
+
+
+def state_fields(state: Iterate) -> dict[str, Any]:
+    """The fields of a state, to be saved."""
+    return {field.name: getattr(state, field.name) for field in fields(state)}
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write it over the older of the two files; read back before it takes that name.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the older files are untouched.
+    """
+    path = folder / NAMES[checkpoint.number % 2]
+    with replacing(path) as temporary:
+        try:
+            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+                _fill(file, checkpoint)
+                file.flush()
+        except RuntimeError as error:  # how HDF5 reports a full disk
+            raise OSError(f"{path}: {error}") from error
+        read(temporary)
+    return path
+
+
+def read(path: Path) -> Checkpoint:
+    """Read one file.
+
+    Raises
+    ------
+    DataError
+        If it is not a whole checkpoint of ours.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if file.attrs.get("format") != FORMAT:
+                raise DataError(f"{path}: not a checkpoint this version reads, {FORMAT}")
+            content = {name: file[name][()] for name in ("facts", "index", "data")}
+            texts = [content[name].tobytes() for name in ("facts", "index", "data")]
+            if _digest(texts) != file.attrs["digest"]:
+                raise DataError(f"{path}: the content does not have the digest it was written with")
+    except (OSError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path}: not a whole checkpoint ({error})") from error
+    facts, index = json.loads(texts[0]), json.loads(texts[1])
+    arrays = _unpacked(index, content["data"])
+    workers = [_below(f"workers/{i}/", arrays) for i in range(facts["workers"])]
+    state = {**facts.pop("state"), **_below("state/", arrays)}
+    return Checkpoint(facts.pop("number"), facts, state, _below("ledger/", arrays), workers)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest sound checkpoint of a run folder; None where there is no file of one.
+
+    Raises
+    ------
+    DataError
+        If there are files, and none is sound.
+    """
+    found, faults = [], []
+    for path in (folder / name for name in NAMES):
+        if path.exists():
+            try:
+                found.append(read(path))
+            except DataError as error:
+                faults.append(str(error))
+    if faults and not found:
+        raise DataError(f"no checkpoint in {folder} can be read; start anew with --fresh. " + "; ".join(faults))
+    return max(found, key=lambda checkpoint: checkpoint.number, default=None)
+
+
+def _fill(file: h5py.File, checkpoint: Checkpoint) -> None:
+    plain = {name: value for name, value in checkpoint.state.items() if not isinstance(value, np.ndarray)}
+    arrays = {f"state/{name}": a for name, a in checkpoint.state.items() if isinstance(a, np.ndarray)}
+    arrays |= {f"ledger/{name}": np.asarray(a) for name, a in checkpoint.ledger.items()}
+    for i, kept in enumerate(checkpoint.workers):
+        arrays |= {f"workers/{i}/{name}": np.asarray(a) for name, a in kept.items()}
+    facts = {**checkpoint.facts, "number": checkpoint.number, "state": plain, "workers": len(checkpoint.workers)}
+    index, data = _packed(arrays)
+    texts = [json.dumps(facts).encode(), json.dumps(index).encode(), data.tobytes()]
+    for name, text in zip(("facts", "index", "data"), texts):
+        content = np.frombuffer(text, dtype=np.uint8)
+        size = max(1, min(len(content), 1 << 20))
+        file.create_dataset(name, data=content, maxshape=(None,), chunks=(size,), fletcher32=True)
+    file.attrs["format"], file.attrs["digest"] = FORMAT, _digest(texts)
+
+
+def _digest(texts: list[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little"))
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def _packed(arrays: Mapping[str, Any]) -> tuple[list[list[Any]], Any]:
+    """An index of (name, dtype, shape) and the bytes."""
+    flat = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays.values()]
+    index = [[name, a.dtype.str, list(a.shape)] for name, a in zip(arrays, flat)]
+    return index, joined([*flat, np.zeros(0)])  # never a single array: a single one is not padded
+
+
+def _unpacked(index: list[list[Any]], data: Any) -> dict[str, Any]:
+    layout = layout_of(False, [])
+    layout = type(layout)(False, (*(d for _, d, _ in index), "<f8"), (*(tuple(s) for _, _, s in index), (0,)))
+    arrays, _ = parted(layout, data)
+    return {name: a.copy() for (name, _, _), a in zip(index, arrays)}
+
+
+def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,156 @@
+"""What is measured for the record alone: test accuracy, and the gap to an optimum computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mpinewton.data.manifest import Manifest
+from mpinewton.data.shard import Array
+from mpinewton.data.loading import load_rows
+from mpinewton.errors import ConfigError, DataError
+from mpinewton.fleet import Fleet, Plan
+from mpinewton.methods.lbfgs import Lbfgs
+from mpinewton.methods.newton import Newton
+from mpinewton.runs.files import replacing
+from mpinewton.runs.loop import run
+from mpinewton.runs.stopping import GradientBelow, Iterations
+
+log = logging.getLogger("mpinewton")
+FORMAT = "mpinewton-reference/1"
+# Up to here the Hessian of the whole objective is formed and factored; beyond, L-BFGS.
+EXACT_SIZE = 2000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An optimum: P* and, where known, w*."""
+
+    loss: float
+    w: Array | None
+    grad_norm: float
+
+
+def accuracy(plan: Plan, source: str) -> Callable[[Array], float]:
+    """The share of rows of `source` that weights of this plan's model class rightly.
+
+    Raises
+    ------
+    ConfigError
+        If the loss does not tell classes apart.
+    DataError
+        If the source does not fit the training data.
+    """
+    loss, manifest = plan.made_loss(), plan.manifest
+    if manifest.classes is None or loss.name not in ("logistic", "softmax"):
+        raise ConfigError(f"--test counts rightly classed rows, and {loss.name} does not class; leave it out")
+    shard, _ = load_rows(source, manifest.features, manifest.class_names, manifest.scale)
+    if not shard.rows:
+        raise DataError(f"{source}: no rows to test on")
+    model = loss.on(shard.with_intercept() if plan.intercept else shard, manifest.classes)
+    return lambda w: float(np.mean(model.predict(w) == shard.y))
+
+
+def reference(fleet: Fleet, plan: Plan, text: str) -> Reference:
+    """The optimum of a plan: `text` is its value, or `auto` to compute it once and keep it beside the shards.
+
+    Raises
+    ------
+    ConfigError
+        If `text` is neither, or the loss has no single optimum to compute.
+    """
+    if text != "auto":
+        try:
+            return Reference(float(text), None, float("nan"))
+        except ValueError:
+            raise ConfigError(f"--reference {text!r}: give the optimal value, or auto to have it computed") from None
+    if not plan.made_loss().convex:
+        raise ConfigError(f"--reference auto needs a convex loss: {plan.made_loss().name} may have many minima")
+    path = plan.path() / f"reference-{_key(plan)}.h5"
+    try:
+        return _read(path)
+    except (OSError, KeyError):
+        pass
+    log.info("computing the optimum once, for the gap")
+    with fleet.ledger.closed():
+        found = _solve(fleet)
+    try:
+        _write(path, found)
+    except OSError as error:
+        log.warning("the optimum could not be kept beside the shards (%s): the next run computes it again", error)
+    return found
+
+
+def _solve(fleet: Fleet) -> Reference:
+    plan = fleet.plan
+    assert plan is not None
+    exact = fleet.size <= EXACT_SIZE and "hessian" in plan.made_loss().provides
+    method, limit = (Newton(), 200) if exact else (Lbfgs(memory=30), 10_000)
+    fleet.adopt(method)
+    w, target, best = np.zeros(fleet.size), 1e-9, None
+    # As far as rounding lets it: tighter and tighter, until a tenth can no longer be gained.
+    while True:
+        ended = run(method, fleet, w, [GradientBelow(target), Iterations(limit)])
+        if best is None or ended.row.grad_norm < best.row.grad_norm:
+            best = ended
+        if ended.kind != "converged" or target <= 1e-15:
+            break
+        w, target = ended.state.w, min(target, ended.row.grad_norm) / 10
+        limit = 5 if exact else limit
+    if not best.row.grad_norm <= 1e-6:
+        raise ConfigError(
+            f"--reference auto: no optimum was found (gradient norm {best.row.grad_norm:.3g}: {best.reason}); "
+            "give the value, or set l2 > 0"
+        )
+    return Reference(float(best.row.loss), best.state.w, best.row.grad_norm)
+
+
+def _key(plan: Plan) -> str:
+    """Names an objective: data, loss, l2, intercept, storage."""
+    facts = [plan.manifest.data_sha256, plan.loss, plan.l2, plan.intercept, plan.dtype]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> Reference:
+    with h5py.File(path, "r", locking=False) as file:
+        return Reference(float(file.attrs["loss"]), file["w"][()], float(file.attrs["grad_norm"]))
+
+
+def _write(path: Path, found: Reference) -> None:
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        file.attrs["format"], file.attrs["loss"], file.attrs["grad_norm"] = FORMAT, found.loss, found.grad_norm
+        file.create_dataset("w", data=found.w, chunks=found.w.shape, fletcher32=True)
+
+
+def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
+    """The first w, shape (d,): `zero`, a model file, or `optimum+C` (C added to every coordinate of the optimum).
+
+    Raises
+    ------
+    ConfigError
+        If the text is none of these, or what it names does not fit.
+    """
+    if text == "zero":
+        return np.zeros(plan.size())
+    if text.startswith("optimum"):
+        if optimum is None or optimum.w is None:
+            raise ConfigError(f"--start {text} needs the optimum itself: add --reference auto")
+        try:
+            return optimum.w + (float(text.removeprefix("optimum")) if text != "optimum" else 0.0)
+        except ValueError:
+            raise ConfigError(f"--start {text!r}: write optimum+C with a number C, as in optimum+0.1") from None
+    from mpinewton.runs.model import read_model
+
+    w = read_model(Path(text)).w
+    if w.shape != (plan.size(),):
+        raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {plan.size()}")
+    return w
+
+

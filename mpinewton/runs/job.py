@@ -1,0 +1,164 @@
+"""One run, as asked for: validated before any data are read, written down complete, compared when it is resumed."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from mpinewton.data.manifest import Manifest, read_manifest
+from mpinewton.errors import ConfigError, did_you_mean
+from mpinewton.fleet import Plan
+from mpinewton.losses import make_loss
+from mpinewton.methods import Method
+from mpinewton.methods.settings import make_method, settings_of
+from mpinewton.runs import stopping
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """Everything `mpinewton run` can be told. None: not asked for, or decided from the data."""
+
+    method: str
+    data: str
+    settings: dict[str, Any] = {}
+    loss: str | None = None
+    l2: float | None = None
+    intercept: bool = False
+    seed: int = 0
+    dtype: Literal["float64", "float32"] = "float64"
+    sums: Literal["fixed", "mpi"] = "fixed"
+    start: str = "zero"
+    reference: str | None = None
+    test: str | None = None
+    tol: float | None = None
+    rtol: float | None = None
+    gap: float | None = None
+    max_iterations: int | None = None
+    max_rounds: int | None = None
+    max_bits: float | None = None
+    max_seconds: float | None = None
+    max_hours: float | None = None
+    checkpoint_seconds: float = 600.0
+
+    # What makes it another run if it changes; the rest may change from one resume to the next.
+    IDENTITY = ("method", "settings", "loss", "l2", "intercept", "seed", "dtype", "sums", "start")
+
+    def made_method(self) -> Method:
+        return make_method(self.method, self.settings)
+
+    def completed(self, manifest: Manifest) -> Job:
+        """The same job with every default written out.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is unknown or out of range, or the parts do not fit one another.
+        """
+        method = self.made_method()
+        if self.l2 is not None and not (0 <= self.l2 < math.inf):
+            raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
+        if self.gap is not None and self.reference is None:
+            raise ConfigError("--gap needs to know the optimum: add --reference auto, or --reference VALUE")
+        # Absolute, so that the run can be resumed from anywhere; what is a source, not a path, stays as it is.
+        test = str(Path(self.test).resolve()) if self.test and Path(self.test).exists() else self.test
+        job = msgspec.structs.replace(
+            self,
+            method=method.name,
+            settings=settings_of(method),
+            data=str(Path(self.data).resolve()),
+            test=test,
+            loss=self.loss or usual_loss(manifest),
+            l2=1.0 / manifest.rows if self.l2 is None else self.l2,
+        )
+        refuse_mismatch(method, str(job.loss))
+        job.stops()
+        return job
+
+    def stops(self) -> list[stopping.Stop]:
+        """The rules asked for; a gradient norm of 1e-8 and 1000 iterations where none was."""
+        kinds = {
+            "tol": stopping.GradientBelow, "rtol": stopping.GradientReduced, "gap": stopping.GapBelow,
+            "max_iterations": stopping.Iterations, "max_rounds": stopping.Rounds, "max_bits": stopping.Bits,
+            "max_seconds": stopping.Seconds,
+        }  # fmt: skip
+        stops = [kind(getattr(self, name)) for name, kind in kinds.items() if getattr(self, name) is not None]
+        if not any(stop.converged for stop in stops):
+            stops.append(stopping.GradientBelow(1e-8))
+        if all(stop.converged for stop in stops):
+            stops.append(stopping.Iterations(1000))
+        return stops
+
+    def plan(self, manifest: Manifest) -> Plan:
+        """The fleet of a completed job."""
+        assert self.loss is not None and self.l2 is not None
+        return Plan(self.data, manifest, self.loss, self.l2, self.seed, self.intercept, self.dtype, self.sums)
+
+    def identity(self, manifest: Manifest) -> dict[str, Any]:
+        """What a checkpoint must agree with, JSON-able."""
+        return {name: getattr(self, name) for name in self.IDENTITY} | {"data_sha256": manifest.data_sha256}
+
+    def toml(self) -> str:
+        """The job as text that `from_toml` reads."""
+        content = {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
+        content["settings"] = _without_none(content["settings"])
+        return tomli_w.dumps(content)
+
+    @classmethod
+    def of(cls, content: dict[str, Any], where: str) -> Job:
+        """A job from names and values. Raises ConfigError naming the place and the nearest known name."""
+        known = {field.name for field in msgspec.structs.fields(cls)}
+        for name in content:
+            if name not in known:
+                raise ConfigError(f"{where}: no option {name!r}{did_you_mean(name, known)}")
+        try:
+            return msgspec.convert(content, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options of a TOML file, as `Job.of` takes them. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def usual_loss(manifest: Manifest) -> str:
+    """What one would train on such labels: logistic for two classes, softmax for more, ridge for numbers."""
+    if manifest.classes is None:
+        return "ridge"
+    return "logistic" if len(manifest.classes) == 2 else "softmax"
+
+
+def refuse_mismatch(method: Method, loss_text: str) -> None:
+    """Refuse a method that needs what the loss does not have. Raises ConfigError naming what would do."""
+    loss = make_loss(loss_text)
+    missing = [need for need in method.needs if need not in loss.provides]
+    if missing:
+        raise ConfigError(
+            f"{method.name} needs {' and '.join(missing)}, which {loss.name} does not provide; it provides "
+            f"{', '.join(sorted(loss.provides))}. `mpinewton losses` and `mpinewton methods` say what fits"
+        )
+    if method.convex_only and not loss.convex:
+        raise ConfigError(f"{method.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do")
+
+
+def load_job(job: Job) -> tuple[Job, Manifest]:
+    """The job completed, and the manifest of its data. Raises ConfigError or DataError."""
+    job.made_method()  # settings first: a typing error is reported before a missing folder
+    if job.loss is not None:
+        refuse_mismatch(job.made_method(), job.loss)
+    manifest = read_manifest(Path(job.data))
+    return job.completed(manifest), manifest
+
+
+def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
+    # TOML has no null; what is missing in the file is None by default or was set to "none".
+    return {k: "none" if v is None else _without_none(v) if isinstance(v, dict) else v for k, v in settings.items()}

@@ -1,0 +1,159 @@
+"""The one loop over iterates. Stopping, recording, checkpoints and clocks wrap every method from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.runs.history import NAN, Row
+from mpinewton.runs.stopping import Stop, first_reason
+
+
+class Clock:
+    """Seconds of a run, evaluation left out."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds, self._since = seconds, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds + time.perf_counter() - self._since
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._seconds = self.seconds
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured for the record alone, outside the ledger and the clock."""
+
+    optimum: float = NAN  # P*, if known
+    accuracy: Callable[[Array], float] | None = None  # of weights, on test data
+
+
+class Watcher(Protocol):
+    """Somebody who wants to see every row: a history, a display, a checkpoint."""
+
+    def __call__(self, row: Row, state: Iterate) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    state : the last finite iterate
+    reason : str
+        A sentence.
+    converged : bool
+    kind : str
+        "converged", "budget", "trouble" (numerical), "interrupted" (signal or time limit: to be continued).
+    """
+
+    state: Iterate
+    row: Row
+    reason: str
+    kind: str
+
+    @property
+    def converged(self) -> bool:
+        return self.kind == "converged"
+
+
+def run(
+    method: Method,
+    fleet: Fleet,
+    begin: Array | Iterate,
+    stops: Sequence[Stop],
+    *,
+    clock: Clock | None = None,
+    first: Row | None = None,
+    evaluation: Evaluation | None = None,
+    watchers: Sequence[Watcher] = (),
+    pause: Callable[[], str] = lambda: "",
+) -> Outcome:
+    """Iterate until a rule says stop, the method is stuck, or `pause` gives a reason to go on another time.
+
+    `begin` is w, shape (d,), for a new run; to resume, the state at the last recorded row, with that run's `first` row
+    and its `clock`; `fleet.iteration` then is that row's number and the workers have been restored.
+    """
+    clock, evaluation = clock or Clock(), evaluation or Evaluation()
+    if isinstance(begin, Iterate):
+        state, fresh = begin, False
+    else:
+        fleet.iteration = 0
+        state, fresh = method.start(fleet, begin), True
+        if not _finite(state):
+            place = _culprit(fleet, clock, begin)
+            return Outcome(Iterate(begin, NAN, np.zeros(0)), _row(state, fleet, clock, evaluation),
+                           f"nonfinite: the objective or its gradient is not finite at the start{place}", "trouble")  # fmt: skip
+    while True:
+        row = _row(state, fleet, clock, evaluation)
+        first = first or row
+        if fresh:
+            with clock.paused():
+                for watch in watchers:
+                    watch(row, state)
+        reason, converged = first_reason(stops, row, first)
+        if reason:
+            return Outcome(state, row, reason, "converged" if converged else "budget")
+        if reason := pause():
+            return Outcome(state, row, reason, "interrupted")
+        fleet.iteration += 1
+        after = method.step(fleet, state)
+        if not after.trouble and not _finite(after):
+            place = _culprit(fleet, clock, after.w)
+            after = stuck(state, f"nonfinite: the objective or its gradient is not finite after this step{place}")
+        if after.trouble:
+            return Outcome(state, row, after.trouble, "trouble")
+        state, fresh = after, True
+
+
+def _finite(state: Iterate) -> bool:
+    return bool(np.isfinite(state.loss) and np.isfinite(state.gradient @ state.gradient))
+
+
+def _row(state: Iterate, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> Row:
+    seconds = clock.seconds
+    with clock.paused(), fleet.ledger.closed():
+        return Row(
+            iteration=fleet.iteration,
+            rounds=fleet.ledger.rounds,
+            **fleet.ledger.totals(),
+            wire_bytes=fleet.ledger.wire,
+            seconds=seconds,
+            loss=float(state.loss),
+            grad_norm=float(np.sqrt(state.gradient @ state.gradient)),
+            step=float(state.step),
+            gap=float(state.loss) - evaluation.optimum,
+            test_accuracy=NAN if evaluation.accuracy is None else evaluation.accuracy(state.w),
+            note=state.note,
+        )
+
+
+def _culprit(fleet: Fleet, clock: Clock, w: Array) -> str:
+    """Which worker a NaN or an infinity came from first, for the record."""
+    with clock.paused(), fleet.ledger.closed():
+        finite = fleet.gather(is_finite, w)
+    bad = [index for index, good in enumerate(finite) if not good]
+    return f"; first on worker {bad[0]} ({len(bad)} of {fleet.workers} workers)" if bad else ""
+
+
+def is_finite(worker: Worker, w: Array) -> bool:
+    """Whether f_i and its gradient are finite at w. The run is over: the worker may lose its place."""
+    worker.place(w)
+    return bool(np.isfinite(worker.value()) and np.isfinite(worker.gradient()).all())

@@ -1,0 +1,96 @@
+"""A trained model in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mpinewton.data.shard import Array, Shard
+from mpinewton.errors import DataError
+from mpinewton.fleet import Plan
+from mpinewton.losses import make_loss
+from mpinewton.runs.files import replacing
+
+FORMAT = "mpinewton-model/1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights and what they mean.
+
+    Attributes
+    ----------
+    w : array, shape (d,)
+    features : int
+        Columns of the data, without the intercept.
+    classes, class_names : tuples or None
+        Labels as numbers, and as words where the source had words.
+    scale : str
+        The factor that `pack` gave the features; rows to predict get it too.
+    """
+
+    w: Array
+    loss: str
+    l2: float
+    features: int
+    intercept: bool
+    classes: tuple[float, ...] | None
+    class_names: tuple[str, ...] | None
+    scale: str
+    data_sha256: str
+
+    @classmethod
+    def of(cls, w: Array, plan: Plan) -> Model:
+        m = plan.manifest
+        return cls(w, plan.loss, plan.l2, m.features, plan.intercept, m.classes, m.class_names, m.scale, m.data_sha256)
+
+    def predict(self, shard: Shard) -> Array:
+        """Labels as numbers, shape (n,).
+
+        Raises
+        ------
+        DataError
+            If the rows have another number of features.
+        """
+        if shard.features != self.features:
+            raise DataError(f"the rows have {shard.features} features, and the model {self.features}")
+        # Labels are not needed to predict: any that fit will do.
+        fitting = np.full(shard.rows, 0.0 if self.classes is None else self.classes[0])
+        rows = Shard(shard.X, fitting)
+        return make_loss(self.loss).on(rows.with_intercept() if self.intercept else rows, self.classes).predict(self.w)
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Write a model file, whole or not at all. Raises OSError."""
+    outputs = make_loss(model.loss).outputs(model.classes)
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        w = model.w if outputs == 1 else model.w.reshape(-1, outputs)
+        file.create_dataset("w", data=w, chunks=w.shape, fletcher32=True)
+        file.attrs["format"] = FORMAT
+        for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
+            file.attrs[name] = getattr(model, name)
+        if model.classes is not None:
+            file.attrs["classes"] = np.asarray(model.classes)
+        if model.class_names is not None:
+            file.attrs["class_names"] = np.char.encode(np.asarray(model.class_names), "utf-8")
+
+
+def read_model(path: Path) -> Model:
+    """Read a model file. Raises DataError where it is none."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            a: dict[str, Any] = dict(file.attrs)
+            w = file["w"][()].ravel()
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path}: not a model file ({error})") from None
+    if a.get("format") != FORMAT:
+        raise DataError(f"{path}: not a model this version reads, {FORMAT}")
+    classes = tuple(a["classes"].tolist()) if "classes" in a else None
+    names = tuple(name.decode() for name in a["class_names"]) if "class_names" in a else None
+    return Model(
+        w, a["loss"], float(a["l2"]), int(a["features"]), bool(a["intercept"]), classes, names, a["scale"], a["data_sha256"]
+    )

@@ -1,0 +1,58 @@
+"""What a run says while it goes on: a line now and then in a log, one line that changes on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from math import isnan
+
+from mpinewton.methods.base import Iterate
+from mpinewton.runs.history import Row
+
+log = logging.getLogger("mpinewton")
+LINE_SECONDS = 30.0
+SCREEN_SECONDS = 0.1
+
+
+class Progress:
+    """A watcher that logs rows 0, 1, 2, 5, 10, 20, 50, ... and one every 30 s; on a terminal it shows the newest too."""
+
+    def __init__(self) -> None:
+        self.screen = sys.stderr.isatty()
+        self._logged = self._shown = 0.0
+
+    def __call__(self, row: Row, state: Iterate) -> None:
+        now = time.monotonic()
+        if _round_number(row.iteration) or now - self._logged >= LINE_SECONDS:
+            self.clear()
+            log.info(line(row))
+            self._logged = now
+        elif self.screen and now - self._shown >= SCREEN_SECONDS:
+            sys.stderr.write("\r" + line(row).ljust(100)[:119])
+            sys.stderr.flush()
+            self._shown = now
+
+    def clear(self) -> None:
+        """Leave the terminal's line to others."""
+        if self.screen and self._shown:
+            sys.stderr.write("\r" + " " * 119 + "\r")
+            self._shown = 0.0
+
+
+def line(row: Row) -> str:
+    """One row in words."""
+    parts = [
+        f"iteration {row.iteration:4d}", f"rounds {row.rounds:5d}", f"loss {row.loss:.10g}", f"|g| {row.grad_norm:.2e}",
+    ]  # fmt: skip
+    parts += [f"gap {row.gap:.2e}"] if not isnan(row.gap) else []
+    parts += [f"test {100 * row.test_accuracy:.2f} %"] if not isnan(row.test_accuracy) else []
+    parts += [f"step {row.step:.3g}"] if not isnan(row.step) else []
+    parts.append(f"{row.seconds:.2f} s")
+    return "  ".join(parts) + (f"  ({row.note})" if row.note else "")
+
+
+def _round_number(iteration: int) -> bool:
+    while iteration and iteration % 10 == 0:
+        iteration //= 10
+    return iteration in (0, 1, 2, 5)
