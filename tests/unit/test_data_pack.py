@@ -1,0 +1,218 @@
+"""Packing: shards hold the source's rows, appear complete or not at all, however they were made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from mpinewton.data import packing
+from mpinewton.data.loading import load_rows
+from mpinewton.data.manifest import read_manifest
+from mpinewton.data.packing import Packed, pack
+from mpinewton.data.partition import partition
+from mpinewton.data.shard import Shard
+from mpinewton.data.shardfile import read_shard
+from mpinewton.data.source import Reading
+from mpinewton.errors import ConfigError, DataError
+
+
+def shards(folder: Path) -> list[Shard]:
+    manifest = read_manifest(folder)
+    return [read_shard(folder, manifest, index) for index in range(manifest.workers)]
+
+
+def dense(X: Any) -> np.ndarray:
+    return X if isinstance(X, np.ndarray) else X.toarray()
+
+
+def libsvm_text(path: Path, rows: int = 400, seed: int = 0) -> str:
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((rows, 30)) * (rng.random((rows, 30)) < 0.1), rng.integers(0, 3, rows)
+    datasets.dump_svmlight_file(X, y, str(path), zero_based=False)
+    return str(path)
+
+
+def through_json(task: Callable[[dict[str, Any]], dict[str, Any]], items: Sequence[dict[str, Any]]) -> list[Any]:
+    """Items and results travel as JSON, and the tasks are done in another order: as on several processes."""
+    done = {k: json.loads(json.dumps(task(json.loads(json.dumps(items[k]))))) for k in reversed(range(len(items)))}
+    return [done[k] for k in range(len(items))]
+
+
+@pytest.mark.parametrize("rule", ["iid", "blocks", "label-skew:2", "dirichlet:0.05", "quantity:0.05"])
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_shards_hold_the_rows_of_the_partition(tmp_path: Path, rule: str, storage: str, dtype: str) -> None:
+    X, y = datasets.load_digits(return_X_y=True)
+    pack("sklearn:digits", tmp_path / "p", 9, partition=rule, seed=3, scale="1/255", storage=storage, dtype=dtype)
+    for shard, rows in zip(shards(tmp_path / "p"), partition(y, 9, rule, 3), strict=True):
+        assert np.array_equal(dense(shard.X), (X[rows] / 255).astype(dtype))
+        assert np.array_equal(shard.y, y[rows])
+
+
+def test_text_becomes_sparse_shards_and_empty_ones_where_workers_outnumber_rows(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("1 2:1.5\n-1\n1 1:-1 3:2 # x\n")
+    packed = pack(str(tmp_path / "t"), tmp_path / "p", 5, partition="blocks", reading=Reading(features=10))
+    manifest = packed.manifest
+    assert (manifest.sparse, manifest.features, manifest.classes) == (True, 10, (-1.0, 1.0))
+    assert (packed.stored, packed.class_rows) == (3, (1, 2))
+    parts = shards(tmp_path / "p")
+    assert [shard.rows for shard in parts] == [1, 1, 1, 0, 0]
+    assert dense(parts[2].X).tolist() == [[-1, 0, 2, 0, 0, 0, 0, 0, 0, 0]]
+    assert parts[4].X.shape == (0, 10)
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_empty_compressed_weighted_shards(tmp_path: Path, storage: str) -> None:
+    weight = np.array([0.5, 2.0])
+    np.savez(tmp_path / "a.npz", X=np.eye(2), y=np.array(["no", "yes"]), weight=weight)
+    pack(str(tmp_path / "a.npz"), tmp_path / "p", 3, partition="blocks:0,2,0", storage=storage, compress=True)
+    manifest = read_manifest(tmp_path / "p")
+    assert (manifest.classes, manifest.class_names, manifest.weighted) == ((0.0, 1.0), ("no", "yes"), True)
+    assert [entry.mass for entry in manifest.shards] == [0, 2.5, 0]
+    assert np.array_equal(shards(tmp_path / "p")[1].weight, weight)
+
+
+def test_ranges_processes_names_and_compression_leave_the_content_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = libsvm_text(tmp_path / "t")
+    whole = pack(source, tmp_path / "a", 4)
+    monkeypatch.setattr(packing, "RANGE_BYTES", 1000)
+    calls: list[int] = []
+
+    def each(task: Any, items: Sequence[dict[str, Any]]) -> list[Any]:
+        calls.append(len(items))
+        return through_json(task, items)
+
+    parts = pack(source, tmp_path / "b", 4, compress=True, each=each)
+    assert calls[0] > 10
+    assert calls[1] == 4
+    assert parts.manifest == whole.manifest
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", "t"]
+
+
+def test_the_digest_sees_every_number(tmp_path: Path) -> None:
+    def digest(name: str, **setting: Any) -> str:
+        packed: Packed = pack("sklearn:iris", tmp_path / name, 2, **setting)
+        return packed.manifest.data_sha256
+
+    first = digest("a")
+    assert digest("b") == first
+    others = {digest("c", seed=1), digest("d", scale="2"), digest("e", dtype="float32"), digest("f", storage="sparse")}
+    assert len({first, *others}) == 5
+
+
+def test_auto_storage_goes_by_the_source_and_the_share_of_entries(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.write_text("".join(f"{n} 1:1 2:2 3:3\n" for n in range(5)))
+    assert not pack(str(full), tmp_path / "a", 1).manifest.sparse
+    assert pack(str(full), tmp_path / "b", 1, reading=Reading(features=13)).manifest.sparse
+    assert not pack("sklearn:digits", tmp_path / "c", 1).manifest.sparse
+
+
+def test_labels_are_classes_or_numbers(tmp_path: Path) -> None:
+    assert pack("sklearn:diabetes", tmp_path / "a", 1).manifest.classes is not None  # 214 whole numbers
+    assert pack("synthetic:least-squares?rows=50", tmp_path / "b", 1).manifest.classes is None
+    many = tmp_path / "many"
+    many.write_text("".join(f"{n} 1:1\n" for n in range(1001)))
+    assert pack(str(many), tmp_path / "c", 1).manifest.classes is None
+    assert pack(str(many), tmp_path / "d", 1, reading=Reading(rows=1000)).manifest.classes is not None
+
+
+def test_the_prescribed_shards_of_a_source(tmp_path: Path) -> None:
+    pack("synthetic:pisa?workers=6&features=4", tmp_path / "p", 6, partition="as-given")
+    sizes = np.random.default_rng(0).integers(50, 151, size=6)
+    assert [shard.rows for shard in shards(tmp_path / "p")] == sizes.tolist()
+    with pytest.raises(ConfigError, match="prescribes no shards"):
+        pack("sklearn:iris", tmp_path / "q", 6, partition="as-given")
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "words"),
+    [
+        ("1 1:1\n1 x\n", {}, "t:2: 'x' has no colon"),
+        ("1 1:1\n", {"partition": "sizes:3"}, "sizes"),
+        ("1 1:1\n", {"scale": "0"}, "--scale"),
+        ("1 1:1e300\n", {"scale": "1e99"}, "not finite once multiplied"),
+        ("1\n", {}, "no row has a feature"),
+        ("", {}, "holds no rows"),
+        ("# nothing\n", {}, "holds no rows"),
+    ],
+)
+def test_nothing_is_left_behind_by_a_refusal(tmp_path: Path, text: str, setting: Any, words: str) -> None:
+    (tmp_path / "t").write_text(text)
+    with pytest.raises((ConfigError, DataError), match=words):
+        pack(str(tmp_path / "t"), tmp_path / "p", 1, **setting)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_nothing_is_left_behind_by_an_interrupt_and_the_earlier_pack_stays(tmp_path: Path) -> None:
+    pack("sklearn:iris", tmp_path / "p", 2)
+    before = read_manifest(tmp_path / "p")
+
+    def interrupted(task: Any, items: Any) -> Any:
+        task(items[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack("sklearn:wine", tmp_path / "p", 2, overwrite=True, each=interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert read_manifest(tmp_path / "p") == before
+
+
+def test_only_an_earlier_pack_is_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "p"
+    target.mkdir()
+    pack("sklearn:iris", target, 2)  # an empty folder is as good as none
+    with pytest.raises(ConfigError, match="give --overwrite"):
+        pack("sklearn:wine", target, 2)
+    pack("sklearn:wine", target, 3, overwrite=True)
+    assert read_manifest(target).source == "sklearn:wine"
+    (target / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match=r"also holds thesis\.tex"):
+        pack("sklearn:iris", target, 2, overwrite=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("precious")
+    for odd in (tmp_path / "other", tmp_path / "other" / "file"):
+        with pytest.raises(ConfigError, match="not a folder made by pack"):
+            pack("sklearn:iris", odd, 2, overwrite=True)
+
+
+def test_load_rows_of_a_packed_folder(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,pear\n2,fig\n3,pear\n")
+    pack(str(tmp_path / "t.csv"), tmp_path / "p", 2, partition="blocks", scale="3")
+    shard, classes = load_rows(str(tmp_path / "p"), features=2, class_names=("apple", "pear", "fig"))
+    assert shard.X.tolist() == [[3, 0], [6, 0], [9, 0]]
+    assert (shard.y.tolist(), classes) == ([1, 2, 1], (0, 1, 2))
+    with pytest.raises(DataError, match="'fig' is not a class"):
+        load_rows(str(tmp_path / "p"), class_names=("pear",))
+    pack("sklearn:iris", tmp_path / "q", 2)
+    with pytest.raises(DataError, match="has 4 features, but the training data have 3"):
+        load_rows(str(tmp_path / "q"), features=3)
+    with pytest.raises(DataError, match="labels are numbers"):
+        load_rows(str(tmp_path / "q"), class_names=("a", "b"))
+
+
+def test_memory_is_bounded_by_the_block_not_by_the_file(tmp_path: Path) -> None:
+    line = b"1 " + b" ".join(b"%d:0.5" % k for k in range(1, 100, 2)) + b"\n"
+    (tmp_path / "t").write_bytes(line * 60_000)  # 20 MB of text, 36 MB of entries
+    code = (
+        "import sys, resource\n"
+        "from mpinewton.data.packing import pack\n"
+        "pack(sys.argv[1], sys.argv[2], 3, storage='sparse') if len(sys.argv) > 2 else None\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+
+    def peak(*arguments: str) -> int:
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert (peak(str(tmp_path / "t"), str(tmp_path / "p")) - peak()) / 1024 < 160
