@@ -8,7 +8,7 @@ from importlib.abc import MetaPathFinder
 
 import pytest
 from hypothesis import settings
-from launch import JOB_ENVIRONMENT
+from launch import JOB_ENVIRONMENT, under_mpi
 
 # Before numpy is imported, since OpenBLAS reads its share then; children started without `launch` inherit it too.
 os.environ.update(JOB_ENVIRONMENT)
@@ -38,7 +38,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             f"skipped without mpiexec: {', '.join(skipped)}; the marker mpi belongs into tests/mpi, "
             "and elsewhere no parameter may have the id 'mpi': give another with pytest.param(..., id=...)"
         )
-
-
-def under_mpi(config: pytest.Config) -> bool:
-    return bool(config.getoption("only_mpi") or config.getoption("with_mpi"))

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 # More ranks than cores, as root, on one machine: each library has its own way of allowing that and of not spinning.
 JOB_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -89,8 +91,13 @@ def launch_serial(
 
 def launch_tests(n: int, folder: Path, timeout: float, env: Mapping[str, str] | None = None) -> Finished:
     """Run the MPI tests in `folder` on n ranks, by mpi4py's runner: a rank that leaves pytest early ends the job."""
-    pytest = ["-m", "mpi4py.run", "-m", "pytest", "-x", "--only-mpi", "--color=no", "-p", "no:cacheprovider"]
-    return launch(n, [*pytest, "-c", Path(__file__).parents[1] / "setup.cfg", folder], timeout, env)
+    options = ["-m", "mpi4py.run", "-m", "pytest", "-x", "--only-mpi", "--color=no", "-p", "no:cacheprovider"]
+    return launch(n, [*options, "-c", Path(__file__).parents[1] / "setup.cfg", folder], timeout, env)
+
+
+def under_mpi(config: pytest.Config) -> bool:
+    """Whether this pytest is one of the ranks that `launch_tests` starts."""
+    return bool(config.getoption("only_mpi") or config.getoption("with_mpi"))
 
 
 def _python(program: str | Sequence[str | Path]) -> list[str]:

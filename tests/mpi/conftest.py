@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launch import under_mpi
 
 # Seconds a test may take, and how much longer a rank that is done waits for the others: they print their stacks first.
 LIMIT = float(os.environ.get("MPI_TEST_TIMEOUT", "30"))
@@ -26,10 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return None if under_mpi(config) else True
-
-
-def under_mpi(config: pytest.Config) -> bool:
-    return bool(config.getoption("only_mpi") or config.getoption("with_mpi"))
 
 
 class LockStep:
