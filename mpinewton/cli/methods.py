@@ -16,7 +16,9 @@ def command(name: str | None) -> None:
     """List the methods with their cost and needs; with NAME, all that is to know of one, settings included."""
     if name is not None:
         kind = find_method(name)
-        click.echo(f"{kind.name}\n\n{inspect.getdoc(kind)}\n\nneeds: {', '.join(kind.needs)}\n\nsettings (--set KEY=VALUE):")
+        click.echo(
+            f"{kind.name}\n\n{inspect.getdoc(kind)}\n\nneeds: {', '.join(kind.needs)}\n\nsettings (--set KEY=VALUE):"
+        )
         for key, value in flattened(settings_of(kind())):
             click.echo(f"  {key} = {value}")
         return
@@ -37,5 +39,3 @@ def flattened(settings: dict[str, object], prefix: str = "") -> list[tuple[str, 
     for key, value in settings.items():
         flat += flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return flat
-
-

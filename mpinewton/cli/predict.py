@@ -13,7 +13,9 @@ from mpinewton.errors import ConfigError
 @click.command("predict")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write, one prediction a line.  [default: print]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write, one prediction a line.  [default: print]"
+)
 def command(model: Path, data: str, output: Path | None) -> None:
     """Predict a label, or a number, for every row of DATA: a folder of shards or anything `pack` reads."""
     from mpinewton.data.loading import load_rows

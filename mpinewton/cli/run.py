@@ -16,15 +16,25 @@ from mpinewton.errors import ConfigError
 @click.argument("method", required=False)
 @click.argument("data", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/METHOD-DATA]")
-@click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting of the method, as theta=0.1; of a part, as search.first=51.")
+@click.option(
+    "--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers."
+)
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of the method, as theta=0.1; of a part, as search.first=51.",
+)
 @click.option("--loss", help="Loss, as huber:delta=1.5.  [default: by the labels]")
 @click.option("--l2", type=float, help="Coefficient of |w|^2/2.  [default: 1/rows]")
 @click.option("--intercept/--no-intercept", default=None, help="Add a feature that is always 1; it is not regularised.")
 @click.option("--tol", type=float, help="Stop at this gradient norm.  [default: 1e-8 if no other goal is given]")
 @click.option("--rtol", type=float, help="Stop at this part of the first gradient norm.")
 @click.option("--gap", type=float, help="Stop at this gap to the optimum; needs --reference.")
-@click.option("--reference", metavar="auto|VALUE", help="The optimal value; auto computes it once and keeps it beside the shards.")
+@click.option(
+    "--reference", metavar="auto|VALUE", help="The optimal value; auto computes it once and keeps it beside the shards."
+)
 @click.option("--max-iterations", type=click.IntRange(0), help="[default: 1000 if no other budget is given]")
 @click.option("--max-rounds", type=click.IntRange(0))
 @click.option("--max-bits", type=float, help="Bits on the busiest worker's link, down and up.")
@@ -32,17 +42,37 @@ from mpinewton.errors import ConfigError
 @click.option("--max-hours", type=float, help="Time limit: checkpoint and exit 3, to be run again.")
 @click.option("--start", metavar="zero|FILE|optimum+C", help="First weights.  [default: zero]")
 @click.option("--seed", type=int, help="[default: 0]")
-@click.option("--dtype", type=click.Choice(["float64", "float32"]), help="Storage of the data; sums are float64 always.")
+@click.option(
+    "--dtype", type=click.Choice(["float64", "float32"]), help="Storage of the data; sums are float64 always."
+)
 @click.option("--test", metavar="DATA", help="Record the accuracy on these data, outside clock and ledger.")
-@click.option("--sums", type=click.Choice(["fixed", "mpi"]), help="Order of sums: fixed gives the same bits on any number of ranks.")
-@click.option("--checkpoint-seconds", type=float, help="Time between checkpoints; 0 means every iteration.  [default: 600]")
+@click.option(
+    "--sums",
+    type=click.Choice(["fixed", "mpi"]),
+    help="Order of sums: fixed gives the same bits on any number of ranks.",
+)
+@click.option(
+    "--checkpoint-seconds", type=float, help="Time between checkpoints; 0 means every iteration.  [default: 600]"
+)
 @click.option("--fresh", is_flag=True, help="Move an older run in the folder aside, instead of going on with it.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Options from a file, as config.toml of a run folder; the command line wins.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Options from a file, as config.toml of a run folder; the command line wins.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print result.json instead of log lines.")
 @click.pass_obj
 def command(
-    session: Any, output: Path | None, nproc: int | None, pairs: tuple[str, ...], fresh: bool, config: Path | None,
-    as_json: bool, **options: Any,
+    session: Any,
+    /,
+    output: Path | None,
+    nproc: int | None,
+    pairs: tuple[str, ...],
+    fresh: bool,
+    config: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Train METHOD on DATA, a folder that `mpinewton pack` wrote.
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from mpinewton.data.shard import Array
-from mpinewton.errors import WorkerError
 from mpinewton.fleet.host import Call, Task, task_name
 from mpinewton.fleet.ledger import Ledger, Mask
 from mpinewton.fleet.packing import AnyArray, arrays_of, layout_of
@@ -90,7 +89,9 @@ class Fleet(ABC):
     def __enter__(self) -> Fleet:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- the one door ---------------------------------------------------------------------------------------------
@@ -152,4 +153,3 @@ class Fleet(ABC):
     @abstractmethod
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
         """Give every worker back what `saved` took; outside the ledger."""
-

@@ -14,11 +14,11 @@ from mpinewton.errors import MpinewtonError, WorkerError
 from mpinewton.fleet import orders
 from mpinewton.fleet.base import Fleet, Traffic
 from mpinewton.fleet.host import Call
+from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.ledger import Mask
 from mpinewton.fleet.mpi import Link, Status, library
 from mpinewton.fleet.packing import AnyArray, Bytes, Layout, joined, layout_of, parted, restored, unflattened
 from mpinewton.fleet.plan import Plan
-from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.server import bundled, unbundled, unpacked_states
 from mpinewton.fleet.tree import PartialSum, Tree, hosted
 

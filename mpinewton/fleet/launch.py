@@ -65,7 +65,9 @@ def mpiexec() -> str:
     """
     found = os.environ.get("MPIEXEC") or beside_python("mpiexec")
     if not found:
-        raise ConfigError("no mpiexec found: install one with `pip install mpinewton[mpich]`, or set MPIEXEC to the site's")
+        raise ConfigError(
+            "no mpiexec found: install one with `pip install mpinewton[mpich]`, or set MPIEXEC to the site's"
+        )
     return found
 
 

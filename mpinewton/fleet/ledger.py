@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array
-
 Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -110,8 +108,22 @@ class Ledger:
         count = int(among.sum())
         total = int(bits.sum() if len(bits) > 1 else bits[0] * count)
         self._entries.append(
-            Entry(self.rounds, iteration, direction, kind, task, count, int(floats.max()), int(indices.max()),
-                  int(bits.max()), total, wire, control, seconds, compute)  # fmt: skip
+            Entry(
+                self.rounds,
+                iteration,
+                direction,
+                kind,
+                task,
+                count,
+                int(floats.max()),
+                int(indices.max()),
+                int(bits.max()),
+                total,
+                wire,
+                control,
+                seconds,
+                compute,
+            )  # fmt: skip
         )
 
     def totals(self) -> dict[str, int]:
@@ -119,10 +131,13 @@ class Ledger:
         busiest = {name: int(getattr(self, name).max(initial=0)) for name in self.COUNTS}
         return busiest | {f"{name}_total": int(getattr(self, name).sum()) for name in self.COUNTS}
 
-    def state(self) -> dict[str, Array | Counts]:
+    def state(self) -> dict[str, NDArray[Any]]:
         """Everything a resumed run needs, as arrays."""
         scalars = np.array([self.rounds, self.wire, self.control], dtype=np.int64)
-        return {name: getattr(self, name) for name in self.COUNTS} | {"scalars": scalars, "compute": np.array(self.compute)}
+        return {name: getattr(self, name) for name in self.COUNTS} | {
+            "scalars": scalars,
+            "compute": np.array(self.compute),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         for name in self.COUNTS:

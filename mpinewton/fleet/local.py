@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpinewton.data.shard import Array
+from mpinewton.data.shard import Array, Shard
 from mpinewton.errors import WorkerError
 from mpinewton.fleet.base import Fleet, Traffic
 from mpinewton.fleet.host import Call, Failure, Host
 from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.ledger import Mask
 from mpinewton.fleet.packing import AnyArray, layout_of, restored, unflattened
-from mpinewton.fleet.plan import Plan
+from mpinewton.fleet.plan import Plan, regularisation, shares
+from mpinewton.fleet.tree import Tree
+from mpinewton.fleet.worker import Worker
+from mpinewton.losses.base import Classes, Loss
 
 
 class LocalFleet(Fleet):
@@ -52,6 +55,27 @@ class LocalFleet(Fleet):
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
         for worker, state in zip(self.host.workers, states):
             worker.restore(state, w)
+
+
+def local_fleet(
+    shards: Sequence[Shard], loss: Loss, classes: Classes, l2: float, intercept: bool = False, seed: int = 0
+) -> LocalFleet:
+    """A fleet on shards in memory, one worker each.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, or labels do not fit the loss.
+    """
+    if intercept:
+        shards = [shard.with_intercept() for shard in shards]
+    omega = shares([shard.mass for shard in shards])
+    ridge = regularisation(l2, shards[0].features, loss.outputs(classes), intercept)
+    workers = [
+        Worker(i, shard, loss, classes, float(share), ridge, seed)
+        for i, (shard, share) in enumerate(zip(shards, omega))
+    ]
+    return LocalFleet(Host(workers, Tree(len(workers)), omega))
 
 
 def received(arrays: list[AnyArray]) -> list[AnyArray]:

@@ -177,7 +177,9 @@ class Status:
     SIZE = 4
     __slots__ = ("changed", "failed", "interrupted", "seconds")
 
-    def __init__(self, failed: bool = False, changed: bool = False, interrupted: bool = False, seconds: float = 0.0) -> None:
+    def __init__(
+        self, failed: bool = False, changed: bool = False, interrupted: bool = False, seconds: float = 0.0
+    ) -> None:
         self.failed = failed  # the task has failed on some worker
         self.changed = changed  # the replies have another layout than the driver thought
         self.interrupted = interrupted
@@ -202,10 +204,10 @@ def _write(message: Array, slots: int, nodes: list[int], sums: list[Array | None
         row[:] = 0.0 if part is None else part
 
 
-def _merging(tree: Tree, slots: int) -> Callable[[MPI.buffer, MPI.buffer, MPI.Datatype], None]:
+def _merging(tree: Tree, slots: int) -> Callable[[Any, Any, MPI.Datatype], None]:
     """The reduce operator: right = left followed by right, complete subtrees added up."""
 
-    def merge(inbuf: MPI.buffer, inoutbuf: MPI.buffer, _: MPI.Datatype) -> None:
+    def merge(inbuf: Any, inoutbuf: Any, _: MPI.Datatype) -> None:
         left, right = np.frombuffer(inbuf), np.frombuffer(inoutbuf)
         total, at = PartialSum(tree), Status.SIZE
         for message in (left, right):

@@ -42,7 +42,9 @@ def arrays_of(reply: Any) -> tuple[bool, list[AnyArray]]:
     arrays = [np.ascontiguousarray(part) if np.ndim(part) else np.asarray(part) for part in parts]
     for part, array in zip(parts, arrays):
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"only numbers and arrays of numbers travel between driver and workers, not {type(part).__name__}")
+            raise TypeError(
+                f"only numbers and arrays of numbers travel between driver and workers, not {type(part).__name__}"
+            )
     return single, arrays
 
 

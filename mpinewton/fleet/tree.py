@@ -72,9 +72,7 @@ class Tree:
         blocks = [hosted(r, ranks, self.workers) for r in range(ranks)]
         if ranks > 64:
             return max(1, 2 * self.depth)
-        return max(
-            len(self.cover(left.start, right.stop)) for i, left in enumerate(blocks) for right in blocks[i:]
-        )
+        return max(len(self.cover(left.start, right.stop)) for i, left in enumerate(blocks) for right in blocks[i:])
 
 
 class PartialSum:

@@ -26,7 +26,9 @@ class Worker:
         What a method keeps here between calls; saved in checkpoints.
     """
 
-    def __init__(self, index: int, shard: Shard, loss: Loss, classes: Classes, weight: float, l2: Array, seed: int) -> None:
+    def __init__(
+        self, index: int, shard: Shard, loss: Loss, classes: Classes, weight: float, l2: Array, seed: int
+    ) -> None:
         self.index, self.weight, self.l2, self.seed = index, weight, l2, seed
         self.rows = shard.rows
         self.model = loss.on(shard, classes)

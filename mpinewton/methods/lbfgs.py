@@ -56,7 +56,7 @@ class Lbfgs(Method):
         """The inverse Hessian the pairs stand for, times the gradient: the two-loop recursion."""
         q = now.gradient.copy()
         if not len(now.S):
-            return q / max(1.0, np.sqrt(q @ q))  # nothing known yet: a first step of length 1 at the most
+            return q / max(1.0, float(np.sqrt(q @ q)))  # nothing known yet: a first step of length 1 at the most
         rho = 1.0 / np.einsum("kd,kd->k", now.S, now.Y)
         a = np.zeros(len(rho))
         for k in reversed(range(len(rho))):

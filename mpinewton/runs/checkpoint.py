@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
@@ -42,7 +43,7 @@ class Checkpoint:
     number: int
     facts: dict[str, Any]
     state: dict[str, Any]
-    ledger: dict[str, Array]
+    ledger: Mapping[str, NDArray[Any]]
     workers: list[dict[str, Array]]
 
     def state_of(self, kind: type[Iterate]) -> Iterate:

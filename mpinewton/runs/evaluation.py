@@ -12,9 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpinewton.data.manifest import Manifest
-from mpinewton.data.shard import Array
 from mpinewton.data.loading import load_rows
+from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet import Fleet, Plan
 from mpinewton.methods.lbfgs import Lbfgs
@@ -126,6 +125,7 @@ def _read(path: Path) -> Reference:
 def _write(path: Path, found: Reference) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         file.attrs["format"], file.attrs["loss"], file.attrs["grad_norm"] = FORMAT, found.loss, found.grad_norm
+        assert found.w is not None
         file.create_dataset("w", data=found.w, chunks=found.w.shape, fletcher32=True)
 
 
@@ -152,5 +152,3 @@ def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
     if w.shape != (plan.size(),):
         raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {plan.size()}")
     return w
-
-

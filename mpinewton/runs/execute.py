@@ -140,7 +140,9 @@ class _Execution:
         }  # fmt: skip
         folder.finish(result)
         log.info("%s", line(row))
-        log.info("%s after %d rounds: %s", "converged" if outcome.converged else "stopped", ledger.rounds, outcome.reason)
+        log.info(
+            "%s after %d rounds: %s", "converged" if outcome.converged else "stopped", ledger.rounds, outcome.reason
+        )
         return result | {"exit_code": EXIT_CODES[outcome.kind]}
 
 
@@ -149,9 +151,11 @@ def introduced(session: Session) -> list[dict[str, Any]]:
     ranks = session.introductions()
     odd = sorted({r["host"] for r in ranks if r["mpinewton"] != ranks[0]["mpinewton"]})
     if odd:
-        raise MpinewtonError(f"{', '.join(odd)}: another version of mpinewton than the driver's; install one on all hosts")
+        raise MpinewtonError(
+            f"{', '.join(odd)}: another version of mpinewton than the driver's; install one on all hosts"
+        )
     return ranks
 
 
 def _known(value: float) -> float | None:
-    return None if value != value else value  # noqa: PLR0124
+    return None if value != value else value

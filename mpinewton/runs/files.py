@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mpinewton.errors import DataError
 
@@ -31,10 +32,10 @@ class Table:
     def __init__(self, path: Path, columns: Sequence[str], keep: tuple[int, str] | None = None) -> None:
         self.path, self._digest, self.size = path, hashlib.sha256(), 0
         if keep is None:
-            self._file = path.open("wb")
+            self._file: IO[bytes] = path.open("wb")
             self.append(columns)
             return
-        self._file = path.open("r+b") if path.exists() else path.open("w+b")
+        self._file = path.open("r+b" if path.exists() else "w+b")
         kept = self._file.read(keep[0])
         self._digest.update(kept)
         if len(kept) != keep[0] or self.sha256 != keep[1]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from math import isnan
+from typing import Any
 
 NAN = float("nan")
 
@@ -43,8 +44,12 @@ class Row:
     @classmethod
     def of(cls, cells: dict[str, str]) -> Row:
         """The row again. Raises ValueError or KeyError where it is none."""
-        kinds = {"int": int, "float": lambda text: float(text) if text else NAN, "str": str}
-        return cls(**{field.name: kinds[str(field.type)](cells[field.name]) for field in fields(cls)})  # type: ignore[arg-type]
+        kinds: dict[str, Callable[[str], Any]] = {
+            "int": int,
+            "float": lambda text: float(text) if text else NAN,
+            "str": str,
+        }
+        return cls(**{field.name: kinds[str(field.type)](cells[field.name]) for field in fields(cls)})
 
 
 COLUMNS = tuple(field.name for field in fields(Row))

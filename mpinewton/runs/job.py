@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     def stops(self) -> list[stopping.Stop]:
         """The rules asked for; a gradient norm of 1e-8 and 1000 iterations where none was."""
-        kinds = {
+        kinds: dict[str, Callable[[float], stopping.Stop]] = {
             "tol": stopping.GradientBelow, "rtol": stopping.GradientReduced, "gap": stopping.GapBelow,
             "max_iterations": stopping.Iterations, "max_rounds": stopping.Rounds, "max_bits": stopping.Bits,
             "max_seconds": stopping.Seconds,
@@ -147,7 +148,9 @@ def refuse_mismatch(method: Method, loss_text: str) -> None:
             f"{', '.join(sorted(loss.provides))}. `mpinewton losses` and `mpinewton methods` say what fits"
         )
     if method.convex_only and not loss.convex:
-        raise ConfigError(f"{method.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do")
+        raise ConfigError(
+            f"{method.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do"
+        )
 
 
 def load_job(job: Job) -> tuple[Job, Manifest]:

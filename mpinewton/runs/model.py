@@ -92,5 +92,13 @@ def read_model(path: Path) -> Model:
     classes = tuple(a["classes"].tolist()) if "classes" in a else None
     names = tuple(name.decode() for name in a["class_names"]) if "class_names" in a else None
     return Model(
-        w, a["loss"], float(a["l2"]), int(a["features"]), bool(a["intercept"]), classes, names, a["scale"], a["data_sha256"]
+        w,
+        a["loss"],
+        float(a["l2"]),
+        int(a["features"]),
+        bool(a["intercept"]),
+        classes,
+        names,
+        a["scale"],
+        a["data_sha256"],
     )

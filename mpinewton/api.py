@@ -1,0 +1,150 @@
+"""mpinewton from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+from scipy.optimize import OptimizeResult
+
+from mpinewton.data.manifest import read_manifest
+from mpinewton.data.partition import partition
+from mpinewton.data.shard import Array, Shard
+from mpinewton.errors import ConfigError
+from mpinewton.fleet import Fleet, Plan
+from mpinewton.fleet.local import local_fleet
+from mpinewton.fleet.session import join
+from mpinewton.losses import Loss, make_loss
+from mpinewton.methods import Method
+from mpinewton.methods.base import Iterate
+from mpinewton.methods.settings import make_method
+from mpinewton.runs.history import Row
+from mpinewton.runs.job import refuse_mismatch
+from mpinewton.runs.loop import run
+from mpinewton.runs.stopping import GradientBelow, Iterations
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.session import Session
+
+Data = str | Path | Sequence[Shard] | tuple[Any, ArrayLike]
+
+
+def minimize(
+    method: str | Method,
+    data: Data,
+    *,
+    loss: str,
+    l2: float | None = None,
+    intercept: bool = False,
+    w0: ArrayLike | None = None,
+    tol: float = 1e-8,
+    max_iterations: int = 1000,
+    workers: int = 1,
+    seed: int = 0,
+    callback: Callable[[Row, Array], None] | None = None,
+) -> OptimizeResult | None:
+    """Minimise P(w) = (1/N) sum_j loss_j(w) + (l2/2)|w|^2.
+
+    Parameters
+    ----------
+    method : str or Method
+        A name ("dino"), or a method object with its settings (`Dino(solver="lanczos")`), your own included.
+    data : path, list of Shard, or (X, y)
+        A folder that `mpinewton pack` wrote; or the shards themselves; or X, shape (n, p), dense or sparse, and labels
+        y, shape (n,), which are permuted and dealt out to `workers` logical workers as `pack` does.
+    loss : str
+        "logistic", "softmax", "huber:delta=1.5", ...
+    l2 : float, default 1/N
+    w0 : array, shape (d,), default 0
+    tol : float
+        Gradient norm to stop at.
+    callback : function of (row of the history, w), called for every iterate
+
+    Returns
+    -------
+    OptimizeResult
+        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 stuck), message; history (list of Row) and
+        ledger. Under mpiexec call it on every rank, with a folder as data: the result is on rank 0, None elsewhere.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If something does not fit, before anything is started.
+    WorkerError
+        If a task fails on a worker.
+    """
+    made = method if isinstance(method, Method) else make_method(method, {})
+    refuse_mismatch(made, loss)
+    results: list[OptimizeResult] = []
+
+    def drive(session: Session) -> int:
+        with _opened(session, data, loss, l2, intercept, workers, seed) as fleet:
+            fleet.adopt(made)
+            w = np.zeros(fleet.size) if w0 is None else np.array(w0, dtype=np.float64).ravel()
+            if w.shape != (fleet.size,):
+                raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
+            results.append(_result(made, fleet, w, tol, max_iterations, callback))
+        return 0
+
+    code = join(drive)
+    if code:
+        raise SystemExit(code)  # on a rank that served: the driver tells what went wrong
+    return results[0] if results else None
+
+
+def _result(
+    method: Method,
+    fleet: Fleet,
+    w: Array,
+    tol: float,
+    max_iterations: int,
+    callback: Callable[[Row, Array], None] | None,
+) -> OptimizeResult:
+    history: list[Row] = []
+
+    def watch(row: Row, state: Iterate) -> None:
+        history.append(row)
+        if callback is not None:
+            callback(row, state.w.copy())
+
+    stops = [GradientBelow(tol), Iterations(max_iterations)]
+    ended = run(method, fleet, w, stops, watchers=[watch])
+    return OptimizeResult(
+        x=ended.state.w, fun=ended.row.loss, jac=ended.state.gradient, nit=ended.row.iteration,
+        success=ended.converged, status={"converged": 0, "budget": 1}.get(ended.kind, 2), message=ended.reason,
+        history=history, ledger=fleet.ledger,
+    )  # fmt: skip
+
+
+def _opened(
+    session: Session, data: Data, loss: str, l2: float | None, intercept: bool, workers: int, seed: int
+) -> Fleet:
+    if isinstance(data, str | Path):
+        manifest = read_manifest(Path(data))
+        ridge = 1.0 / max(1, manifest.rows) if l2 is None else l2
+        return session.open(Plan(str(Path(data).resolve()), manifest, loss, ridge, seed, intercept))
+    if session.ranks > 1:
+        raise ConfigError("under mpiexec every rank reads its own shards: give the folder of packed data, not arrays")
+    shards, classes = _shards(data, make_loss(loss), workers, seed)
+    rows = sum(shard.rows for shard in shards)
+    return local_fleet(shards, make_loss(loss), classes, 1.0 / max(1, rows) if l2 is None else l2, intercept, seed)
+
+
+def _shards(data: Any, loss: Loss, workers: int, seed: int) -> tuple[list[Shard], tuple[float, ...] | None]:
+    """The shards of arrays, and the classes of their labels where the loss tells classes apart."""
+    if isinstance(data, tuple):
+        X, y = data
+        X = sparse.csr_array(X, dtype=np.float64) if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
+        y = np.asarray(y, dtype=np.float64)
+        if X.ndim != 2 or y.shape != X.shape[:1]:
+            raise ConfigError(f"X must be (n, p) and y (n,), but they are {X.shape} and {y.shape}")
+        shards = [Shard(X[rows], y[rows]) for rows in partition(y, workers, "iid", seed)]
+    else:
+        shards = list(data)
+    labels = np.unique(np.concatenate([shard.y for shard in shards])) if shards else np.zeros(0)
+    classes = tuple(float(label) for label in labels) if loss.name in ("logistic", "softmax") else None
+    return shards, classes
