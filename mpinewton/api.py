@@ -82,12 +82,12 @@ def minimize(
     results: list[OptimizeResult] = []
 
     def drive(session: Session) -> int:
-        with _opened(session, data, loss, l2, intercept, workers, seed) as fleet:
-            fleet.adopt(made)
-            w = np.zeros(fleet.size) if w0 is None else np.array(w0, dtype=np.float64).ravel()
-            if w.shape != (fleet.size,):
-                raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
-            results.append(_result(made, fleet, w, tol, max_iterations, callback))
+        fleet = _opened(session, data, loss, l2, intercept, workers, seed)
+        fleet.adopt(made)
+        w = np.zeros(fleet.size) if w0 is None else np.array(w0, dtype=np.float64).ravel()
+        if w.shape != (fleet.size,):
+            raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
+        results.append(_result(made, fleet, w, tol, max_iterations, callback))
         return 0
 
     code = join(drive)

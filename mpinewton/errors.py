@@ -43,7 +43,7 @@ class WorkerError(MpinewtonError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'theta'?)"`` for the known word nearest to `word`, or the whole list where none is near."""
+    """``" (did you mean 'theta'?)"`` for the known word nearest to `word`, or the whole list where none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else f"; there are: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""The driver calls, the workers answer: logical workers, in one process or behind MPI, and the ledger of what crosses."""
+"""The driver calls, workers answer: logical workers, in one process or behind MPI, and the ledger of what crosses."""
 
 from mpinewton.fleet.base import Fleet
 from mpinewton.fleet.ledger import Entry, Ledger

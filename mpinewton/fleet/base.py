@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -82,17 +81,6 @@ class Fleet(ABC):
         """Have every worker know the method whose tasks will be called as `self.name`."""
         self.method = method
         self._adopt(method)
-
-    def close(self) -> None:
-        """Let the workers go."""
-
-    def __enter__(self) -> Fleet:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # -- the one door ---------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def task_name(task: Task, method: object) -> str:
-    """How a task travels: `self.name` for what belongs to the method or one of its fields, `module:name` for a function.
+    """How a task travels: `self.name` where it belongs to the method or one of its fields, `module:name` if a function.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class Host:
         return cls(workers, Tree(plan.workers), shares)
 
     def answers(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
-        """Run a task on every worker that is asked: (worker, reply), a `Failure` where it raised, None where not asked."""
+        """Run a task on every worker: (worker, reply), a `Failure` where it raised, None where it is not asked."""
         asked: Mask | None = None
         if not call.everyone:
             asked, arrays = arrays[-1].astype(bool), arrays[:-1]

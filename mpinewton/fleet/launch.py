@@ -44,8 +44,8 @@ def refuse_singletons(promised: int, ranks: int) -> None:
         raise ConfigError(
             f"the launcher started {promised} processes, but MPI sees 1: every one of them would do the whole job. "
             "The launcher belongs to another MPI library than the one Python uses. Use the mpiexec beside this Python "
-            f"({beside_python('mpiexec') or 'none found'}), or under SLURM `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` "
-            "(Open MPI); `mpinewton doctor` shows what is in use"
+            f"({beside_python('mpiexec') or 'none found'}), or under SLURM `srun --mpi=pmi2` (MPICH) "
+            "or `srun --mpi=pmix` (Open MPI); `mpinewton doctor` shows what is in use"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -107,24 +107,9 @@ class Ledger:
         getattr(self, f"bits_{direction}")[among] += bits
         count = int(among.sum())
         total = int(bits.sum() if len(bits) > 1 else bits[0] * count)
-        self._entries.append(
-            Entry(
-                self.rounds,
-                iteration,
-                direction,
-                kind,
-                task,
-                count,
-                int(floats.max()),
-                int(indices.max()),
-                int(bits.max()),
-                total,
-                wire,
-                control,
-                seconds,
-                compute,
-            )  # fmt: skip
-        )
+        most = int(floats.max()), int(indices.max()), int(bits.max())
+        about = (self.rounds, iteration, direction, kind, task, count)
+        self._entries.append(Entry(*about, *most, total, wire, control, seconds, compute))
 
     def totals(self) -> dict[str, int]:
         """Cumulative counts: of the busiest worker's link, and summed over the workers as `*_total`."""
@@ -139,7 +124,7 @@ class Ledger:
             "compute": np.array(self.compute),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         for name in self.COUNTS:
             setattr(self, name, np.array(state[name], dtype=np.int64))
         self.rounds, self.wire, self.control = (int(x) for x in state["scalars"])

@@ -1,4 +1,4 @@
-"""MPI, and the only file that knows it: broadcasts, reductions and gathers of bytes between the driver and the others."""
+"""MPI, and the only file that knows it: broadcasts, reductions and gathers between the driver and the other ranks."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Link:
         """Add up the ranks' partial sums of vectors of `numbers` numbers; a vector on the driver.
 
         fixed: in the order of the tree, by a reduce operator that merges lists of neighbouring subtree sums. It is
-        associative to the last bit, so whatever association MPI chooses, on any number of ranks, the result is the same.
+        associative to the last bit: whatever association MPI chooses, on any number of ranks, the bits are the same.
         Otherwise by MPI.SUM, in whatever order MPI likes.
 
         Returns the ranks' statuses merged, the sum (on the driver) and the bytes handed to MPI.

@@ -29,7 +29,7 @@ class Adopt(Order, frozen=True, tag=True):
 
 
 class Ask(Order, frozen=True, tag=True):
-    """Do a call. numbers: how many each reply has, as far as the driver knows; -1 if it does not: report layouts first."""
+    """Do a call. numbers: how many a reply has, as far as the driver knows; -1 if it does not: report layouts first."""
 
     call: Call
     numbers: int = -1

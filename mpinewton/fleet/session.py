@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.launch import promised_ranks, refuse_singletons
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.driver import MpiSession
-    from mpinewton.fleet.local import LocalSession
+    from mpinewton.fleet.base import Fleet
+    from mpinewton.fleet.plan import Plan
 
-    Session = LocalSession | MpiSession
+
+class Session(Protocol):
+    """The driver's hold on the processes of the job, one or many."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the job, the driver's included."""
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library; "none" in one process."""
+
+    def open(self, plan: Plan) -> Fleet:
+        """A fleet on the shards of the plan. Raises DataError where they do not fit."""
+
+    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """[task(item) for item in items], dealt out over the ranks; items and results are JSON-able."""
+
+    def introductions(self) -> list[dict[str, Any]]:
+        """What every rank says of itself, the driver first."""
+
+    def stop(self, code: int) -> None:
+        """Let the other ranks end with this exit code."""
+
 
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
 def join(drive: Callable[[Session], int]) -> int:
-    """Run `drive` on the driver and serve it on every other rank, until it returns an exit code; that code on all ranks.
+    """Run `drive` on the driver and serve it on the other ranks, until it returns an exit code; that code on all ranks.
 
     Without a launcher there is one process, and MPI is not even loaded. An exception of `drive` ends the other ranks
     too: at once by an abort where they are in the middle of a call, in good order otherwise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from mpinewton.data.shard import Array
@@ -32,7 +32,7 @@ class Dino(Method):
     phi: float = 1e-6  # damping of the local problem, units |H|
     limit: int = 50  # iterations of the local solver
     tolerance: float = 1e-4  # of the local solver, the paper's epsilon_i
-    search: Backtracking = Backtracking()
+    search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "dino"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")

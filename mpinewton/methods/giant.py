@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mpinewton.data.shard import Array
@@ -18,8 +18,8 @@ class Giant(Method):
     """GIANT (Wang, Roosta, Xu and Mahoney 2018): strongly convex objectives, shards that resemble one another.
 
     Every worker solves H_i v = g by conjugate gradients; p = -sum_i omega_i v_i. On a direction u with u'H_i u <= 0:
-    `stop` ends the run, as published; `truncate` takes the iterate before it; `abs` solves |H_i| v = g in a Krylov space
-    of the same size, eigenvalues by modulus and none below `floor` times the largest. The last two descend always.
+    `stop` ends the run, as published; `truncate` takes the iterate before it; `abs` solves |H_i| v = g in a Krylov
+    space of the same size, eigenvalues by modulus and none below `floor` times the largest. These two descend always.
 
     6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up.
     """
@@ -28,7 +28,7 @@ class Giant(Method):
     floor: float = 1e-3  # least eigenvalue in `abs`, relative to the largest
     limit: int = 50  # products with H_i
     tolerance: float = 1e-4  # on |H_i v - g| / |g|
-    search: Backtracking = Backtracking()
+    search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "giant"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")

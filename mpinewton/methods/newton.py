@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from mpinewton.data.shard import Array
@@ -27,7 +27,7 @@ class Newton(Method):
     4 rounds an iteration; floats per worker: d + 1 down, d*(d + 1)/2 + d + 9 up.
     """
 
-    search: Backtracking = Backtracking()
+    search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "newton"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")

@@ -41,8 +41,8 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
-        with session.open(job.plan(manifest)) as fleet, caught() as signals:
-            return _Execution(session, job, manifest, folder, fleet, signals).result()
+        with caught() as signals:
+            return _Execution(session, job, manifest, folder, session.open(job.plan(manifest)), signals).result()
     finally:
         log.removeHandler(handler)
         handler.close()

@@ -112,8 +112,8 @@ class RunFolder:
             log.warning("checkpoint %d could not be written (%s); the older one stands", self._number, error)
             if self._failures >= FAILURES_ALLOWED:
                 raise MpinewtonError(
-                    f"{self.path}: {self._failures} checkpoints in a row could not be written, the last because: {error}. "
-                    "Make room and run the same command again"
+                    f"{self.path}: {self._failures} checkpoints in a row could not be written, "
+                    f"the last because: {error}. Make room and run the same command again"
                 ) from error
         else:
             self._failures = 0

@@ -98,9 +98,10 @@ def run(
         fleet.iteration = 0
         state, fresh = method.start(fleet, begin), True
         if not _finite(state):
-            place = _culprit(fleet, clock, begin)
-            return Outcome(Iterate(begin, NAN, np.zeros(0)), _row(state, fleet, clock, evaluation),
-                           f"nonfinite: the objective or its gradient is not finite at the start{place}", "trouble")  # fmt: skip
+            reason = (
+                f"nonfinite: the objective or its gradient is not finite at the start{_culprit(fleet, clock, begin)}"
+            )
+            return Outcome(Iterate(begin, NAN, np.zeros(0)), _row(state, fleet, clock, evaluation), reason, "trouble")
     while True:
         row = _row(state, fleet, clock, evaluation)
         first = first or row

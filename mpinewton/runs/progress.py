@@ -16,7 +16,7 @@ SCREEN_SECONDS = 0.1
 
 
 class Progress:
-    """A watcher that logs rows 0, 1, 2, 5, 10, 20, 50, ... and one every 30 s; on a terminal it shows the newest too."""
+    """A watcher that logs rows 0, 1, 2, 5, 10, 20, 50, ... and one every 30 s; a terminal shows the newest, too."""
 
     def __init__(self) -> None:
         self.screen = sys.stderr.isatty()
