@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from mpinewton.errors import DataError
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 19
 LINE_BYTES = 256 << 20
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -37,16 +37,17 @@ def load_rows(
         As for `pack`, or a packed folder (its features are as they were packed: `scale` is not applied again).
     features, class_names
         Those of the training data's manifest: a source with fewer features is widened, words get the same numbers.
+        `class_names` () says that the labels must be numbers, None that anything goes.
 
     Raises
     ------
     DataError
-        If the source has more features, or words that are no class of the training data.
+        If the source has more features, or labels that are no class of the training data.
     """
     folder = Path(source)
     if (folder / FILE).exists():
         shard, names = _packed(folder, dtype)
-        y = shard.y if class_names is None else _renamed(shard.y, names, class_names, source)
+        y = shard.y if names is None or class_names is None else _renamed(shard.y, names, class_names, source)
     else:
         reading = replace(reading or Reading(), features=features, class_names=class_names)
         shard, y, names = _read(source, reading, scale, dtype)
@@ -54,7 +55,11 @@ def load_rows(
         raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")
     X = _widened(shard.X, features or shard.features)
     known = class_names or names
-    classes = classes_of(y) if known is None else tuple(map(float, range(len(known))))
+    classes = tuple(map(float, range(len(known)))) if known else classes_of(y)
+    if class_names and not np.isin(y, np.arange(len(class_names))).all():
+        raise DataError(
+            f"{source}: the labels are numbers, but those of the training data are {', '.join(class_names)}"
+        )
     return Shard(X, y, shard.weight), classes
 
 
@@ -92,9 +97,7 @@ def _widened(X: Any, features: int) -> Any:
     return np.hstack([X, np.zeros((n, features - p), X.dtype)])
 
 
-def _renamed(y: Array, names: tuple[str, ...] | None, wanted: tuple[str, ...], source: str) -> Array:
-    if names is None:
-        raise DataError(f"{source}: the labels are numbers, but those of the training data are words")
+def _renamed(y: Array, names: tuple[str, ...], wanted: tuple[str, ...], source: str) -> Array:
     words = Words(wanted)
     try:
         return np.array([words(name) for name in names], dtype=np.float64)[y.astype(np.int64)]

@@ -246,6 +246,7 @@ def _write_shards(
     """Pass 2: a file for each worker."""
     if header.features < 1:
         raise DataError(f"{header.source}: no row has a feature; give --features D")
+    _check_space(rows, header, to_sparse, work)
     np.save(work / ORDER, np.concatenate(owned))
     ends = np.cumsum([len(some) for some in owned])
     common = {"work": str(work), "spool": asdict(rows), "header": asdict(header), "sparse": to_sparse}
@@ -254,6 +255,15 @@ def _write_shards(
         for worker, (some, end) in enumerate(zip(owned, ends))
     ]
     return tuple(ShardEntry(**entry) for entry in each(write_one_shard, items))
+
+
+def _check_space(rows: Spool, header: Header, to_sparse: bool, work: Path) -> None:
+    # Beforehand, for HDF5 may crash the process where the disk fills up under an open file.
+    width = np.dtype(header.dtype).itemsize
+    entries = rows.stored * (width + 4) + 8 * rows.rows if to_sparse else rows.rows * header.features * width
+    needed, free = entries + 8 * rows.rows * (2 if rows.weighted else 1), shutil.disk_usage(work).free
+    if needed > free:
+        raise OSError(f"the shards need about {needed / 1e6:.2g} MB, {free / 1e6:.2g} are free")
 
 
 def write_one_shard(item: Item) -> Item:

@@ -94,11 +94,14 @@ def write_shard(
     shapes["y"] = ((n,), "float64")
     if weighted:
         shapes["weight"] = ((n,), "float64")
-    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:
-        _write_attributes(file, header)
-        columns = {name: _Column(file, name, shape, dtype, compress) for name, (shape, dtype) in shapes.items()}
-        mass = _fill(columns, pieces)
-        digest = _content(header, {name: column.finish() for name, column in columns.items()})
+    try:
+        with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:
+            _write_attributes(file, header)
+            columns = {name: _Column(file, name, shape, dtype, compress) for name, (shape, dtype) in shapes.items()}
+            mass = _fill(columns, pieces)
+            digest = _content(header, {name: column.finish() for name, column in columns.items()})
+    except RuntimeError as error:  # what HDF5 makes of a full disk when it closes a file
+        raise OSError(f"{path}: {error}") from error
     with path.open("rb") as written:
         os.fsync(written.fileno())
     return mass, digest

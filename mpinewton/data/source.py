@@ -32,7 +32,7 @@ class Reading:
     label_column, weight_column : str or None
         Name or number (from 1, or from the end: -1 is the last) of a table's column; the label is the last by default.
     class_names : tuple of str or None
-        Words that labels may be, in the order of their numbers; None: those that occur, sorted.
+        Words that labels may be, in the order of their numbers; (): none, only numbers; None: those that occur, sorted.
     allow_partial_last_line : bool
         Take a last line without newline for complete.
     """

@@ -59,7 +59,8 @@ class CsvText(Source):
         self.weight = None if weight is None else column_number(weight, names, self.width, "--weight-column")
         self.header = not all(_is_number(cell) for i, cell in enumerate(names) if i != self.label)
         row = next(lines, None) if self.header else first
-        self.numeric = row is None or len(cells := self._cells(row)) != self.width or _is_number(cells[self.label])
+        cells = [] if row is None else self._cells(row)
+        self.numeric = not reading.class_names and (len(cells) != self.width or _is_number(cells[self.label]))
 
     def blocks(self) -> Iterator[Block]:
         header = self.header
@@ -93,8 +94,9 @@ class CsvText(Source):
         try:
             self._parse(lines[number : number + 1])
         except ValueError as error:
+            reason = str(error.__cause__ or error)
             raise DataError(
-                f"{self.path}:{line}: {str(error.__cause__ or error).replace(' at row 0,', ' in')} (features, numeric labels and weights"
+                f"{self.path}:{line}: {reason.replace(' at row 0,', ' in')} (features, numeric labels and weights"
                 f" must be finite numbers, {self.width} cells a row; code words and fill gaps before packing)"
             ) from None
         raise DataError(f"{self.path}:{line}: the quotes are not closed")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mpinewton.data.partition import partition
 from mpinewton.data.shard import Shard
 from mpinewton.data.shardfile import read_shard
 from mpinewton.data.source import Reading
-from mpinewton.errors import ConfigError, DataError
+from mpinewton.errors import ConfigError, DataError, MpinewtonError
 
 
 def shards(folder: Path) -> list[Shard]:
@@ -186,6 +187,26 @@ def test_only_an_earlier_pack_is_overwritten(tmp_path: Path) -> None:
             pack("sklearn:iris", odd, 2, overwrite=True)
 
 
+def test_a_full_disk_is_an_error_with_a_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "from mpinewton.data.packing import pack\n"
+        "from mpinewton.errors import MpinewtonError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)\n"
+        "try:\n    pack('synthetic:logistic?rows=4000&features=9', sys.argv[1], 1)\n"
+        "except MpinewtonError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p")], capture_output=True, text=True, check=True)
+    assert "p: cannot be written ([Errno 27] File too large)" in done.stdout
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: SimpleNamespace(free=3000))
+    with pytest.raises(MpinewtonError, match=r"p: cannot be written.*the shards need about 0\.006 MB, 0\.003 are free"):
+        pack("sklearn:iris", tmp_path / "p", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_load_rows_of_a_packed_folder(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,pear\n2,fig\n3,pear\n")
     pack(str(tmp_path / "t.csv"), tmp_path / "p", 2, partition="blocks", scale="3")
@@ -194,6 +215,8 @@ def test_load_rows_of_a_packed_folder(tmp_path: Path) -> None:
     assert (shard.y.tolist(), classes) == ([1, 2, 1], (0, 1, 2))
     with pytest.raises(DataError, match="'fig' is not a class"):
         load_rows(str(tmp_path / "p"), class_names=("pear",))
+    with pytest.raises(DataError, match="'fig' is not a class"):
+        load_rows(str(tmp_path / "p"), class_names=())
     pack("sklearn:iris", tmp_path / "q", 2)
     with pytest.raises(DataError, match="has 4 features, but the training data have 3"):
         load_rows(str(tmp_path / "q"), features=3)

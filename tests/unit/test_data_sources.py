@@ -265,6 +265,12 @@ def test_load_rows_maps_names_and_widens(tmp_path: Path) -> None:
     assert (shard.y.tolist(), classes) == ([1, 2], (0, 1, 2))
     with pytest.raises(DataError, match=r"t\.csv:3: .*'fig' is not a class"):
         load_rows(path, class_names=("apple", "pear"))
+    with pytest.raises(DataError, match=r"t\.csv:2: .*'pear' is not a class"):
+        load_rows(path, class_names=())
+    numbers = write(tmp_path / "n.csv", "2,1\n3,4\n")
+    assert load_rows(numbers, class_names=("1", "4"))[0].y.tolist() == [0, 1]
+    with pytest.raises(DataError, match="labels are numbers"):
+        load_rows("sklearn:iris", class_names=("a", "b"))
     wide = write(tmp_path / "wide", "1 9:1\n")
     with pytest.raises(DataError, match="the index 9 is above --features 3"):
         load_rows(wide, features=3)
