@@ -61,7 +61,7 @@ endif
 run: $(STAMP)
 	test -e runs/digits/manifest.json || $(BIN)/mpinewton pack sklearn:digits -o runs/digits --workers $(NPROC) --scale 1/16
 	$(BIN)/mpinewton run dino runs/digits --loss softmax --rtol 1e-6 --nproc $(NPROC) -o runs/dino-digits
-	$(BIN)/mpinewton plot runs/dino-digits
+	$(BIN)/mpinewton plot runs/dino-digits -o runs/dino-digits/figure.png
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
