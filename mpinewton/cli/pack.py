@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 @click.option("--rows", type=click.IntRange(1), help="Only the first so many rows.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the partition.")
 @click.option("--scale", default="1", show_default=True, help="Factor of the features, such as 0.5 or 1/255.")
-@click.option("--storage", type=click.Choice(["auto", "dense", "sparse"]), default="auto", show_default=True)
-@click.option("--dense", "storage", flag_value="dense", help="Short for --storage dense.")
-@click.option("--sparse", "storage", flag_value="sparse", help="Short for --storage sparse.")
+@click.option("--dense", "storage", flag_value="dense", help="Store dense rows.  [default: as the source is]")
+@click.option("--sparse", "storage", flag_value="sparse", help="Store sparse rows.")
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
 @click.option("--compress", is_flag=True, help="Compress the shards (lzf).")
 @click.option("--format", "form", default="auto", show_default=True, help="libsvm, csv, npz, npy, idx or parquet.")
@@ -37,24 +36,19 @@ def command(
     source: str,
     output: Path,
     workers: int,
-    partition: str,
     features: int | None,
     rows: int | None,
-    seed: int,
-    scale: str,
-    storage: str,
-    dtype: str,
-    compress: bool,
+    storage: str | None,
     form: str,
     label_column: str | None,
     weight_column: str | None,
     max_features: int,
     allow_partial_last_line: bool,
-    overwrite: bool,
+    **settings: Any,
 ) -> None:
     """Write one HDF5 file per logical worker, and a manifest.
 
-    SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; the images of an idx pair; Parquet),
+    SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; images of an idx pair; Parquet),
     sklearn:NAME (digits, iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic,
     least-squares, blobs, poisson, pisa).
 
@@ -85,15 +79,10 @@ def command(
         source,
         output,
         workers,
-        partition=partition,
-        seed=seed,
-        scale=scale,
-        storage=storage,
-        dtype=dtype,
-        compress=compress,
-        overwrite=overwrite,
+        storage=storage or "auto",
         reading=reading,
         each=getattr(ctx.obj, "each", None) or one_by_one,
+        **settings,
     )
     click.echo(f"{output}: {summary(packed)}")
 

@@ -78,31 +78,21 @@ def pack(
 
     Parameters
     ----------
-    source : str
-        A file, `sklearn:NAME` or `synthetic:NAME?key=value&...`.
-    partition : str
-        A rule of `mpinewton.data.partition.RULES`, or "as-given": the shards that the source prescribes.
-    scale : str
-        Factor of the features: a positive number or a fraction such as "1/255".
-    storage : str
-        "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored.
-    dtype : str
-        Stored type of the features.
-    overwrite : bool
-        Replace an earlier pack. Nothing else is ever replaced.
-    each : function (task, items) -> list of results in the order of the items
-        How to run a module-level function on each of some JSON-able items: here, or on several processes that share
-        the file system.
+    source : a file, `sklearn:NAME` or `synthetic:NAME?key=value&...`
+    partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
+    scale : factor of the features, a positive number or a fraction such as "1/255"
+    storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
+    overwrite : replace an earlier pack; nothing else is ever replaced
+    each : (task, items) -> results in the order of the items
+        How to run a module-level function on JSON-able items: here, or on processes that share the file system.
 
     Raises
     ------
     ConfigError, DataError
+        And MpinewtonError where the folder cannot be written.
     """
     target = Path(target).absolute()
-    if storage not in STORAGES or dtype not in DTYPES:
-        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: wanted is one of {STORAGES} and one of {DTYPES}")
-    if workers < 1 or seed < 0:
-        raise ConfigError(f"--workers {workers}, --seed {seed}: at least 1 worker and a seed of 0 or more are needed")
+    _check_settings(workers, seed, storage, dtype)
     _check_target(target, overwrite)
     rows_of = open_source(source, reading or Reading())
     with _workspace(target) as work:
@@ -111,21 +101,15 @@ def pack(
         partition = _given(partition, rows_of)
         owned = partition_rows(y, workers, partition, seed)
         header = Header(rows.rows, rows_of.reading.features or rows.features, classes, dtype, source)
-        to_sparse = storage == "sparse" or (
-            storage == "auto" and not rows.dense and rows.stored < DENSE_SHARE * rows.rows * header.features
-        )
+        to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
         entries = _write_shards(rows, owned, header, to_sparse, compress, work, each)
         manifest = Manifest(
-            source=source,
             partition=partition,
             seed=seed,
             scale=scale,
-            rows=rows.rows,
-            features=header.features,
             workers=workers,
             sparse=to_sparse,
-            dtype=dtype,
-            classes=classes,
+            **asdict(header),
             class_names=names,
             weighted=rows.weighted,
             shards=entries,
@@ -134,6 +118,10 @@ def pack(
         write_manifest(manifest, work / FOLDER)
         _put_in_place(work, target)
     return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))
+
+
+def _is_sparse(rows: Spool, features: int) -> bool:
+    return not rows.dense and rows.stored < DENSE_SHARE * rows.rows * features
 
 
 def _rows_of_classes(y: Array, classes: tuple[float, ...]) -> tuple[int, ...]:
@@ -163,6 +151,13 @@ def _workspace(target: Path) -> Iterator[Path]:
         raise MpinewtonError(
             f"{target}: cannot be written ({error}); is the disk full or the folder closed?"
         ) from error
+
+
+def _check_settings(workers: int, seed: int, storage: str, dtype: str) -> None:
+    if storage not in STORAGES or dtype not in DTYPES:
+        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: wanted is one of {STORAGES} and one of {DTYPES}")
+    if workers < 1 or seed < 0:
+        raise ConfigError(f"--workers {workers}, --seed {seed}: at least 1 worker and a seed of 0 or more are needed")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

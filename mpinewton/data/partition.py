@@ -11,15 +11,7 @@ from mpinewton.errors import ConfigError, did_you_mean
 
 RowNumbers = NDArray[np.int64]
 
-RULES = {
-    "iid": "a random permutation, dealt to the workers in turn",
-    "blocks": "file order, cut in equal parts; blocks:n1,n2,... in parts of these sizes",
-    "round-robin": "file order, dealt to the workers in turn",
-    "sizes": "sizes:n1,n2,...: a random permutation, cut in parts of these sizes",
-    "label-skew": "label-skew:s: worker i holds label i mod K and s - 1 random others",
-    "dirichlet": "dirichlet:a: each label shared out by Dirichlet(a) proportions",
-    "quantity": "quantity:a: a random permutation, cut by Dirichlet(a) proportions",
-}
+RULES = ("iid", "blocks", "round-robin", "sizes", "label-skew", "dirichlet", "quantity")
 
 
 def partition(labels: Array, workers: int, rule: str, seed: int) -> list[RowNumbers]:
@@ -36,7 +28,7 @@ def partition(labels: Array, workers: int, rule: str, seed: int) -> list[RowNumb
     workers : int
         W, at least 1.
     rule : str
-        A name of `RULES`, with its argument after a colon.
+        A name of `RULES`, with its argument after a colon; `mpinewton pack --help` says what each does.
     seed : int
 
     Raises
