@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     source: str,
     output: Path,
     workers: int,
