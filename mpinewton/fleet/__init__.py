@@ -1,8 +1,20 @@
 """The driver calls, workers answer: logical workers, in one process or behind MPI, and the ledger of what crosses."""
 
-from mpinewton.fleet.base import Fleet
-from mpinewton.fleet.ledger import Entry, Ledger
-from mpinewton.fleet.plan import Plan
-from mpinewton.fleet.worker import Worker
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.base import Fleet
+    from mpinewton.fleet.ledger import Entry, Ledger
+    from mpinewton.fleet.plan import Plan
+    from mpinewton.fleet.worker import Worker
 
 __all__ = ["Entry", "Fleet", "Ledger", "Plan", "Worker"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: `launch` and `session` must run before numpy, which reads its number of threads once.
+    home = {"Entry": "ledger", "Fleet": "base", "Ledger": "ledger", "Plan": "plan", "Worker": "worker"}.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mpinewton.fleet' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mpinewton.fleet.{home}"), name)

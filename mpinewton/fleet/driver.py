@@ -16,7 +16,7 @@ from mpinewton.fleet.base import Fleet, Traffic
 from mpinewton.fleet.host import Call
 from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.ledger import Mask
-from mpinewton.fleet.mpi import Link, Status, library
+from mpinewton.fleet.mpi import Link, Status, library, measure
 from mpinewton.fleet.packing import AnyArray, Bytes, Layout, joined, layout_of, parted, restored, unflattened
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.server import bundled, unbundled, unpacked_states
@@ -188,6 +188,14 @@ class MpiSession:
     def introductions(self) -> list[dict[str, Any]]:
         """What every rank says of itself, the driver first."""
         return [introduction(), *(answer.results[0] for answer in self._order(orders.Introduce()))]
+
+    def measured(self, sizes: Sequence[int]) -> list[orders.Timing]:
+        """What the collectives take for vectors of so many numbers."""
+        self.link.busy = True
+        self.link.tell(msgspec.json.encode(orders.Measure(list(sizes))))
+        timings = measure(self.link, sizes)
+        self.link.busy = False
+        return timings
 
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""

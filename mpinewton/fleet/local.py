@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mpinewton.data.shard import Array, Shard
 from mpinewton.errors import WorkerError
 from mpinewton.fleet.base import Fleet, Traffic
 from mpinewton.fleet.host import Call, Failure, Host
-from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.ledger import Mask
 from mpinewton.fleet.packing import AnyArray, layout_of, restored, unflattened
 from mpinewton.fleet.plan import Plan, regularisation, shares
@@ -88,25 +87,3 @@ def received(arrays: list[AnyArray]) -> list[AnyArray]:
 
 def _error(failure: Failure, call: Call) -> WorkerError:
     return WorkerError(failure.worker, 0, call.task.removeprefix("self."), failure.trace)
-
-
-class LocalSession:
-    """One process: the driver hosts the workers."""
-
-    ranks = 1
-    library = "none: one process"
-
-    def introductions(self) -> list[dict[str, Any]]:
-        """What this process says of itself."""
-        return [introduction()]
-
-    def open(self, plan: Plan) -> LocalFleet:
-        """A fleet on the shards of the plan. Raises DataError where they do not fit."""
-        return LocalFleet(Host.loaded(plan, range(plan.workers)), plan)
-
-    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """[task(item) for item in items]."""
-        return [task(item) for item in items]
-
-    def stop(self, code: int) -> None:
-        """Nothing to end."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
 
 from mpinewton.data.shard import Array
+from mpinewton.fleet.orders import Timing
 from mpinewton.fleet.packing import Bytes
 from mpinewton.fleet.tree import PartialSum, Tree
 
@@ -245,17 +247,31 @@ def quit_job(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def measure(comm: Any, megabytes: float, repeats: int = 20) -> tuple[float, float]:
-    """Seconds of one broadcast and one reduce of so many megabytes, medians over `repeats`."""
-    data = np.zeros(max(1, int(megabytes * 131072)))
-    out = np.empty_like(data) if comm.rank == DRIVER else None
-    taken: list[tuple[float, float]] = []
-    for _ in range(repeats):
-        comm.Barrier()
-        start = MPI.Wtime()
-        comm.Bcast(data, DRIVER)
-        middle = MPI.Wtime()
-        comm.Reduce(data, out, root=DRIVER)
-        taken.append((middle - start, MPI.Wtime() - middle))
-    broadcast, reduce = np.median(taken, axis=0)
-    return float(broadcast), float(reduce)
+def measure(link: Link, sizes: Sequence[int], repeats: int = 15) -> list[Timing]:
+    """Time the collectives, on all ranks together; what it says is true on the driver."""
+    tree = Tree(link.ranks)  # a worker a rank
+    timings = []
+    for numbers in sizes:
+        taken = np.array([_seconds_of_each(link, tree, numbers) for _ in range(repeats)])
+        slowest = np.zeros_like(taken)
+        link.comm.Reduce(taken, slowest, op=MPI.MAX, root=DRIVER)
+        timings.append(Timing(numbers, *np.median(slowest, axis=0).tolist()))
+    return timings
+
+
+def _seconds_of_each(link: Link, tree: Tree, numbers: int) -> list[float]:
+    """Seconds this rank spends in a broadcast, a reduce and a sum in fixed order."""
+    data, total, part = np.zeros(numbers), np.zeros(numbers), PartialSum(tree)
+    if link.rank != DRIVER:
+        part.add(tree.leaf(link.rank - 1), np.zeros(numbers))
+    seconds = []
+    for action in (
+        lambda: link.comm.Bcast(data, DRIVER),
+        lambda: link.comm.Reduce(data, total, root=DRIVER),
+        lambda: link.sum(tree, True, Status(), part, numbers),
+    ):
+        link.comm.Barrier()
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return seconds

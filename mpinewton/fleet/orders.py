@@ -68,13 +68,19 @@ class Introduce(Order, frozen=True, tag=True):
     """Report host, versions, threads."""
 
 
+class Measure(Order, frozen=True, tag=True):
+    """Take part in timing the collectives, for vectors of so many numbers each."""
+
+    sizes: list[int]
+
+
 class Stop(Order, frozen=True, tag=True):
     """The job is over; end with this code."""
 
     code: int
 
 
-AnyOrder = Open | Adopt | Ask | Report | Reduce | Explain | Save | Restore | Each | Introduce | Stop
+AnyOrder = Open | Adopt | Ask | Report | Reduce | Explain | Save | Restore | Each | Introduce | Measure | Stop
 decode_order = msgspec.json.Decoder(AnyOrder).decode
 
 
@@ -92,3 +98,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds, medians, of collectives on a vector of so many numbers: until the last rank is done."""
+
+    numbers: int
+    broadcast: float
+    reduce: float  # by MPI.SUM
+    fixed: float  # the sum in fixed order

@@ -14,7 +14,7 @@ from mpinewton.errors import MpinewtonError
 from mpinewton.fleet import orders
 from mpinewton.fleet.host import Call, Failure, Host, found_task
 from mpinewton.fleet.introduction import introduction
-from mpinewton.fleet.mpi import Link, Status
+from mpinewton.fleet.mpi import Link, Status, measure
 from mpinewton.fleet.packing import AnyArray, Bytes, Layout, joined, layout_of, parted
 from mpinewton.fleet.tree import PartialSum, hosted
 
@@ -67,6 +67,8 @@ class Server:
                 self.attempt(lambda: self.each(order))
             case orders.Introduce():
                 self.answer(results=[introduction()])
+            case orders.Measure():
+                measure(self.link, order.sizes)
             case orders.Save():
                 self.save(data)
             case orders.Restore():

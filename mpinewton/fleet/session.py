@@ -12,6 +12,7 @@ from mpinewton.fleet.launch import promised_ranks, refuse_singletons
 
 if TYPE_CHECKING:
     from mpinewton.fleet.base import Fleet
+    from mpinewton.fleet.orders import Timing
     from mpinewton.fleet.plan import Plan
 
 
@@ -35,8 +36,42 @@ class Session(Protocol):
     def introductions(self) -> list[dict[str, Any]]:
         """What every rank says of itself, the driver first."""
 
+    def measured(self, sizes: Sequence[int]) -> list[Timing]:
+        """What the collectives take for vectors of so many numbers; nothing in one process."""
+
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""
+
+
+class LocalSession:
+    """One process: the driver hosts the workers. Nothing heavy is imported before it is needed."""
+
+    ranks = 1
+    library = "none: one process"
+
+    def open(self, plan: Plan) -> Fleet:
+        """A fleet on the shards of the plan. Raises DataError where they do not fit."""
+        from mpinewton.fleet.host import Host
+        from mpinewton.fleet.local import LocalFleet
+
+        return LocalFleet(Host.loaded(plan, range(plan.workers)), plan)
+
+    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """[task(item) for item in items]."""
+        return [task(item) for item in items]
+
+    def introductions(self) -> list[dict[str, Any]]:
+        """What this process says of itself."""
+        from mpinewton.fleet.introduction import introduction
+
+        return [introduction()]
+
+    def measured(self, sizes: Sequence[int]) -> list[Timing]:
+        """Nothing: no message leaves the process."""
+        return []
+
+    def stop(self, code: int) -> None:
+        """Nothing to end."""
 
 
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -55,7 +90,7 @@ def join(drive: Callable[[Session], int]) -> int:
     """
     promised = promised_ranks()
     if not promised:
-        return _alone(drive)
+        return drive(LocalSession())
     from mpinewton.fleet import mpi
     from mpinewton.fleet.driver import MpiSession
     from mpinewton.fleet.server import serve
@@ -67,7 +102,7 @@ def join(drive: Callable[[Session], int]) -> int:
             return ConfigError.exit_code
         raise
     if mpi.world().size == 1:
-        return _alone(drive)
+        return drive(LocalSession())
     link = mpi.Link(mpi.world())
     if link.rank != mpi.DRIVER:
         try:
@@ -92,9 +127,3 @@ def join(drive: Callable[[Session], int]) -> int:
 def rank_promised() -> int:
     """This process's rank as the launcher says it; 0 where it does not."""
     return max((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, "").isdigit()), default=0)
-
-
-def _alone(drive: Callable[[Session], int]) -> int:
-    from mpinewton.fleet.local import LocalSession
-
-    return drive(LocalSession())
