@@ -1,0 +1,108 @@
+"""The tree: blocks in order, one sum whatever the cut, lists that fit their slots."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet.tree import PartialSum, Tree, hosted
+
+WORKERS, RANKS = st.integers(1, 70), st.integers(1, 20)
+# Far apart, so that another order of the additions shows in the last bits; with zeros of both signs.
+NUMBERS = st.sampled_from([-0.0, 0.0, 1.0, -1.0, 1e16, -1e16, 0.1, 3e-9, np.pi])
+
+
+def ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def by_definition(terms: list[Array], level: int = 0, index: int = 0) -> Array | None:
+    """The sum as the module's first lines say it, from the root down; None for a node that covers nobody."""
+    m = len(terms)
+    first, end = ceil(index * m, 1 << level), ceil((index + 1) * m, 1 << level)
+    if end - first < 2:
+        return terms[first] if end > first else None
+    left, right = (by_definition(terms, level + 1, 2 * index + side) for side in (0, 1))
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right
+
+
+@given(WORKERS, st.integers(1, 150))
+def test_every_worker_is_hosted_once_and_in_order(workers: int, ranks: int) -> None:
+    blocks = [hosted(rank, ranks, workers) for rank in range(ranks)]
+    assert [worker for block in blocks for worker in block] == list(range(workers))
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+
+
+@given(WORKERS, st.integers(0, 7))
+def test_with_a_power_of_two_of_ranks_a_block_is_one_node(workers: int, power: int) -> None:
+    tree, ranks = Tree(workers), 1 << power
+    for rank in range(ranks):
+        block = hosted(rank, ranks, workers)
+        nodes = tree.cover(block.start, block.stop)
+        assert len(nodes) == (len(block) > 0)
+        assert all(tree.span(node) == (block.start, block.stop) for node in nodes)
+
+
+@given(WORKERS, st.data())
+def test_a_cover_is_what_adding_the_leaves_leaves(workers: int, data: st.DataObject) -> None:
+    first, end = sorted(data.draw(st.tuples(*[st.integers(0, workers)] * 2)))
+    tree = Tree(workers)
+    part = summed(tree, first, [None] * (end - first))
+    assert part.nodes == tree.cover(first, end)
+    assert [worker for node in part.nodes for worker in range(*tree.span(node))] == list(range(first, end))
+
+
+def summed(tree: Tree, first: int, terms: list[Array | None]) -> PartialSum:
+    part = PartialSum(tree)
+    for worker, term in enumerate(terms, start=first):
+        part.add(tree.leaf(worker), None if term is None else term.copy())
+    return part
+
+
+def merged(tree: Tree, left: PartialSum, right: PartialSum, on_the_wire: bool) -> PartialSum:
+    """What the reduce operator does; on the wire a None is a row of zeros."""
+    both = PartialSum(tree)
+    for part in (left, right):
+        for node, term in zip(part.nodes, part.sums):
+            both.add(node, np.zeros(2) if term is None and on_the_wire else None if term is None else term.copy())
+    return both
+
+
+@settings(max_examples=300)
+@given(st.lists(st.none() | st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=25), st.data())
+def test_the_bits_do_not_depend_on_the_cut_nor_on_the_association(
+    content: list[tuple[float, float] | None], data: st.DataObject
+) -> None:
+    tree, terms = Tree(len(content)), [None if pair is None else np.array(pair) for pair in content]
+    cuts = data.draw(st.lists(st.integers(0, len(terms)), max_size=6).map(sorted))
+    edges = [0, *cuts, len(terms)]
+    blocks = [summed(tree, first, terms[first:end]) for first, end in itertools.pairwise(edges)]
+    while len(blocks) > 1:
+        at = data.draw(st.integers(0, len(blocks) - 2))
+        blocks[at : at + 2] = [merged(tree, *blocks[at : at + 2], data.draw(st.booleans()))]
+    truth = by_definition([np.zeros(2) if term is None else term for term in terms])
+    assert truth is not None
+    assert blocks[0].vector(2).tobytes() == summed(tree, 0, terms).vector(2).tobytes() == truth.tobytes()
+
+
+@given(WORKERS, RANKS | st.integers(60, 75))
+def test_no_run_of_neighbouring_ranks_needs_more_nodes_than_the_longest(workers: int, ranks: int) -> None:
+    tree = Tree(workers)
+    longest = tree.longest(ranks)
+    for start in range(ranks):
+        part = PartialSum(tree)
+        for rank in range(start, ranks):
+            for worker in hosted(rank, ranks, workers):
+                part.add(tree.leaf(worker), None)
+            assert len(part.nodes) <= longest
+
+
+def test_the_longest_is_no_longer_than_need_be() -> None:
+    assert [Tree(8).longest(ranks) for ranks in (1, 2, 4, 8)] == [1, 1, 2, 4]
+    assert Tree(6).longest(3) == 2
