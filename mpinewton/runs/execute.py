@@ -37,15 +37,14 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
         If something does not fit (before anything is started), or a worker fails.
     """
     folder = RunFolder(path, job.identity(manifest), fresh)
-    handler = logging.FileHandler(folder.path / "log.txt")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
+    if done := folder.finished(job.toml()):
+        log.info("%s is finished: %s. Ask for more to go on, or for a new run with --fresh", path, done["reason"])
+        return done | {"exit_code": EXIT_CODES[done["kind"]]}
     try:
         with caught() as signals:
             return _Execution(session, job, manifest, folder, session.open(job.plan(manifest)), signals).result()
     finally:
-        log.removeHandler(handler)
-        handler.close()
+        folder.close()
 
 
 class _Execution:

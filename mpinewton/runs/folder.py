@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ FAILURES_ALLOWED = 3
 
 
 class RunFolder:
-    """config.toml, history.csv, ledger.csv, checkpoints, model and result of one run.
+    """config.toml, history.csv, ledger.csv, log.txt, checkpoints, model and result of one run.
 
     Parameters
     ----------
-    path : the folder; made if it is not there
+    path : the folder; nothing is written before `begin`
     identity : what makes this run this run; a folder of another one is refused
-    fresh : move an older run aside first
+    fresh : `begin` moves an older run aside
 
     Raises
     ------
@@ -46,35 +47,70 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], fresh: bool) -> None:
-        self.path, self.identity = path, dict(identity)
-        if fresh and path.exists():
-            _move_aside(path)
-        path.mkdir(parents=True, exist_ok=True)
-        self.found = checkpoints.newest(path)
-        if self.found is None and any(path.iterdir()) and not (path / "config.toml").exists():
-            raise ConfigError(f"{path}: there is something in this folder, and it is no run; choose another with -o")
+        self.path, self.identity, self.fresh = path, dict(identity), fresh
+        if path.exists() and not _may_hold_run(path):
+            raise ConfigError(f"{path}: there is something in this place, and it is no run; choose another with -o")
+        self.found = None if fresh else checkpoints.newest(path)
         if self.found is not None:
             _refuse_other(path, self.found.facts["identity"], self.identity)
         self.rows: list[Row] = []
         self._fleet: Fleet | None = None
         self._number, self._failures, self._saved = 0, 0, time.monotonic()
+        self._open = ExitStack()
+
+    def finished(self, config: str) -> dict[str, Any] | None:
+        """The result, if this very configuration has been run to its end; None where there is something to do."""
+        try:
+            before = (self.path / "config.toml").read_text()
+            result: dict[str, Any] = json.loads((self.path / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+        done = self.found is not None and before == config and result.get("kind") in ("converged", "budget")
+        return result if done else None
 
     def begin(self, fleet: Fleet, config: str, environment: Mapping[str, Any]) -> None:
-        """Open the tables: anew, or as the checkpoint that was found vouches for them; ledger and rows are restored."""
-        self._fleet = fleet
+        """Open log and tables: anew, or as the checkpoint that was found vouches for them; the ledger is restored.
+
+        Raises
+        ------
+        ConfigError
+            If the folder cannot be made.
+        DataError
+            If a table is not what the checkpoint remembers.
+        """
+        self._fleet, found = fleet, self.found
+        try:
+            if self.fresh and self.path.exists():
+                _move_aside(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be made ({error.strerror}); choose another with -o") from None
+        if found is None:
+            self._describe(config, environment)
+        facts = {} if found is None else found.facts
+        self.history = Table(self.path / "history.csv", COLUMNS, facts.get("history"))
+        self._open.callback(self.history.close)
+        self.ledger = Table(self.path / "ledger.csv", LEDGER_COLUMNS, facts.get("ledger"))
+        self._open.callback(self.ledger.close)
+        if found is not None:
+            self._number = found.number
+            self.rows = read_history(self.path / "history.csv")
+            fleet.ledger.restore(found.ledger)
+            self._describe(config, environment)  # only now: the tables are what they should be
+        self._keep_log()
+
+    def _describe(self, config: str, environment: Mapping[str, Any]) -> None:
+        # The result goes first: an old one beside a new configuration would say that it is done.
+        (self.path / "result.json").unlink(missing_ok=True)
         self._write_text("config.toml", config)
         self._write_text("env.json", json.dumps(environment, indent=2) + "\n")
-        (self.path / "result.json").unlink(missing_ok=True)
-        found = self.found
-        if found is None:
-            self.history = Table(self.path / "history.csv", COLUMNS)
-            self.ledger = Table(self.path / "ledger.csv", LEDGER_COLUMNS)
-            return
-        self._number = found.number
-        self.history = Table(self.path / "history.csv", COLUMNS, found.facts["history"])
-        self.ledger = Table(self.path / "ledger.csv", LEDGER_COLUMNS, found.facts["ledger"])
-        self.rows = read_history(self.path / "history.csv")
-        fleet.ledger.restore(found.ledger)
+
+    def _keep_log(self) -> None:
+        handler = logging.FileHandler(self.path / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        self._open.callback(handler.close)
+        self._open.callback(log.removeHandler, handler)
 
     def __call__(self, row: Row, state: Iterate) -> None:
         """Record a row."""
@@ -124,12 +160,14 @@ class RunFolder:
         return time.monotonic() - self._saved >= every
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json and close the tables."""
+        """Write result.json."""
         self.history.sync()
         self.ledger.sync()
-        self.history.close()
-        self.ledger.close()
         self._write_text("result.json", json.dumps(result, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Close tables and log."""
+        self._open.close()
 
     def _write_text(self, name: str, text: str) -> None:
         with replacing(self.path / name) as temporary:
@@ -145,6 +183,11 @@ def read_history(path: Path) -> list[Row]:
             return [Row.of(cells) for cells in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a history of this version ({error})") from None
+
+
+def _may_hold_run(path: Path) -> bool:
+    # The configuration is the first file of a run, under a temporary name for a moment.
+    return path.is_dir() and (any(path.glob("config.toml*")) or not any(path.iterdir()))
 
 
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

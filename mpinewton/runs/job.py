@@ -51,8 +51,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def made_method(self) -> Method:
         return make_method(self.method, self.settings)
 
-    def completed(self, manifest: Manifest) -> Job:
-        """The same job with every default written out.
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong without data.
 
         Raises
         ------
@@ -60,13 +60,28 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             If a setting is unknown or out of range, or the parts do not fit one another.
         """
         method = self.made_method()
+        if self.loss is not None:
+            refuse_mismatch(method, self.loss)
         if self.l2 is not None and not (0 <= self.l2 < math.inf):
             raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed}: it must be 0 or more")
         if self.gap is not None and self.reference is None:
             raise ConfigError("--gap needs to know the optimum: add --reference auto, or --reference VALUE")
+        self.stops()
+
+    def completed(self, manifest: Manifest) -> Job:
+        """The same job with every default written out.
+
+        Raises
+        ------
+        ConfigError
+            As `check`.
+        """
+        method = self.made_method()
         # Absolute, so that the run can be resumed from anywhere; what is a source, not a path, stays as it is.
         test = str(Path(self.test).resolve()) if self.test and Path(self.test).exists() else self.test
-        job = msgspec.structs.replace(
+        return msgspec.structs.replace(
             self,
             method=method.name,
             settings=settings_of(method),
@@ -75,9 +90,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             loss=self.loss or usual_loss(manifest),
             l2=1.0 / manifest.rows if self.l2 is None else self.l2,
         )
-        refuse_mismatch(method, str(job.loss))
-        job.stops()
-        return job
 
     def stops(self) -> list[stopping.Stop]:
         """The rules asked for; a gradient norm of 1e-8 and 1000 iterations where none was."""
@@ -155,11 +167,11 @@ def refuse_mismatch(method: Method, loss_text: str) -> None:
 
 def load_job(job: Job) -> tuple[Job, Manifest]:
     """The job completed, and the manifest of its data. Raises ConfigError or DataError."""
-    job.made_method()  # settings first: a typing error is reported before a missing folder
-    if job.loss is not None:
-        refuse_mismatch(job.made_method(), job.loss)
+    job.check()  # before the data are looked for: a typing error is reported before a missing folder
     manifest = read_manifest(Path(job.data))
-    return job.completed(manifest), manifest
+    job = job.completed(manifest)
+    job.check()  # again, with the loss that goes with the labels
+    return job, manifest
 
 
 def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
