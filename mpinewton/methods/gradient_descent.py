@@ -37,5 +37,5 @@ class GradientDescent(Method):
         return Scaled(w, f, g, scale=min(1.0, 1.0 / max(float((g @ g) ** 0.5), 1e-300)))
 
     def step(self, fleet: Fleet, now: Scaled) -> Scaled:
-        after = descend(fleet, self.search, now, -now.scale * now.gradient)
+        after = descend(fleet, self.search, now, -now.scale * now.gradient, last=1.0)
         return after if after.trouble else replace(after, scale=now.scale * after.step, step=now.scale * after.step)

@@ -14,6 +14,7 @@ from mpinewton.methods.base import Iterate, stuck
 from mpinewton.methods.tasks import advance
 
 # Losses that differ by less than this many ulps are the same: near the optimum a test without slack fails on rounding.
+# Where they are all the same, the largest step up to the last one is taken: a longer one would go to and fro for ever.
 SLACK = 8 * np.finfo(np.float64).eps
 
 State = TypeVar("State", bound=Iterate)
@@ -45,24 +46,30 @@ class Backtracking:
         steps = self.largest * 0.5 ** np.arange(200.0)
         return steps[steps >= 0.5**50]
 
-    def __call__(self, fleet: Fleet, now: Iterate, p: Array) -> float:
-        """The step along p; 0 where no step of the grid passes. 2 rounds, or 4."""
+    def __call__(self, fleet: Fleet, now: Iterate, p: Array, last: float | None = None) -> float:
+        """The step along p; 0 where no step of the grid passes. 2 rounds, or 4. `last` is the last step, now.step."""
         steps, slope = self.grid, float(now.gradient @ p)
+        last = now.step if last is None else last
         if not slope < 0:
             return 0.0
         losses = fleet.mean(self.try_first, p)
-        a = self.passing(steps[: self.first], losses, now.loss, slope)
+        a = self.passing(steps[: self.first], losses, now.loss, slope, last)
         if not a and self.first < len(steps):
             losses = fleet.mean(self.try_others, float(self.first))
-            a = self.passing(steps[self.first :], losses, now.loss, slope)
+            a = self.passing(steps[self.first :], losses, now.loss, slope, last)
         return a
 
-    def passing(self, steps: Array, losses: Array, f: float, slope: float) -> float:
+    def passing(self, steps: Array, losses: Array, f: float, slope: float, last: float = np.inf) -> float:
         """The step to take among these, given their losses; 0 where none passes."""
-        good = losses <= f + steps * self.rho * slope + SLACK * max(1.0, abs(f))
+        noise = SLACK * max(1.0, abs(f))
+        good = losses <= f + steps * self.rho * slope + noise
+        blind = bool(np.all(losses[good] >= f - noise))
+        if blind:
+            good &= ~(steps > last)
         if not good.any():
             return 0.0
-        best = np.argmax(good) if self.choose == "largest" else np.argmin(np.where(good, losses, np.inf))
+        largest = blind or self.choose == "largest"
+        best = np.argmax(good) if largest else np.argmin(np.where(good, losses, np.inf))
         return float(steps[best])
 
     def try_first(self, worker: Worker, p: Array) -> Array:
@@ -73,9 +80,9 @@ class Backtracking:
         return worker.losses(self.grid[int(first) :])
 
 
-def descend(fleet: Fleet, search: Backtracking, now: State, p: Array) -> State:
+def descend(fleet: Fleet, search: Backtracking, now: State, p: Array, last: float | None = None) -> State:
     """Search along p and go there; workers step too, so that one float goes down, not d. 4 rounds."""
-    a = search(fleet, now, p)
+    a = search(fleet, now, p, last)
     if not a:
         return stuck(now, no_step(now, p))
     f, g = fleet.mean(advance, a)

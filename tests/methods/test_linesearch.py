@@ -1,0 +1,79 @@
+"""The line search against Armijo's rule tried step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fleets import on_many
+from problems import ZOO
+
+from mpinewton.errors import ConfigError
+from mpinewton.methods.base import Iterate
+from mpinewton.methods.gradient_descent import GradientDescent
+from mpinewton.methods.linesearch import Backtracking, descend
+from mpinewton.methods.tasks import value_and_gradient
+
+
+def placed(search, scale):
+    """A fleet at the start of a problem, the state there, and a direction so long that steps must be short."""
+    problem = ZOO["softplus-csr"]
+    fleet = on_many(problem)
+    fleet.adopt(GradientDescent(search=search))
+    f, g = fleet.mean(value_and_gradient, problem.start)
+    return problem, fleet, Iterate(problem.start, f, g), -scale * g
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("first", [1, 8, 51])
+def test_takes_the_largest_step_that_passes(scale, first):
+    search = Backtracking(first=first)
+    problem, fleet, now, p = placed(search, scale)
+    for a in 0.5 ** np.arange(51):
+        if problem.objective(now.w + a * p)[0] <= now.loss + a * 1e-4 * (now.gradient @ p):
+            break
+    rounds = fleet.ledger.rounds
+    assert fleet.method.search(fleet, now, p) == a
+    assert fleet.ledger.rounds - rounds == (2 if a in search.grid[:first] else 4)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_takes_the_step_of_least_loss(scale):
+    search = Backtracking(largest=4.0, choose="least", first=53)
+    problem, fleet, now, p = placed(search, scale)
+    losses = {a: problem.objective(now.w + a * p)[0] for a in 4 * 0.5 ** np.arange(53)}
+    best = min(losses, key=losses.get)
+    assert fleet.method.search(fleet, now, p) == best
+
+
+def test_grid_ends_at_two_to_the_minus_fifty():
+    assert len(Backtracking().grid) == 51
+    assert len(Backtracking(largest=4.0).grid) == 53
+    assert Backtracking(largest=4.0).grid[-1] == 2.0**-50
+
+
+def test_refuses_to_climb():
+    search = Backtracking()
+    _, fleet, now, p = placed(search, 1.0)
+    after = descend(fleet, fleet.method.search, now, -p)
+    assert "does not descend" in after.trouble
+    assert np.array_equal(after.w, now.w)
+
+
+def test_rounding_slack_lets_the_last_step_pass():
+    search = Backtracking()
+    f = 0.3
+    # A promised decrease of 1e-18 that shows as an increase of one ulp is a decrease for all we know.
+    assert search.passing(np.array([1.0]), np.array([np.nextafter(f, 1)]), f, -1e-18) == 1.0
+    assert search.passing(np.array([1.0]), np.array([f * (1 + 1e-13)]), f, -1e-18) == 0.0
+
+
+def test_a_nan_loss_is_no_step():
+    assert Backtracking().passing(np.array([1.0, 0.5]), np.array([np.nan, 0.1]), 1.0, -1.0) == 0.5
+    assert Backtracking(choose="least").passing(np.array([1.0, 0.5]), np.array([np.nan, 0.1]), 1.0, -1.0) == 0.5
+
+
+@pytest.mark.parametrize("settings", [{"rho": 0.0}, {"rho": 1.0}, {"largest": 0.5}, {"first": 0}])
+def test_settings_out_of_range_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(ConfigError, match=f"search: {name} = .* but it must be"):
+        Backtracking(**settings)

@@ -1,0 +1,118 @@
+"""Every method on every problem whose needs it meets, on one worker and on five."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import msgspec
+import numpy as np
+import pytest
+from fleets import on_many, on_one
+from problems import ZOO
+
+from mpinewton.methods import METHODS
+from mpinewton.methods.settings import make_method
+from mpinewton.runs.loop import run
+from mpinewton.runs.stopping import GradientBelow, Iterations
+
+# How many iterations a method may take on the zoo; variants are methods of their own here.
+VARIANTS = {
+    "newton": ("newton", {}, 30),
+    "giant": ("giant", {}, 5000),
+    "giant-abs": ("giant", {"negative": "abs"}, 5000),
+    "giant-truncate": ("giant", {"negative": "truncate"}, 5000),
+    "dino": ("dino", {}, 5000),
+    "dino-lanczos": ("dino", {"solver": "lanczos"}, 5000),
+    "lbfgs": ("lbfgs", {}, 200),
+    "gradient-descent": ("gradient-descent", {}, 2000),
+}
+CONVEX = [name for name, problem in ZOO.items() if problem.loss.convex]
+BENT = [name for name, problem in ZOO.items() if not problem.loss.convex]
+
+
+def test_every_method_is_tried():
+    assert {name for name, _, _ in VARIANTS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("fleet_of", [on_one, on_many])
+@pytest.mark.parametrize("problem_name", CONVEX)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_reaches_the_optimum(variant, problem_name, fleet_of):
+    name, settings, limit = VARIANTS[variant]
+    problem, method = ZOO[problem_name], make_method(name, settings)
+    fleet = fleet_of(problem)
+    fleet.adopt(method)
+    start = problem.start.copy()
+    ended = run(method, fleet, problem.start, [GradientBelow(1e-8), Iterations(limit)])
+    w, value = problem.optimum
+    assert ended.converged, ended.reason
+    assert ended.row.loss == pytest.approx(value, abs=1e-13, rel=1e-13)
+    # |w - w*| <= |gradient| / l2 by strong convexity
+    assert np.linalg.norm(ended.state.w - w) <= 1e-8 / problem.l2 * 1.01
+    assert np.array_equal(problem.start, start), "the start was written to"
+
+
+@pytest.mark.parametrize("fleet_of", [on_one, on_many])
+@pytest.mark.parametrize("problem_name", BENT)
+@pytest.mark.parametrize("variant", ["giant-abs", "giant-truncate", "dino", "dino-lanczos", "lbfgs", "gradient-descent"])
+def test_descends_where_nothing_is_convex(variant, problem_name, fleet_of):
+    name, settings, _ = VARIANTS[variant]
+    problem, method = ZOO[problem_name], make_method(name, settings)
+    fleet, losses = fleet_of(problem), []
+    fleet.adopt(method)
+    run(
+        method,
+        fleet,
+        problem.start,
+        [GradientBelow(1e-8), Iterations(40)],
+        watchers=[lambda row, _: losses.append(row.loss)],
+    )
+    assert len(losses) > 3
+    assert all(after <= before + 1e-14 * abs(before) for before, after in zip(losses, losses[1:]))
+    assert losses[-1] < losses[0]
+    assert problem.objective(problem.start)[0] == pytest.approx(losses[0], rel=1e-13)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_state_knows_the_truth(variant):
+    name, settings, _ = VARIANTS[variant]
+    problem, method = ZOO["logistic-csr"], make_method(name, settings)
+    fleet = on_many(problem)
+    fleet.adopt(method)
+    state = method.start(fleet, problem.start)
+    for fleet.iteration in range(1, 5):
+        state = method.step(fleet, state)
+        value, gradient, _ = problem.objective(state.w)
+        assert state.loss == pytest.approx(value, rel=1e-13)
+        np.testing.assert_allclose(state.gradient, gradient, atol=1e-14)
+        assert isinstance(state, method.state)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_costs_are_what_the_docstring_says(name):
+    method, problem = make_method(name, {}), ZOO["logistic-dense"]
+    fleet = on_many(problem)
+    fleet.adopt(method)
+    state = method.start(fleet, problem.start)
+    ledger, d = fleet.ledger, fleet.size
+    before = ledger.rounds, int(ledger.floats_down.max()), int(ledger.floats_up.max())
+    method.step(fleet, state)
+    rounds, down, up = method.cost()
+    assert ledger.rounds - before[0] == rounds
+    assert int(ledger.floats_down.max()) - before[1] == formula(down, d)
+    assert int(ledger.floats_up.max()) - before[2] == formula(up, d)
+    assert np.array_equal(ledger.bits_up, 64 * ledger.floats_up)
+
+
+def formula(text: str, d: int) -> int:
+    """Value of a cost formula such as `d*(d + 1)/2 + d + 9`; of numbers, d and + - * / ( ) alone."""
+    assert set(text) <= set("d0123456789+-*/() "), text
+    return int(eval(text, {"__builtins__": {}}, {"d": d}))  # noqa: S307
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_survive_the_trip(name):
+    method = make_method(name, {})
+    again = msgspec.convert(msgspec.to_builtins(method), type(method))
+    assert again == method
+    assert all(getattr(again, field.name) == getattr(method, field.name) for field in fields(method))
