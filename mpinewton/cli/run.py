@@ -92,7 +92,7 @@ def command(
             raise ConfigError(f"{name.upper()} is missing: mpinewton run METHOD DATA, or name it in --config")
     job, manifest = load_job(Job.of(content, str(config) if config else "command line"))
     if nproc is not None:
-        return _launched(session, nproc)
+        return launched(session, nproc)
     if as_json:
         _log_to_stderr()
     from mpinewton.runs.execute import execute
@@ -105,7 +105,7 @@ def command(
     return code
 
 
-def _launched(session: Any, nproc: int) -> int:
+def launched(session: Any, nproc: int) -> int:
     """Start the same command under mpiexec: a driver and nproc ranks of workers."""
     from mpinewton.fleet.launch import start
 

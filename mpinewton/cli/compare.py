@@ -1,0 +1,71 @@
+"""mpinewton compare: a grid of runs and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.session import Session
+
+
+@click.command("compare")
+@click.argument("experiment", type=click.Path(path_type=Path), metavar="EXPERIMENT.toml")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where all goes.")
+@click.option(
+    "--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers, once."
+)
+@click.option("--only", default="", metavar="PATTERN", help="Only the runs whose name fits, as 'a9a/*/DINO*'.")
+@click.option("--fresh", is_flag=True, help="Move older runs aside and begin anew.")
+@click.pass_obj
+def command(session: Session, /, experiment: Path, output: Path, nproc: int | None, only: str, fresh: bool) -> int:
+    """Run every method of EXPERIMENT.toml on every objective and data set, and draw them.
+
+    Each run is an ordinary run folder, DIR/<data>/<objective>/<label>. Finished ones are not run again, unfinished ones
+    go on; a failing one does not stop the others. Then DIR has a figure for each problem, tables.md and report.html.
+
+    \b
+      title = "Digits"
+      seeds = [0, 1]                     # [0] if left out
+    \b
+      [[data]]                           # packed once, into DIR/data/digits
+      name = "digits"
+      source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
+      workers = 4                        # and partition, seed, scale, storage, rows, features, format, label_column
+      test = "digits-test.csv"           # records the accuracy
+    \b
+      [[objective]]
+      loss = "softmax"
+      l2 = [1e-3, 1e-5]                  # one number or several; 1/rows if left out
+      intercept = true
+      start = "zero"
+      data = ["digits"]                  # all if left out
+    \b
+      [[method]]
+      method = "dino"
+      label = "DINO"
+      settings = { solver = ["lsmr", "lanczos"], theta = 1e-4 }     # a list: one run for every value
+    \b
+      [stop]                             # the stops of `run`, for every run
+      gap = 1e-8
+      reference = "auto"
+      max_rounds = 500
+
+    Paths are relative to the file, and $NAME in them is an environment variable.
+
+    Exit codes: 0 every run finished or used up its budget; 1 some failed; 2 bad settings or data, no run was started;
+    3 stopped by a signal: run the same command again.
+    """  # fmt: skip
+    from mpinewton.runs.experiment import cells, read_experiment
+
+    read = read_experiment(experiment)
+    cells(read, output, only)
+    if nproc is not None:
+        from mpinewton.cli.run import launched
+
+        return launched(session, nproc)
+    from mpinewton.runs.comparison import compare
+
+    return compare(session, read, output, only, fresh)

@@ -1,0 +1,131 @@
+"""The runs of an experiment, one after the other, and what is drawn of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import tomli_w
+
+from mpinewton.data.manifest import FILE, Manifest
+from mpinewton.data.packing import pack
+from mpinewton.data.source import Reading
+from mpinewton.errors import ConfigError, DataError, MpinewtonError
+from mpinewton.report.figures import draw
+from mpinewton.report.page import page
+from mpinewton.report.reading import read_run
+from mpinewton.report.tables import rounds_to, summary
+from mpinewton.runs.execute import execute
+from mpinewton.runs.experiment import Cell, Data, Experiment, cells, packed_folder, plain
+from mpinewton.runs.folder import RunFolder
+from mpinewton.runs.job import Job, load_job
+from mpinewton.runs.signals import caught
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.session import Session
+
+log = logging.getLogger("mpinewton")
+
+
+def compare(session: Session, experiment: Experiment, folder: Path, only: str = "", fresh: bool = False) -> int:
+    """Do what is missing of an experiment, and draw all of it; the exit code.
+
+    Everything is checked before the first run starts. A run that fails is shown, and the others go on.
+
+    Raises
+    ------
+    MpinewtonError
+        If something does not fit: then no run was started.
+    """
+    chosen = cells(experiment, folder, only)
+    with caught() as signals:
+        for data in {cell.data.name: cell.data for cell in chosen}.values():
+            _provide(data, folder, session, fresh)
+        ready = [_ready(cell, folder, fresh) for cell in chosen]
+        codes = []
+        for number, (cell, job, manifest) in enumerate(ready, 1):
+            if signals.name:
+                log.info("signal %s: run the same command again to go on", signals.name)
+                return 3
+            log.info("[%d of %d] %s", number, len(ready), cell.name)
+            codes.append(_code(session, job, manifest, folder / cell.name, fresh))
+            if codes[-1] == 3:
+                return 3
+        _report(experiment, cells(experiment, folder), folder)
+    return max(codes)
+
+
+def _provide(data: Data, folder: Path, session: Session, fresh: bool) -> None:
+    """Have the data packed, once: what was asked for is kept beside them."""
+    if data.source is None:
+        return
+    target = packed_folder(data, folder)
+    note = target.with_name(f"{data.name}.toml")
+    options = msgspec.to_builtins(msgspec.structs.replace(data, test=None))
+    asked = tomli_w.dumps({name: value for name, value in options.items() if value is not None})
+    if (target / FILE).exists():
+        if note.exists() and note.read_text() == asked:
+            return
+        if not fresh:
+            raise ConfigError(f"{target}: was packed in another way than asked for now; --fresh packs it again")
+    log.info("packing %s", data.name)
+    note.unlink(missing_ok=True)
+    assert data.workers is not None
+    reading = Reading(format=data.format, features=data.features, rows=data.rows, label_column=data.label_column)
+    pack(
+        data.source, target, data.workers, partition=data.partition, seed=data.seed, scale=data.scale,
+        storage=data.storage, overwrite=fresh, reading=reading, each=session.each,
+    )  # fmt: skip
+    note.write_text(asked)
+
+
+def _ready(cell: Cell, folder: Path, fresh: bool) -> tuple[Cell, Job, Manifest]:
+    """The cell's job, completed, if it can run in its folder."""
+    try:
+        job, manifest = load_job(cell.job)
+        RunFolder(folder / cell.name, job.identity(manifest), fresh)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{cell.name}: {error}") from None
+    return cell, job, manifest
+
+
+def _code(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool) -> int:
+    """Run one cell; 0 where it finished or used up its budget, 1 where it failed, 3 where it is to be continued."""
+    try:
+        code: int = execute(session, job, manifest, path, fresh)["exit_code"]
+    except MpinewtonError as error:
+        log.error("failed: %s", error)
+        return 1
+    return code
+
+
+def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path) -> None:
+    """Figures and tables of every problem, and one page, of all runs there are."""
+    begun = [cell for cell in everything if (folder / cell.name / "history.csv").exists()]
+    runs = [replace(read_run(folder / cell.name), label=cell.label) for cell in begun]
+    figures = importlib.util.find_spec("matplotlib") is not None
+    if not figures:
+        log.warning("no figures and no page without matplotlib: pip install mpinewton[plot]")
+    text = [f"# {experiment.title}"]
+    for problem, group in itertools.groupby(zip(begun, runs), key=lambda pair: pair[0].problem):
+        records = [record for _, record in group]
+        try:
+            table, rounds = summary(records), rounds_to(records)
+            if figures:
+                draw(records, folder / f"{plain(problem.replace('/', '-'))}.png", title=problem.replace("/", ", "))
+        except MpinewtonError as error:
+            log.warning("%s: nothing to draw: %s", problem, error)
+            continue
+        text += [f"## {problem}", table.markdown(), rounds.markdown()]
+        log.info("\n%s\n%s", problem, table.text())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tables.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    if figures and runs:
+        (folder / "report.html").write_text(page(runs, experiment.title), encoding="utf-8")
+        log.info("\n%s", folder / "report.html")
