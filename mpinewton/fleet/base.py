@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,12 @@ from mpinewton.fleet.plan import Plan
 Asked = Iterable[int] | None
 
 
-class Traffic:
-    """Bytes the driver handed to or got from MPI in one exchange, down and up, and the part that is no payload."""
+class Traffic(NamedTuple):
+    """Bytes the driver handed to MPI and got from it in one exchange, and seconds of the slowest rank's work."""
 
-    __slots__ = ("control_down", "control_up", "down", "up")
-
-    def __init__(self, down: int = 0, control_down: int = 0, up: int = 0, control_up: int = 0) -> None:
-        self.down, self.control_down, self.up, self.control_up = down, control_down, up, control_up
+    down: int
+    up: int
+    compute: float
 
 
 class Fleet(ABC):
@@ -69,8 +68,8 @@ class Fleet(ABC):
     def gather(self, task: Task, *arrays: Any, among: Asked = None) -> list[Any]:
         """The replies themselves, in worker order. Raises as `mean`."""
         call, sent, asked, start = self._prepared("gather", task, arrays, among)
-        answers, replies, traffic, compute = self._exchange_gather(call, sent, asked)
-        self._enter(call, sent, asked, traffic, replies, start, compute)
+        answers, replies, traffic = self._exchange_gather(call, sent, asked)
+        self._enter(call, sent, asked, traffic, replies, start)
         return answers
 
     def send(self, task: Task, *arrays: Any, among: Asked = None) -> None:
@@ -86,8 +85,8 @@ class Fleet(ABC):
 
     def _sum(self, kind: str, task: Task, arrays: Sequence[Any], among: Asked) -> Any:
         call, sent, asked, start = self._prepared(kind, task, arrays, among)
-        reply, vector, traffic, compute = self._exchange_sum(call, sent)
-        self._enter(call, sent, asked, traffic, [[vector]], start, compute)
+        reply, vector, traffic = self._exchange_sum(call, sent)
+        self._enter(call, sent, asked, traffic, [[vector]], start)
         return reply
 
     def _prepared(
@@ -101,6 +100,8 @@ class Fleet(ABC):
             asked[list(among)] = True
             sent.append(asked)
         call = Call(kind, task_name(task, self.method), self.iteration, layout_of(False, sent), among is None)
+        if not asked.any():
+            raise ValueError(f"{call.task} is asked of no worker: `among` is empty; leave the call out")
         return call, sent, asked, start
 
     def _enter(
@@ -111,25 +112,24 @@ class Fleet(ABC):
         traffic: Traffic,
         replies: Sequence[Sequence[AnyArray]],
         start: float,
-        compute: float,
     ) -> None:
         payload = sent if call.everyone else sent[:-1]  # whom a call is for is control, not content
         seconds = time.perf_counter() - start
         about = (self.iteration, call.kind, call.task.removeprefix("self."))
-        self.ledger.charge("down", *about, [payload], asked, traffic.down, traffic.control_down)
-        self.ledger.charge("up", *about, replies, asked, traffic.up, traffic.control_up, seconds, compute)
+        self.ledger.charge("down", *about, [payload], asked, traffic.down)
+        self.ledger.charge("up", *about, replies, asked, traffic.up, seconds, traffic.compute)
 
     # -- what a transport supplies --------------------------------------------------------------------------------
 
     @abstractmethod
-    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic, float]:
-        """(the reply, the same as one vector, traffic, seconds of the slowest rank)"""
+    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
+        """The reply, the same as one vector, and the traffic."""
 
     @abstractmethod
     def _exchange_gather(
         self, call: Call, arrays: list[AnyArray], asked: Mask
-    ) -> tuple[list[Any], list[list[AnyArray]], Traffic, float]:
-        """(the replies, the same as arrays, traffic, seconds of the slowest rank)"""
+    ) -> tuple[list[Any], list[list[AnyArray]], Traffic]:
+        """The replies, the same as arrays, and the traffic."""
 
     @abstractmethod
     def _adopt(self, method: object) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from mpinewton.data.shard import Array
 from mpinewton.errors import MpinewtonError, WorkerError
 from mpinewton.fleet import orders
 from mpinewton.fleet.base import Fleet, Traffic
-from mpinewton.fleet.host import Call
+from mpinewton.fleet.host import Call, Failure, unlike
 from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.ledger import Mask
 from mpinewton.fleet.mpi import Link, Status, library, measure
@@ -32,57 +32,53 @@ class MpiFleet(Fleet):
         self.tree = Tree(plan.workers)
         self._layouts: dict[tuple[str, str, Layout], Layout] = {}
 
-    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic, float]:
+    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
         self.link.busy = True
         signature = (call.kind, call.task, call.inputs)
         layout = self._layouts.get(signature)
-        traffic = Traffic()
-        payload = joined(arrays) if arrays else None
-        size = 0 if payload is None else payload.nbytes
-        traffic.down = self._tell(orders.Ask(call, -1 if layout is None else layout.numbers), payload)
-        traffic.control_down = traffic.down - size
-        status = Status(changed=layout is None)
+        down, up = self._tell(orders.Ask(call, layout), joined(arrays) if arrays else None), 0
         while True:
-            if status.changed:
-                if layout is not None:
-                    traffic.down += self._tell(orders.Report())
-                layout, control = self._layout()
-                traffic.control_up += control
-                traffic.up += control
-                traffic.down += self._tell(orders.Reduce(layout.numbers))
-            assert layout is not None
-            status, vector, wire = self.link.sum(self.tree, self.fixed, Status(), PartialSum(self.tree), layout.numbers)
-            traffic.up += wire
-            traffic.control_up += wire - vector.nbytes
-            if not status.changed:
+            if layout is None:
+                layout, size = self._layout(call)
+                up += size
+                down += self._tell(orders.Reduce(layout))
+            status, vector, size = self.link.sum(self.tree, self.fixed, Status(), PartialSum(self.tree), layout.numbers)
+            up += size
+            self.interrupted |= status.interrupted
+            if not (status.changed or status.failed):
                 break
-        self.interrupted |= status.interrupted
-        if status.failed:
-            self._tell(orders.Explain())
-            self._raise_failure(self._answers(), call)
+            down += self._tell(orders.Report())
+            layout = None
         self._layouts[signature] = layout
         self.link.busy = False
-        return unflattened(layout, vector), vector, traffic, status.seconds
+        return unflattened(layout, vector), vector, Traffic(down, up, status.seconds)
 
-    def _layout(self) -> tuple[Layout, int]:
-        """The layout of the replies that are waiting, and the bytes it took to learn it."""
+    def _layout(self, call: Call) -> tuple[Layout, int]:
+        """The layout of the replies that are waiting, and the bytes it took to learn it. Raises what failed."""
         collected = self.link.collect(b"")
-        answers = [unbundled(data) for data in collected]
-        layouts = [layout for answer, _ in answers for _, layout in answer.workers]
-        nothing = Layout(True, (), ())  # where the task failed on everybody, the sum that follows says so
-        return (layouts[0] if layouts else nothing), sum(data.nbytes for data in collected)
+        first: Layout | None = None
+        for rank, answer in enumerate((unbundled(data)[0] for data in collected), start=1):
+            failure = answer.failure
+            for worker, layout in answer.workers:
+                first = first or layout
+                if not layout.like(first) and (failure is None or worker < failure.worker):
+                    failure = Failure(worker, unlike(layout, first))
+            if failure is not None:
+                self._raise(failure, rank, call)
+        assert first is not None, "a call asks at least one worker"
+        return first, sum(data.nbytes for data in collected)
 
     def _exchange_gather(
         self, call: Call, arrays: list[AnyArray], asked: Mask
-    ) -> tuple[list[Any], list[list[AnyArray]], Traffic, float]:
+    ) -> tuple[list[Any], list[list[AnyArray]], Traffic]:
         self.link.busy = True
-        payload = joined(arrays) if arrays else None
-        down = self._tell(orders.Ask(call), payload)
-        traffic = Traffic(down, down - (0 if payload is None else payload.nbytes))
+        down = self._tell(orders.Ask(call), joined(arrays) if arrays else None)
         collected = self.link.collect(b"")
         bundles = [unbundled(data) for data in collected]
         self.interrupted |= any(answer.interrupted for answer, _ in bundles)
-        self._raise_failure([answer for answer, _ in bundles], call)
+        for rank, (answer, _) in enumerate(bundles, start=1):
+            if answer.failure is not None:
+                self._raise(answer.failure, rank, call)
         answers: list[Any] = []
         replies: list[list[AnyArray]] = []
         for answer, content in bundles:
@@ -92,22 +88,22 @@ class MpiFleet(Fleet):
                 first = -(-first // 8) * 8
                 replies.append([view.copy() for view in views])
                 answers.append(restored(layout, replies[-1]))
-        traffic.up = sum(data.nbytes for data in collected)
-        traffic.control_up = traffic.up - sum(a.nbytes for reply in replies for a in reply)
         self.link.busy = False
-        return answers, replies, traffic, max((answer.seconds for answer, _ in bundles), default=0.0)
+        seconds = max(answer.seconds for answer, _ in bundles)
+        return answers, replies, Traffic(down, sum(data.nbytes for data in collected), seconds)
 
-    def _raise_failure(self, answers: Sequence[orders.Answer], call: Call) -> None:
-        for rank, answer in enumerate(answers, start=1):
-            if answer.failure is not None:
-                self.link.busy = False
-                raise WorkerError(answer.failure.worker, rank, call.task.removeprefix("self."), answer.failure.trace)
+    def _raise(self, failure: Failure, rank: int, call: Call) -> NoReturn:
+        self.link.busy = False
+        raise WorkerError(failure.worker, rank, call.task.removeprefix("self."), failure.trace)
 
     def _adopt(self, method: object) -> None:
         kind = type(method)
         settings = msgspec.to_builtins(method)
+        self.link.busy = True
         self._tell(orders.Adopt(f"{kind.__module__}:{kind.__qualname__}", settings))
-        checked(self._answers())
+        answers = [unbundled(data)[0] for data in self.link.collect(b"")]
+        self.link.busy = False
+        checked(answers)
         self._layouts.clear()
 
     def saved(self, w: Array) -> list[dict[str, Array]]:
@@ -134,9 +130,6 @@ class MpiFleet(Fleet):
 
     def _tell(self, order: orders.AnyOrder, payload: Bytes | None = None) -> int:
         return self.link.tell(msgspec.json.encode(order), payload)
-
-    def _answers(self) -> list[orders.Answer]:
-        return [unbundled(data)[0] for data in self.link.collect(b"")]
 
 
 def checked(answers: Sequence[orders.Answer]) -> Sequence[orders.Answer]:

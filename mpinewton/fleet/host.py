@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,6 +41,19 @@ class Failure(msgspec.Struct, frozen=True):
     trace: str
 
 
+class Summed(NamedTuple):
+    """The replies of a host's workers, added up."""
+
+    total: PartialSum
+    first: tuple[int, Layout] | None  # the first worker that was asked, and the layout of its reply
+    failure: Failure | None  # the first
+
+
+def unlike(layout: Layout, first: Layout) -> str:
+    """Why replies of these layouts cannot be added up."""
+    return f"its reply has the shapes {list(layout.shapes)}, the first worker's has {list(first.shapes)}"
+
+
 def task_name(task: Task, method: object) -> str:
     """How a task travels: `self.name` where it belongs to the method or one of its fields, `module:name` if a function.
 
@@ -57,7 +70,7 @@ def task_name(task: Task, method: object) -> str:
         for field in fields(method) if is_dataclass(method) else ():
             if getattr(method, field.name) is owner:
                 return f"self.{field.name}.{name}"
-    elif task.__qualname__ == name and name != "<lambda>":
+    elif getattr(task, "__qualname__", "") == name != "<lambda>":
         return f"{task.__module__}:{name}"
     raise ConfigError(
         f"{task!r} cannot be a worker's task: workers find tasks by name, so use a function of a module, "
@@ -134,30 +147,34 @@ class Host:
                 yield worker.index, reply
             self.seconds += time.perf_counter() - start
 
-    def sum(self, call: Call, arrays: Sequence[AnyArray]) -> tuple[PartialSum, Layout | None, Failure | None]:
-        """Add up the replies of this host's workers, for mean weighted by their shares (among those asked).
-
-        Returns the sums over complete subtrees, the layout of a reply (None if nobody here was asked) and the first
-        failure (None if there was none).
-        """
+    def sum(self, call: Call, arrays: Sequence[AnyArray]) -> Summed:
+        """Add up the replies of this host's workers, for mean weighted by their shares (among those asked)."""
         scale = np.ones(len(self.shares))
         if call.kind == "mean":
             share = np.where(arrays[-1].astype(bool), self.shares, 0.0) if not call.everyone else self.shares
-            scale = share if call.everyone else share / share.sum()
-        total, layout, failure = PartialSum(self.tree), None, None
+            # Where those asked have no rows at all, the mean is 0, as on an empty shard.
+            scale = share if call.everyone else share / (share.sum() or 1.0)
+        total, first, failure = PartialSum(self.tree), None, None
         for index, reply in self.answers(call, arrays):
             term = None
             if isinstance(reply, Failure):
                 failure = failure or reply
             elif reply is not None:
                 mine = layout_of(*reply)
-                if layout is not None and mine.shapes != layout.shapes:
-                    failure = failure or Failure(index, f"its reply has shapes {mine.shapes}, others' {layout.shapes}")
+                first = first or (index, mine)
+                if not mine.like(first[1]):
+                    failure = failure or Failure(index, unlike(mine, first[1]))
                     continue
-                layout = mine
                 if scale[index]:  # a worker without rows has no say, not even a NaN
                     term = flattened(reply[1])
                     term *= scale[index]
             if failure is None:
                 total.add(self.tree.leaf(index), term)
-        return total, layout, failure
+        return Summed(total, first, failure)
+
+    def nothing(self) -> PartialSum:
+        """Zeros from every worker: what a host adds that has nothing to say, so that the others' sums fit together."""
+        total = PartialSum(self.tree)
+        for worker in self.workers:
+            total.add(self.tree.leaf(worker.index), None)
+        return total

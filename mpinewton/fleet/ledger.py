@@ -86,7 +86,6 @@ class Ledger:
         messages: Sequence[Sequence[Any]],
         among: Mask,
         wire: int,
-        control: int,
         seconds: float = 0.0,
         compute: float = 0.0,
     ) -> None:
@@ -97,6 +96,7 @@ class Ledger:
         if not self._open:
             return
         floats, indices, bits = (np.array(counts) for counts in zip(*map(_content, messages)))
+        control = max(0, wire - int(bits.sum()) // 8)
         self.wire += wire
         self.control += control
         self.compute += compute

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from mpinewton.data.shard import Array, Shard
 from mpinewton.errors import WorkerError
 from mpinewton.fleet.base import Fleet, Traffic
@@ -24,36 +26,40 @@ class LocalFleet(Fleet):
         super().__init__(len(host.workers), host.workers[0].model.size, host.shares, plan)
         self.host = host
 
-    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic, float]:
-        total, layout, failure = self.host.sum(call, received(arrays))
+    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
+        total, first, failure = self.host.sum(call, received(arrays))
         if failure is not None:
             raise _error(failure, call)
-        assert layout is not None, "a call asks at least one worker"
-        vector = total.vector(layout.numbers)
-        return unflattened(layout, vector), vector, Traffic(), self.host.seconds
+        assert first is not None, "a call asks at least one worker"
+        vector = total.vector(first[1].numbers)
+        return unflattened(first[1], vector), vector, Traffic(0, 0, self.host.seconds)
 
     def _exchange_gather(
         self, call: Call, arrays: list[AnyArray], asked: Mask
-    ) -> tuple[list[Any], list[list[AnyArray]], Traffic, float]:
-        answers, replies = [], []
+    ) -> tuple[list[Any], list[list[AnyArray]], Traffic]:
+        answers: list[Any] = []
+        replies: list[list[AnyArray]] = []
+        failure: Failure | None = None
         for _, reply in self.host.answers(call, received(arrays)):
             if isinstance(reply, Failure):
-                raise _error(reply, call)
-            if reply is not None:
+                failure = failure or reply  # the others still do the task, as they do on other ranks
+            elif reply is not None:
                 copies = [a.copy() for a in reply[1]]  # a worker may go on writing into what it sent
                 replies.append(copies)
                 answers.append(restored(layout_of(*reply), copies))
-        return answers, replies, Traffic(), self.host.seconds
+        if failure:
+            raise _error(failure, call)
+        return answers, replies, Traffic(0, 0, self.host.seconds)
 
     def _adopt(self, method: object) -> None:
         self.host.method = method
 
     def saved(self, w: Array) -> list[dict[str, Array]]:
-        return [worker.saved(w) for worker in self.host.workers]
+        return [_copied(worker.saved(w)) for worker in self.host.workers]
 
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
         for worker, state in zip(self.host.workers, states):
-            worker.restore(state, w)
+            worker.restore(_copied(state), w.copy())
 
 
 def local_fleet(
@@ -83,6 +89,10 @@ def received(arrays: list[AnyArray]) -> list[AnyArray]:
     for a in copies:
         a.setflags(write=False)
     return copies
+
+
+def _copied(state: dict[str, Array]) -> dict[str, Array]:
+    return {name: np.array(a) for name, a in state.items()}
 
 
 def _error(failure: Failure, call: Call) -> WorkerError:

@@ -242,7 +242,8 @@ def abort(error: BaseException, doing: str = "") -> NoReturn:
 
 
 def quit_job(code: int) -> NoReturn:
-    """End all ranks now."""
+    """End all ranks now; what this one has printed is kept."""
+    sys.stdout.flush()
     MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)
 

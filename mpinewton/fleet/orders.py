@@ -29,24 +29,20 @@ class Adopt(Order, frozen=True, tag=True):
 
 
 class Ask(Order, frozen=True, tag=True):
-    """Do a call. numbers: how many a reply has, as far as the driver knows; -1 if it does not: report layouts first."""
+    """Do a call. layout: of a reply, as far as the driver knows; None if it does not, and wants a report first."""
 
     call: Call
-    numbers: int = -1
+    layout: Layout | None = None
 
 
 class Report(Order, frozen=True, tag=True):
-    """Report the layout of the replies that are waiting."""
+    """Report the layout of the replies that are waiting, or the failure."""
 
 
 class Reduce(Order, frozen=True, tag=True):
-    """Sum up the replies that are waiting, each of so many numbers."""
+    """Sum up the replies that are waiting; each has this layout."""
 
-    numbers: int
-
-
-class Explain(Order, frozen=True, tag=True):
-    """Report the failure that is kept, if any."""
+    layout: Layout
 
 
 class Save(Order, frozen=True, tag=True):
@@ -80,7 +76,7 @@ class Stop(Order, frozen=True, tag=True):
     code: int
 
 
-AnyOrder = Open | Adopt | Ask | Report | Reduce | Explain | Save | Restore | Each | Introduce | Measure | Stop
+AnyOrder = Open | Adopt | Ask | Report | Reduce | Save | Restore | Each | Introduce | Measure | Stop
 decode_order = msgspec.json.Decoder(AnyOrder).decode
 
 

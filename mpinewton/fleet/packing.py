@@ -28,6 +28,10 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
         """How many numbers the arrays hold together."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
+    def like(self, other: Layout) -> bool:
+        """Whether replies of the two layouts can be added up."""
+        return (self.single, self.shapes) == (other.single, other.shapes)
+
 
 def arrays_of(reply: Any) -> tuple[bool, list[AnyArray]]:
     """A reply (None, a number, an array or a tuple of numbers and arrays) as a list of arrays; True if it was one.

@@ -12,11 +12,11 @@ import numpy as np
 
 from mpinewton.errors import MpinewtonError
 from mpinewton.fleet import orders
-from mpinewton.fleet.host import Call, Failure, Host, found_task
+from mpinewton.fleet.host import Call, Failure, Host, Summed, found_task
 from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.mpi import Link, Status, measure
 from mpinewton.fleet.packing import AnyArray, Bytes, Layout, joined, layout_of, parted
-from mpinewton.fleet.tree import PartialSum, hosted
+from mpinewton.fleet.tree import hosted
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
@@ -42,8 +42,7 @@ class Server:
         self.host: Host | None = None
         self.fixed = True
         self.interrupted = False
-        # The replies that are waiting to be summed, their layout, and the first failure.
-        self.waiting: tuple[PartialSum, Layout | None, Failure | None] | None = None
+        self.waiting: Summed | None = None
 
     def interrupt(self, number: int, frame: object) -> None:
         """A signal to stop: the driver hears of it with the next answer, and decides."""
@@ -54,11 +53,9 @@ class Server:
             case orders.Ask():
                 self.ask(order, data)
             case orders.Report():
-                self.report(layout=True)
-            case orders.Reduce():
-                self.reduce(order.numbers)
-            case orders.Explain():
                 self.report()
+            case orders.Reduce():
+                self.reduce(order.layout)
             case orders.Open():
                 self.attempt(lambda: self.open(order))
             case orders.Adopt():
@@ -112,38 +109,38 @@ class Server:
             self.gather(order.call, arrays)
             return
         self.waiting = self.ready.sum(order.call, arrays)
-        if order.numbers < 0:
-            self.report(layout=True)
+        if order.layout is None:
+            self.report()
         else:
-            self.reduce(order.numbers)
+            self.reduce(order.layout)
 
-    def report(self, layout: bool = False) -> None:
+    def report(self) -> None:
         assert self.waiting is not None
-        _, mine, failure = self.waiting
-        if layout:
-            self.answer(workers=[] if mine is None else [(0, mine)])
-        else:
-            self.answer(failure=failure)
+        _, first, failure = self.waiting
+        self.answer(workers=[first] if first else [], failure=failure)
 
-    def reduce(self, numbers: int) -> None:
+    def reduce(self, layout: Layout) -> None:
         assert self.waiting is not None
-        total, layout, failure = self.waiting
-        changed = layout is not None and layout.numbers != numbers
+        total, first, failure = self.waiting
+        changed = first is not None and not first[1].like(layout)
         status = Status(failure is not None, changed, self.interrupted, self.ready.seconds)
-        part = PartialSum(self.ready.tree) if changed or failure else total
-        self.link.sum(self.ready.tree, self.fixed, status, part, numbers)
+        part = self.ready.nothing() if changed or failure else total
+        self.link.sum(self.ready.tree, self.fixed, status, part, layout.numbers)
 
     def gather(self, call: Call, arrays: list[AnyArray]) -> None:
         workers: list[tuple[int, Layout]] = []
         content: list[AnyArray] = []
+        failure: Failure | None = None
         for index, reply in self.ready.answers(call, arrays):
             if isinstance(reply, Failure):
-                self.answer(failure=reply)
-                return
-            if reply is not None:
+                failure = failure or reply
+            elif reply is not None:
                 workers.append((index, layout_of(*reply)))
                 content.append(joined(reply[1]).copy())
-        self.answer(content, workers=workers, seconds=self.ready.seconds)
+        if failure:
+            self.answer(failure=failure)
+        else:
+            self.answer(content, workers=workers, seconds=self.ready.seconds)
 
     # -- the rest -----------------------------------------------------------------------------------------------
 

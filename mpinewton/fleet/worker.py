@@ -102,7 +102,8 @@ class Worker:
 
     def rng(self, *key: int) -> np.random.Generator:
         """Random numbers of (seed, worker, iteration, key): the same in every layout and after every resume."""
-        return np.random.default_rng([self.seed, self.index, self.iteration, *key])
+        # The length too: numpy fills short seeds up with zeros, and rng() would be rng(0).
+        return np.random.default_rng([self.seed, self.index, self.iteration, len(key), *key])
 
     def saved(self, w: Array) -> dict[str, Array]:
         """All this worker keeps, for a checkpoint; its weights only where they are not the driver's w."""

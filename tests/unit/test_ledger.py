@@ -121,8 +121,8 @@ def test_entries_are_numbered_dated_and_taken_once(fleet: LocalFleet) -> None:
 def test_wire_control_and_compute_add_up() -> None:
     ledger = Ledger(2)
     everyone = np.ones(2, dtype=bool)
-    ledger.charge("down", 0, "mean", "t", [[np.zeros(3)]], everyone, 100, 76)
-    ledger.charge("up", 0, "mean", "t", [[]], everyone, 50, 50, 2.0, 1.5)  # carries nothing, and still is traffic
+    ledger.charge("down", 0, "mean", "t", [[np.zeros(3)]], everyone, 100)
+    ledger.charge("up", 0, "mean", "t", [[]], everyone, 50, 2.0, 1.5)  # carries nothing, and still is traffic
     assert (ledger.wire, ledger.control, ledger.compute, ledger.rounds) == (150, 126, 1.5, 1)
     (entry,) = ledger.entries()
     assert (entry.wire, entry.control, entry.seconds) == (100, 76, 0.0)
@@ -137,7 +137,7 @@ def test_a_restored_ledger_goes_on_counting(fleet: LocalFleet) -> None:
     assert (again.totals(), again.rounds, again.compute) == (
         fleet.ledger.totals(), fleet.ledger.rounds, fleet.ledger.compute,
     )  # fmt: skip
-    again.charge("up", 9, "sum", "t", [[np.zeros(1)]], np.ones(5, dtype=bool), 0, 0)
+    again.charge("up", 9, "sum", "t", [[np.zeros(1)]], np.ones(5, dtype=bool), 0)
     assert again.entries()[0].round == fleet.ledger.rounds + 1
     assert again.floats_up.tolist() == (fleet.ledger.floats_up + 1).tolist()
     assert np.array_equal(kept["floats_up"], fleet.ledger.floats_up)  # counting on has not reached into the state

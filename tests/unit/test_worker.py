@@ -1,0 +1,178 @@
+"""One worker against dense numpy: the zoo's own formulae on the rows of that worker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from problems import ZOO, Problem
+from scipy import sparse
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Worker
+from mpinewton.fleet.plan import regularisation
+from mpinewton.fleet.worker import REFRESH
+
+SHARD = 3  # the largest
+
+
+@pytest.fixture(params=ZOO.values(), ids=ZOO)
+def problem(request: pytest.FixtureRequest) -> Problem:
+    """A problem of the zoo, all its rows but one worker's gone; the sixth feature plays the intercept."""
+    zoo: Problem = request.param
+    shard = zoo.shards[SHARD]
+    X = shard.X.toarray() if sparse.issparse(shard.X) else shard.X.copy()
+    X[:, -1] = 1.0
+    shard = replace(shard, X=sparse.csr_array(X) if sparse.issparse(shard.X) else X)
+    return replace(zoo, shards=[shard])
+
+
+def alone(problem: Problem, index: int = SHARD) -> Problem:
+    """The problem of one of its workers."""
+    return replace(problem, shards=[problem.shards[index]])
+
+
+def worker_of(problem: Problem, intercept: bool = True, seed: int = 5, index: int = SHARD) -> Worker:
+    """With an intercept the sixth feature is left to `with_intercept`."""
+    (shard,) = problem.shards
+    if intercept:
+        shard = replace(shard, X=shard.X[:, :-1]).with_intercept()
+    outputs = problem.loss.outputs(problem.classes)
+    l2 = regularisation(problem.l2, shard.features, outputs, intercept)
+    return Worker(index, shard, problem.loss, problem.classes, 0.4, l2, seed)
+
+
+def truth(problem: Problem, w: Array) -> tuple[float, Array, Array]:
+    """f_i, its gradient and Hessian, dense, the last feature not regularised."""
+    f, g, H = replace(problem, l2=0.0).objective(w)
+    ridge = np.full((6, w.size // 6), problem.l2)
+    ridge[-1] = 0.0
+    l2 = ridge.ravel()
+    return f + l2 @ w**2 / 2, g + l2 * w, H + np.diag(l2)
+
+
+def test_the_objective_is_that_of_dense_numpy_and_the_intercept_is_free(problem: Problem) -> None:
+    worker, w = worker_of(problem), problem.start
+    v = np.random.default_rng(1).standard_normal(w.size)
+    worker.place(w)
+    f, g, H = truth(problem, w)
+    assert worker.value() == pytest.approx(f, rel=1e-12)
+    np.testing.assert_allclose(worker.gradient(), g, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(worker.hessian(), H, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(worker.hessian_product(v), H @ v, rtol=1e-10, atol=1e-12)
+
+
+def test_without_an_intercept_every_weight_is_regularised(problem: Problem) -> None:
+    worker = worker_of(problem, intercept=False)
+    worker.place(problem.start)
+    f, g, H = problem.objective(problem.start)
+    assert worker.value() == pytest.approx(f, rel=1e-12)
+    np.testing.assert_allclose(worker.gradient(), g, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(worker.hessian(), H, rtol=1e-10, atol=1e-12)
+
+
+def test_trial_steps_and_the_step_taken(problem: Problem) -> None:
+    worker, w = worker_of(problem), problem.start
+    p = np.random.default_rng(2).standard_normal(w.size)
+    steps = np.array([0.0, 1.0, -0.5, 1e-3, 0.25])
+    worker.place(w)
+    worker.aim(p)
+    np.testing.assert_allclose(worker.losses(steps), [truth(problem, w + a * p)[0] for a in steps], rtol=1e-11)
+    worker.advance(0.25)
+    f, g, _ = truth(problem, w + 0.25 * p)
+    assert np.array_equal(worker.w, w + 0.25 * p)
+    assert worker.value() == pytest.approx(f, rel=1e-11)
+    np.testing.assert_allclose(worker.gradient(), g, rtol=1e-9, atol=1e-11)
+
+
+def walked(worker: Worker, steps: int, seed: int = 3) -> Worker:
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        worker.aim(rng.standard_normal(worker.w.size))
+        worker.advance(float(rng.uniform(0, 0.1)))
+    return worker
+
+
+def placed(problem: Problem) -> Worker:
+    worker = worker_of(problem)
+    worker.place(problem.start)
+    return worker
+
+
+def test_the_logits_are_formed_afresh_after_so_many_steps() -> None:
+    problem = alone(ZOO["logistic-dense"])
+    before, after = (walked(placed(problem), steps) for steps in (REFRESH - 1, REFRESH))
+    exact = [worker_of(problem).model.logits(worker.w) for worker in (before, after)]
+    # Sums of steps differ from the product in the last bits, until the product is formed again.
+    assert not np.array_equal(before.point.kept()["z"], exact[0])
+    np.testing.assert_allclose(before.point.kept()["z"], exact[0], rtol=0, atol=1e-12)
+    assert np.array_equal(after.point.kept()["z"], exact[1])
+
+
+def bits(worker: Worker) -> bytes:
+    return worker.gradient().tobytes() + worker.w.tobytes() + np.float64(worker.value()).tobytes()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["at-the-drivers-w", "at-its-own"])
+def test_a_restored_worker_goes_on_bit_by_bit(problem: Problem, elsewhere: bool) -> None:
+    worker = walked(placed(problem), 7)
+    worker.memory["H"] = np.arange(3.0)
+    driver = worker.w + elsewhere
+    state = {name: np.array(a) for name, a in worker.saved(driver.copy()).items()}
+    assert ("w" in state) == elsewhere
+    again = worker_of(problem)
+    again.restore(state, driver.copy())
+    assert again.memory["H"].tolist() == [0.0, 1.0, 2.0]
+    assert bits(again) == bits(worker)
+    # Past the refresh too: the steps taken before count.
+    assert bits(walked(again, REFRESH)) == bits(walked(worker, REFRESH))
+
+
+def test_a_worker_that_stands_nowhere_is_restored_to_that(problem: Problem) -> None:
+    again = worker_of(problem)
+    again.restore(worker_of(problem).saved(problem.start), problem.start)
+    with pytest.raises(RuntimeError, match=r"call place\(w\) first"):
+        again.value()
+
+
+def test_what_must_come_first_is_said() -> None:
+    worker = placed(alone(ZOO["ridge-dense"]))
+    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+        worker.losses(np.ones(1))
+    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+        worker.advance(1.0)
+    worker.aim(np.ones(6))
+    worker.advance(1.0)
+    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+        worker.advance(1.0)  # the line began where the worker no longer is
+    worker.aim(np.ones(6))
+    worker.place(np.zeros(6))
+    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+        worker.losses(np.ones(1))
+
+
+def test_chance_depends_on_seed_worker_iteration_and_key_alone() -> None:
+    problem = alone(ZOO["ridge-dense"])
+
+    def draws(seed: int, index: int, iteration: int, *key: int) -> float:
+        worker = worker_of(problem, seed=seed, index=index)
+        worker.iteration = iteration
+        worker.rng(9).random()  # another stream, drawn from or not
+        return float(worker.rng(*key).random())
+
+    assert draws(0, 1, 2, 3) == draws(0, 1, 2, 3)
+    settings = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 2, 2, 3), (0, 1, 3, 3), (0, 1, 2, 4), (1, 0, 2, 3)]
+    settings += [(0, 1, 2), (0, 1, 2, 0), (0, 1, 2, 0, 0)]  # a key of zeros is a key
+    assert len({draws(*setting) for setting in settings}) == len(settings)
+
+
+def test_a_worker_without_rows_has_the_regulariser_alone() -> None:
+    zoo = ZOO["logistic-csr"]
+    worker = worker_of(alone(zoo, 2), intercept=False)
+    w = zoo.start
+    worker.place(w)
+    assert worker.rows == 0
+    assert worker.value() == pytest.approx(zoo.l2 / 2 * w @ w)
+    np.testing.assert_allclose(worker.gradient(), zoo.l2 * w)
+    np.testing.assert_allclose(worker.hessian(), zoo.l2 * np.eye(6))
