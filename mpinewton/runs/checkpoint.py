@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array
+from mpinewton.data.shardfile import attribute
 from mpinewton.errors import DataError
 from mpinewton.fleet.packing import joined, layout_of, parted
 from mpinewton.methods.base import Iterate
@@ -86,11 +87,11 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if file.attrs.get("format") != FORMAT:
+            if attribute(file, path, "format") != FORMAT:
                 raise DataError(f"{path}: not a checkpoint this version reads, {FORMAT}")
             content = {name: file[name][()] for name in ("facts", "index", "data")}
             texts = [content[name].tobytes() for name in ("facts", "index", "data")]
-            if _digest(texts) != file.attrs["digest"]:
+            if _digest(texts) != attribute(file, path, "digest"):
                 raise DataError(f"{path}: the content does not have the digest it was written with")
     except (OSError, KeyError, RuntimeError) as error:
         raise DataError(f"{path}: not a whole checkpoint ({error})") from error
@@ -134,7 +135,7 @@ def _fill(file: h5py.File, checkpoint: Checkpoint) -> None:
         content = np.frombuffer(text, dtype=np.uint8)
         size = max(1, min(len(content), 1 << 20))
         file.create_dataset(name, data=content, maxshape=(None,), chunks=(size,), fletcher32=True)
-    file.attrs["format"], file.attrs["digest"] = FORMAT, _digest(texts)
+    file.attrs["format"], file.attrs["digest"] = np.bytes_(FORMAT), np.bytes_(_digest(texts))
 
 
 def _digest(texts: list[bytes]) -> str:

@@ -124,7 +124,7 @@ def _read(path: Path) -> Reference:
 
 def _write(path: Path, found: Reference) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        file.attrs["format"], file.attrs["loss"], file.attrs["grad_norm"] = FORMAT, found.loss, found.grad_norm
+        file.attrs.update({"format": np.bytes_(FORMAT), "loss": found.loss, "grad_norm": found.grad_norm})
         assert found.w is not None
         file.create_dataset("w", data=found.w, chunks=found.w.shape, fletcher32=True)
 

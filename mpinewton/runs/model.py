@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from mpinewton.data.shard import Array, Shard
+from mpinewton.data.shardfile import attribute
 from mpinewton.errors import DataError
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
@@ -70,9 +71,9 @@ def write_model(path: Path, model: Model) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         w = model.w if outputs == 1 else model.w.reshape(-1, outputs)
         file.create_dataset("w", data=w, chunks=w.shape, fletcher32=True)
-        file.attrs["format"] = FORMAT
-        for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
-            file.attrs[name] = getattr(model, name)
+        texts = {"format": FORMAT, "loss": model.loss, "scale": model.scale, "data_sha256": model.data_sha256}
+        file.attrs.update({name: np.bytes_(text.encode()) for name, text in texts.items()})
+        file.attrs.update({"l2": model.l2, "features": model.features, "intercept": int(model.intercept)})
         if model.classes is not None:
             file.attrs["classes"] = np.asarray(model.classes)
         if model.class_names is not None:
@@ -83,7 +84,7 @@ def read_model(path: Path) -> Model:
     """Read a model file. Raises DataError where it is none."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            a: dict[str, Any] = dict(file.attrs)
+            a: dict[str, Any] = {name: attribute(file, path, name) for name in file.attrs}
             w = file["w"][()].ravel()
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: not a model file ({error})") from None
