@@ -66,7 +66,7 @@ def run_command_line(session: Session, arguments: list[str] | None = None) -> in
     """Carry out one command; its exit code. Errors made on purpose are printed, others raised."""
     show_log()
     try:
-        result = main.main(args=arguments, obj=session, standalone_mode=False)
+        result = main.main(args=arguments, prog_name="mpinewton", obj=session, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return MpinewtonError.exit_code if isinstance(error, click.FileError) else 2
@@ -84,7 +84,7 @@ def show_log() -> None:
     log = logging.getLogger("mpinewton")
     log.setLevel(logging.INFO)
     log.propagate = False
-    if not log.handlers:
+    if not any(getattr(handler, "stream", None) is sys.stdout for handler in log.handlers):
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)

@@ -87,9 +87,6 @@ def command(
     content = read_options(config) if config else {}
     content |= {name: value for name, value in options.items() if value is not None}
     content["settings"] = _overlaid(content.get("settings", {}), parsed_settings(pairs))
-    for name in ("method", "data"):
-        if name not in content:
-            raise ConfigError(f"{name.upper()} is missing: mpinewton run METHOD DATA, or name it in --config")
     job, manifest = load_job(Job.of(content, str(config) if config else "command line"))
     if nproc is not None:
         return launched(session, nproc)

@@ -66,6 +66,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: it must be 0 or more")
+        for name in ("max_hours", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"--{name.replace('_', '-')} {value!r}: it must be a number, 0 or more")
         if self.gap is not None and self.reference is None:
             raise ConfigError("--gap needs to know the optimum: add --reference auto, or --reference VALUE")
         self.stops()
@@ -127,6 +131,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         for name in content:
             if name not in known:
                 raise ConfigError(f"{where}: no option {name!r}{did_you_mean(name, known)}")
+        for name in ("method", "data"):
+            if name not in content:
+                raise ConfigError(f"{name.upper()} is missing: mpinewton run METHOD DATA, or name it in --config")
         try:
             return msgspec.convert(content, cls, strict=False)
         except msgspec.ValidationError as error:
