@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array
-from mpinewton.data.shardfile import attribute
 from mpinewton.errors import DataError
 from mpinewton.fleet.packing import joined, layout_of, parted
 from mpinewton.methods.base import Iterate
-from mpinewton.runs.files import replacing
+from mpinewton.runs.files import sealing, unsealed
 
 FORMAT = "mpinewton-checkpoint/1"
 NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
@@ -58,45 +56,19 @@ def state_fields(state: Iterate) -> dict[str, Any]:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write it over the older of the two files; read back before it takes that name.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; the older files are untouched.
-    """
+    """Write it over the older of the two files. Raises OSError if it cannot be written: the files are as they were."""
     path = folder / NAMES[checkpoint.number % 2]
-    with replacing(path) as temporary:
-        try:
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                _fill(file, checkpoint)
-                file.flush()
-        except RuntimeError as error:  # how HDF5 reports a full disk
-            raise OSError(f"{path}: {error}") from error
-        read(temporary)
+    with sealing(path, FORMAT) as file:
+        _fill(file, checkpoint)
     return path
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one file.
-
-    Raises
-    ------
-    DataError
-        If it is not a whole checkpoint of ours.
-    """
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            if attribute(file, path, "format") != FORMAT:
-                raise DataError(f"{path}: not a checkpoint this version reads, {FORMAT}")
-            content = {name: file[name][()] for name in ("facts", "index", "data")}
-            texts = [content[name].tobytes() for name in ("facts", "index", "data")]
-            if _digest(texts) != attribute(file, path, "digest"):
-                raise DataError(f"{path}: the content does not have the digest it was written with")
-    except (OSError, KeyError, RuntimeError) as error:
-        raise DataError(f"{path}: not a whole checkpoint ({error})") from error
-    facts, index = json.loads(texts[0]), json.loads(texts[1])
-    arrays = _unpacked(index, content["data"])
+    """Read one file. Raises DataError if it is not a whole checkpoint of ours."""
+    with unsealed(path, FORMAT) as file:
+        facts, index, data = (file[name][()] for name in ("facts", "index", "data"))
+    facts = json.loads(facts.tobytes())
+    arrays = _unpacked(json.loads(index.tobytes()), data)
     workers = [_below(f"workers/{i}/", arrays) for i in range(facts["workers"])]
     state = {**facts.pop("state"), **_below("state/", arrays)}
     return Checkpoint(facts.pop("number"), facts, state, _below("ledger/", arrays), workers)
@@ -130,20 +102,12 @@ def _fill(file: h5py.File, checkpoint: Checkpoint) -> None:
         arrays |= {f"workers/{i}/{name}": np.asarray(a) for name, a in kept.items()}
     facts = {**checkpoint.facts, "number": checkpoint.number, "state": plain, "workers": len(checkpoint.workers)}
     index, data = _packed(arrays)
-    texts = [json.dumps(facts).encode(), json.dumps(index).encode(), data.tobytes()]
-    for name, text in zip(("facts", "index", "data"), texts):
-        content = np.frombuffer(text, dtype=np.uint8)
-        size = max(1, min(len(content), 1 << 20))
-        file.create_dataset(name, data=content, maxshape=(None,), chunks=(size,), fletcher32=True)
-    file.attrs["format"], file.attrs["digest"] = np.bytes_(FORMAT), np.bytes_(_digest(texts))
+    for name, content in (("facts", _text(facts)), ("index", _text(index)), ("data", data)):
+        file.create_dataset(name, data=content)
 
 
-def _digest(texts: list[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    for text in texts:
-        digest.update(len(text).to_bytes(8, "little"))
-        digest.update(text)
-    return digest.hexdigest()
+def _text(content: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
 
 
 def _packed(arrays: Mapping[str, Any]) -> tuple[list[list[Any]], Any]:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from mpinewton.data.loading import load_rows
@@ -18,7 +17,7 @@ from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet import Fleet, Plan
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
-from mpinewton.runs.files import replacing
+from mpinewton.runs.files import sealing, unsealed
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
 
@@ -75,7 +74,7 @@ def reference(fleet: Fleet, plan: Plan, text: str) -> Reference:
     path = plan.path() / f"reference-{_key(plan)}.h5"
     try:
         return _read(path)
-    except (OSError, KeyError):
+    except DataError:
         pass
     log.info("computing the optimum once, for the gap")
     with fleet.ledger.closed():
@@ -118,15 +117,14 @@ def _key(plan: Plan) -> str:
 
 
 def _read(path: Path) -> Reference:
-    with h5py.File(path, "r", locking=False) as file:
+    with unsealed(path, FORMAT) as file:
         return Reference(float(file.attrs["loss"]), file["w"][()], float(file.attrs["grad_norm"]))
 
 
 def _write(path: Path, found: Reference) -> None:
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        file.attrs.update({"format": np.bytes_(FORMAT), "loss": found.loss, "grad_norm": found.grad_norm})
-        assert found.w is not None
-        file.create_dataset("w", data=found.w, chunks=found.w.shape, fletcher32=True)
+    with sealing(path, FORMAT) as file:
+        file.attrs["loss"], file.attrs["grad_norm"] = found.loss, found.grad_norm
+        file.create_dataset("w", data=found.w)
 
 
 def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:

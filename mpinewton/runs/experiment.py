@@ -117,7 +117,7 @@ def read_experiment(path: Path) -> Experiment:
         content[name] = tables = [tables] if isinstance(tables, dict) else tables
         if not tables:
             raise ConfigError(f"{path}: there is no [[{name}]], and a comparison needs at least one")
-        for number, table in enumerate(tables, 1):
+        for number, table in enumerate(tables if isinstance(tables, list) else [], 1):
             _refuse_unknown(table, section, f"{path}: [[{name}]] number {number}")
     stop = content.get("stop", {})
     for key in stop if isinstance(stop, dict) else ():

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from mpinewton.data.shard import Array, Shard
-from mpinewton.data.shardfile import attribute
 from mpinewton.errors import DataError
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
-from mpinewton.runs.files import replacing
+from mpinewton.runs.files import sealing, unsealed
 
 FORMAT = "mpinewton-model/1"
 
@@ -68,12 +66,10 @@ class Model:
 def write_model(path: Path, model: Model) -> None:
     """Write a model file, whole or not at all. Raises OSError."""
     outputs = make_loss(model.loss).outputs(model.classes)
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        w = model.w if outputs == 1 else model.w.reshape(-1, outputs)
-        file.create_dataset("w", data=w, chunks=w.shape, fletcher32=True)
-        texts = {"format": FORMAT, "loss": model.loss, "scale": model.scale, "data_sha256": model.data_sha256}
-        file.attrs.update({name: np.bytes_(text.encode()) for name, text in texts.items()})
-        file.attrs.update({"l2": model.l2, "features": model.features, "intercept": int(model.intercept)})
+    with sealing(path, FORMAT) as file:
+        file.create_dataset("w", data=model.w if outputs == 1 else model.w.reshape(-1, outputs))
+        for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
+            file.attrs[name] = getattr(model, name)
         if model.classes is not None:
             file.attrs["classes"] = np.asarray(model.classes)
         if model.class_names is not None:
@@ -82,14 +78,9 @@ def write_model(path: Path, model: Model) -> None:
 
 def read_model(path: Path) -> Model:
     """Read a model file. Raises DataError where it is none."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            a: dict[str, Any] = {name: attribute(file, path, name) for name in file.attrs}
-            w = file["w"][()].ravel()
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path}: not a model file ({error})") from None
-    if a.get("format") != FORMAT:
-        raise DataError(f"{path}: not a model this version reads, {FORMAT}")
+    with unsealed(path, FORMAT) as file:
+        a: dict[str, Any] = dict(file.attrs)
+        w = file["w"][()].ravel()
     classes = tuple(a["classes"].tolist()) if "classes" in a else None
     names = tuple(name.decode() for name in a["class_names"]) if "class_names" in a else None
     return Model(

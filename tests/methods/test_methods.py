@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields
 
 import msgspec
@@ -54,7 +55,9 @@ def test_reaches_the_optimum(variant, problem_name, fleet_of):
 
 @pytest.mark.parametrize("fleet_of", [on_one, on_many])
 @pytest.mark.parametrize("problem_name", BENT)
-@pytest.mark.parametrize("variant", ["giant-abs", "giant-truncate", "dino", "dino-lanczos", "lbfgs", "gradient-descent"])
+@pytest.mark.parametrize(
+    "variant", ["giant-abs", "giant-truncate", "dino", "dino-lanczos", "lbfgs", "gradient-descent"]
+)
 def test_descends_where_nothing_is_convex(variant, problem_name, fleet_of):
     name, settings, _ = VARIANTS[variant]
     problem, method = ZOO[problem_name], make_method(name, settings)
@@ -68,7 +71,7 @@ def test_descends_where_nothing_is_convex(variant, problem_name, fleet_of):
         watchers=[lambda row, _: losses.append(row.loss)],
     )
     assert len(losses) > 3
-    assert all(after <= before + 1e-14 * abs(before) for before, after in zip(losses, losses[1:]))
+    assert all(after <= before + 1e-14 * abs(before) for before, after in itertools.pairwise(losses))
     assert losses[-1] < losses[0]
     assert problem.objective(problem.start)[0] == pytest.approx(losses[0], rel=1e-13)
 

@@ -1,0 +1,178 @@
+"""The loop, its stops and what it does with a NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from fleets import on_many
+from problems import ZOO
+
+from mpinewton.errors import ConfigError
+from mpinewton.methods.gradient_descent import GradientDescent
+from mpinewton.methods.linesearch import Backtracking
+from mpinewton.runs import stopping
+from mpinewton.runs.history import COLUMNS, EXACT_COLUMNS, Row, history_sha256
+from mpinewton.runs.loop import Clock, Evaluation, run
+
+PROBLEM = ZOO["logistic-dense"]
+
+
+@dataclass(frozen=True)
+class Poisoned(GradientDescent):
+    """Gradient descent with a worker whose data turn into NaN at an iteration."""
+
+    search: Backtracking = field(default_factory=lambda: Backtracking(largest=4.0, choose="least", first=10))
+    poison: int = 3
+    name: ClassVar[str] = "poisoned"
+
+    def step(self, fleet, now):
+        after = super().step(fleet, now)
+        if fleet.iteration == self.poison:
+            fleet.send(self.spoil)
+            f, g = fleet.mean(self.look)
+            return replace(after, loss=f, gradient=g)
+        return after
+
+    def spoil(self, worker):
+        if worker.index == 3:
+            worker.point.model.rows.X[0, 0] = np.nan
+            worker.place(worker.w)
+
+    def look(self, worker):
+        return worker.value(), worker.gradient()
+
+
+def ran(method=None, stops=(), **options):
+    fleet, rows = on_many(PROBLEM), []
+    method = method or GradientDescent()
+    fleet.adopt(method)
+    watchers = [lambda row, _: rows.append(row), *options.pop("watchers", [])]
+    return run(method, fleet, PROBLEM.start, stops, watchers=watchers, **options), rows, fleet
+
+
+def copied(problem):
+    """The problem with data of its own, to be spoilt."""
+    return replace(problem, shards=[replace(shard, X=shard.X.copy()) for shard in problem.shards])
+
+
+def test_a_nan_stops_in_the_same_round_and_the_last_finite_iterate_is_kept():
+    fleet, rows = on_many(copied(PROBLEM)), []
+    method = Poisoned()
+    fleet.adopt(method)
+    ended = run(
+        method, fleet, PROBLEM.start, [stopping.Iterations(20)], watchers=[lambda row, state: rows.append((row, state))]
+    )
+    assert ended.kind == "trouble"
+    assert ended.reason.startswith("nonfinite")
+    assert "first on worker 3 (1 of 5 workers)" in ended.reason
+    assert [row.iteration for row, _ in rows] == [0, 1, 2]
+    assert np.array_equal(ended.state.w, rows[-1][1].w)
+    assert np.isfinite(ended.state.w).all()
+
+
+def test_a_nan_at_the_start_is_said():
+    shards = [replace(shard, X=np.where(shard.X > 10, 0, shard.X)) for shard in PROBLEM.shards]
+    shards[1].X[0, 0] = np.inf
+    spoilt, rows = replace(PROBLEM, shards=shards), []
+    fleet = on_many(spoilt)
+    fleet.adopt(GradientDescent())
+    with np.errstate(invalid="ignore"):
+        ended = run(fleet.method, fleet, PROBLEM.start, [], watchers=[lambda row, _: rows.append(row)])
+    assert ended.kind == "trouble"
+    assert "at the start; first on worker 1" in ended.reason
+    assert not rows
+    assert np.array_equal(ended.state.w, PROBLEM.start)
+
+
+@pytest.mark.parametrize(
+    ("stop", "converged", "words"),
+    [
+        (stopping.GradientBelow(1e-4), True, "gradient norm .* is at most 0.0001"),
+        (stopping.GradientReduced(1e-3), True, "of the first"),
+        (stopping.GapBelow(1e-6), True, "gap .* to the known optimum"),
+        (stopping.Iterations(4), False, "4 iterations were asked for"),
+        (stopping.Rounds(9), False, "10 rounds: 9 were allowed"),
+        (stopping.Bits(3000), False, "bits on the busiest link: 3000 were allowed"),
+        (stopping.Seconds(0.0), False, "seconds: 0 were allowed"),
+    ],
+)
+def test_every_stop_gives_its_reason(stop, converged, words):
+    ended, rows, _ = ran(stops=[stop, stopping.Iterations(500)], evaluation=Evaluation(PROBLEM.optimum[1]))
+    assert ended.converged is converged
+    assert ended.row == rows[-1]
+    assert pytest.approx(ended.reason) == ended.reason
+    assert __import__("re").search(words, ended.reason), ended.reason
+    first = rows[0]
+    assert not any(stop.reason(row, first) for row in rows[:-1]), "it should have stopped before"
+
+
+def test_convergence_is_said_before_a_budget():
+    ended, _, _ = ran(stops=[stopping.Iterations(0), stopping.GradientBelow(1e9)])
+    assert ended.converged
+
+
+def test_a_negative_limit_is_refused():
+    with pytest.raises(ConfigError, match="--tol -1"):
+        stopping.GradientBelow(-1)
+    with pytest.raises(ConfigError, match="--gap nan"):
+        stopping.GapBelow(float("nan"))
+
+
+def test_evaluation_changes_neither_iterates_nor_ledger_nor_clock():
+    import time
+
+    calls = []
+
+    def slow(w):
+        calls.append(w)
+        time.sleep(0.02)
+        return 0.5
+
+    stops = [stopping.Iterations(6)]
+    watched, rows, fleet = ran(stops=stops, evaluation=Evaluation(0.1, slow))
+    plain, plain_rows, plain_fleet = ran(stops=stops)
+    assert len(calls) == 7
+    assert np.array_equal(watched.state.w, plain.state.w)
+    assert history_sha256(rows) == history_sha256(plain_rows)
+    assert fleet.ledger.totals() == plain_fleet.ledger.totals()
+    assert rows[-1].seconds < 7 * 0.02
+    assert rows[0].gap == rows[0].loss - 0.1
+    assert rows[0].test_accuracy == 0.5
+
+
+def test_pause_ends_after_the_iteration():
+    ended, rows, _ = ran(stops=[stopping.Iterations(50)], pause=lambda: "enough")
+    assert (ended.kind, ended.reason, len(rows)) == ("interrupted", "enough", 1)
+
+
+def test_rows_survive_text():
+    _, rows, _ = ran(stops=[stopping.Iterations(3)])
+    again = [Row.of(dict(zip(COLUMNS, row.cells(COLUMNS)))) for row in rows]
+    assert [row.cells(COLUMNS) for row in again] == [row.cells(COLUMNS) for row in rows]
+    assert history_sha256(again) == history_sha256(rows)
+
+
+@pytest.mark.parametrize("column", EXACT_COLUMNS)
+def test_the_digest_sees_every_exact_column(column):
+    row = Row(1, 2, 3, 4, 5, 6, 7, 8.0, 9.0, 10.0, 11.0)
+    value = getattr(row, column)
+    changed = replace(row, **{column: value + 1 if isinstance(value, int) else float(np.nextafter(value, 100))})
+    assert history_sha256([row]) != history_sha256([changed])
+
+
+def test_the_digest_sees_neither_time_nor_layout():
+    row = Row(1, 2, 3, 4, 5, 6, 7, 8.0, 9.0, 10.0, 11.0)
+    other = replace(row, wire_bytes=0, seconds=0.5, gap=1.0, test_accuracy=0.9, note="x")
+    assert history_sha256([row]) == history_sha256([other])
+
+
+def test_the_clock_stands_still_while_paused():
+    import time
+
+    clock = Clock(5.0)
+    with clock.paused():
+        time.sleep(0.05)
+    assert 5.0 <= clock.seconds < 5.04
