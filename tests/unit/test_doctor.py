@@ -1,0 +1,159 @@
+"""The doctor: what it says here, and what it would say where something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy
+from launch import launch
+
+from mpinewton import __version__
+from mpinewton.errors import ConfigError
+from mpinewton.fleet.orders import Timing
+from mpinewton.fleet.session import LocalSession
+from mpinewton.runs import doctor
+
+
+def rank(host: str = "a", **other: Any) -> dict[str, Any]:
+    facts = {
+        "host": host, "mpi": "MPICH 5", "versions": {"numpy": "2.0", "h5py": "3.11"},
+        "cores": [0, 1], "blas": ["openblas 0.3"], "threads": 1, "thread_variables": {"OMP_NUM_THREADS": "1"},
+    }  # fmt: skip
+    return facts | other
+
+
+class TwoRanks(LocalSession):
+    """A session whose second rank lives elsewhere: what it does is given."""
+
+    ranks = 2
+
+    def __init__(self, there: Callable[[Any], Any]) -> None:
+        self.there = there
+
+    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return [self.there(item) for item in items]
+
+
+def test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS")
+    said = doctor.examine(LocalSession(), tmp_path)
+    assert f"mpinewton {__version__}, python {sys.version.split()[0]}, numpy {np.__version__}" in said
+    assert f"scipy {scipy.__version__}, h5py {h5py.__version__}, hdf5 {h5py.version.hdf5_version}" in said
+    assert "MPI       not in use: one process; there is " in said
+    assert "OMP_NUM_THREADS=1  OPENBLAS_NUM_THREADS=7  MKL_NUM_THREADS=unset" in said
+    assert "HDF5 file locks work" in said
+    assert "mpinewton doctor --nproc 2 does" in said
+    assert "WARNING" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_ranks_time_their_messages(tmp_path: Path) -> None:
+    finished = launch(3, ["-m", "mpinewton", "doctor", tmp_path])
+    assert finished.returncode == 0, str(finished)
+    lines = finished.stdout.splitlines()
+    assert any(line.startswith("launcher") and "3 ranks promised, 3 seen" in line for line in lines)
+    assert any(line.startswith("host") and "rank 0-2; " in line for line in lines)
+    times = [line.split() for line in lines if line.startswith("messages")][1:]
+    assert [" ".join(words[1:3]) for words in times] == ["8 B", "1 kB", "1 MB"]
+    assert all(float(words[3]) > 0 for words in times)
+    assert times[2].count("MB/s") == 3
+
+
+def test_a_healthy_job_has_no_warnings() -> None:
+    assert doctor.warnings([rank(), rank()], 2) == []
+    assert doctor.warnings([rank(), rank(), rank("b")], 0) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "promised", "words"),
+    [
+        ([rank()], 4, ["the launcher promised 4 ranks, and MPI sees 1"]),
+        ([rank(), rank(), rank()], 3, ["a: 3 ranks have 3 threads on 2 cores"]),
+        ([rank(threads=8)], 0, ["a: 1 ranks have 8 threads on 2 cores"]),
+        # Bound to the same core of two.
+        ([rank(cores=[1]), rank(cores=[1])], 2, ["2 threads on 1 cores"]),
+        ([rank(), rank("b", mpi="Open MPI v5")], 2, ["the MPI library is not the same everywhere", "Open MPI v5 on b"]),
+        (
+            [rank(), rank(), rank("b", versions={"numpy": "2.1", "h5py": "3.11"})],
+            3,
+            ["numpy is not the same everywhere: 2.0 on a; 2.1 on b. Install one on all hosts"],
+        ),
+        ([rank(), rank("b", versions={"numpy": "2.0"})], 2, ["h5py is not the same everywhere: 3.11 on a; None on b"]),
+    ],
+)
+def test_warnings(ranks: list[dict[str, Any]], promised: int, words: list[str]) -> None:
+    (said,) = doctor.warnings(ranks, promised)
+    assert all(word in said for word in words)
+
+
+def test_hosts() -> None:
+    ranks = [rank(), rank(cores=[2]), rank("b", threads=4), rank()]
+    assert doctor.about_hosts(ranks) == [
+        "a: rank 0, 1, 3; 1 to 2 cores a rank, 3 together; 1 BLAS threads a rank",
+        "b: rank 2; 2 cores a rank, 2 together; 4 BLAS threads a rank",
+    ]
+
+
+def test_messages() -> None:
+    heading, small, large = doctor.about_messages([Timing(1, 1e-6, 2e-6, 4e-6), Timing(131072, 1e-3, 2e-3, 3e-3)])
+    assert " ".join(heading.split()) == "broadcast reduce by MPI.SUM sum in fixed order"
+    assert small.split() == ["8", "B", "0.001", "ms", "0.002", "ms", "0.004", "ms", "2.0", "x", "MPI.SUM"]
+    assert "1.000 ms   1048.6 MB/s" in large
+    assert large.endswith("1.5 x MPI.SUM")
+
+
+def test_a_folder_that_a_rank_does_not_see(tmp_path: Path) -> None:
+    said, wrong = doctor.about_folder(TwoRanks(lambda path: False), tmp_path)
+    assert wrong == [f"rank 1 does not see {tmp_path}: shards must lie where all ranks see them"]
+    assert said.startswith(f"{tmp_path}: ")
+    assert doctor.about_folder(TwoRanks(doctor.sees), tmp_path)[1] == []
+
+
+def test_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 29))
+    assert ": 1.5 GiB free" in doctor.about_folder(LocalSession(), tmp_path)[0]
+
+
+def test_a_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise BlockingIOError("unable to lock file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    said, (wrong,) = doctor.about_folder(LocalSession(), tmp_path)
+    assert "HDF5 file locks fail" in said
+    assert "unable to lock file" in wrong
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere: cannot be written to"):
+        doctor.examine(LocalSession(), tmp_path / "nowhere")
+
+
+def test_another_host_is_compared(tmp_path: Path) -> None:
+    there = doctor.facts() | {"host": "elsewhere", "mpi": "Open MPI v5.0.8", "versions": {"mpinewton": "0.0.1"}}
+    said = doctor.examine(TwoRanks(lambda item: there if isinstance(item, int) else True), tmp_path)
+    assert f"WARNING   mpinewton is not the same everywhere: {__version__} on " in said
+    assert "0.0.1 on elsewhere" in said
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("MPICH Version: 5.0.2", "not there"),
+        ("Open MPI v4.1.6", "not there"),
+        ("Open MPI v5.0.8, package", "--with-ft ulfm"),
+    ],
+)
+def test_ulfm(library: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"host": "a", "mpi": library, "mpi4py": "4.1", "cores": 1}
+    monkeypatch.setattr(doctor, "introduction", lambda: told)
+    (line,) = (line for line in doctor.examine(LocalSession(), tmp_path).splitlines() if line.startswith("ULFM"))
+    assert words in line
