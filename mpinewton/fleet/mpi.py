@@ -21,6 +21,8 @@ DRIVER = 0
 FRAME = 1024
 # Counts in MPI-3 are C ints, and messages of 2^31 elements fail with Open MPI: nothing longer than this is handed over.
 PIECE = 1 << 30
+# Seconds between a rank's last words and its abort: MPICH's launcher throws away what it has not read by then.
+FAREWELL = 0.5
 
 
 class Link:
@@ -237,14 +239,17 @@ def abort(error: BaseException, doing: str = "") -> NoReturn:
     where = f"rank {MPI.COMM_WORLD.rank} on {MPI.Get_processor_name()}"
     text = "".join(traceback.format_exception(error))
     sys.stderr.write(f"mpinewton: {where} failed{doing and ' ' + doing}:\n{text}")
-    sys.stderr.flush()
     quit_job(1)
 
 
 def quit_job(code: int) -> NoReturn:
     """End all ranks now; what this one has printed is kept."""
-    sys.stdout.flush()
-    MPI.COMM_WORLD.Abort(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(FAREWELL)
+    finally:  # a broken pipe or a Ctrl-C must not keep the others waiting
+        MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)
 
 

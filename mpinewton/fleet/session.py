@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -118,7 +117,6 @@ def join(drive: Callable[[Session], int]) -> int:
         session.stop(1)
         raise
     if link.busy:
-        sys.stderr.flush()
         mpi.quit_job(code or 1)
     session.stop(code)
     return code

@@ -1,0 +1,249 @@
+"""Whatever goes wrong in a job, it ends soon, with the right exit code, says why once, and leaves no process behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launch import Finished, launch_serial, mpiexec
+
+from mpinewton.data.packing import pack
+
+LIMIT = 15.0  # seconds a job may take to start, fail and end
+ABORTED = "application called MPI_Abort", "MPI_ABORT was invoked"
+TRACEBACK = "Traceback (most recent call last)"
+
+# A method as a user may write one, and the faults that can be planted in it.
+METHOD = """
+import os, signal, sys, time
+from dataclasses import dataclass, replace
+from mpinewton.methods import Iterate, Method
+
+def divide(): return 1 // 0
+def leave(): sys.exit(3)
+def drop(): os._exit(5)
+def killed(): os.kill(os.getpid(), signal.SIGKILL); time.sleep(1000)
+def nothing(): pass
+
+@dataclass(frozen=True)
+class Planted(Method):
+    fault: str
+    worker: int
+    name = "planted"
+
+    def start(self, fleet, w):
+        return Iterate(w, *fleet.mean(self.begin, w))
+
+    def step(self, fleet, now):
+        return replace(now, loss=fleet.mean(self.work, float(fleet.iteration)))
+
+    def begin(self, worker, w):
+        worker.place(w)
+        return worker.value(), worker.gradient()
+
+    def work(self, worker, iteration):
+        if iteration == 3 and worker.index == self.worker:
+            globals()[self.fault]()
+        return worker.value()
+"""
+HEAD = """
+import sys
+import mpinewton
+from mpinewton.fleet import driver, host, mpi
+from planted import Planted
+data, fault, worker = sys.argv[1], sys.argv[2], int(sys.argv[3])
+"""
+TAIL = """
+mpinewton.minimize(Planted(fault, worker), data, loss="ridge", l2=0.1, tol=0.0, max_iterations=10, callback=callback)
+"""
+# Starts the job, and looks for processes of it that outlive it, before `launch` clears them away.
+WATCH = f"""
+import os, subprocess, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import launch
+code = subprocess.call(sys.argv[1:])
+mark, end = os.environ["MPINEWTON_TEST_JOB"], time.monotonic() + 2
+while (left := set(launch._marked(mark)) - {{os.getpid()}}) and time.monotonic() < end:
+    time.sleep(0.05)
+print("left behind:", len(left))
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four workers; so ill-conditioned that gradient descent goes on for ever."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((40, 8)) * 10.0 ** np.linspace(0, -4, 8)
+    np.savez(folder / "rows.npz", X=X, y=rng.standard_normal(40))
+    pack(str(folder / "rows.npz"), folder / "p", 4)
+    return folder / "p"
+
+
+def run(*command: str | Path) -> Finished:
+    """Run a command to its end; within the limit, or it is killed and the test fails."""
+    return launch_serial(["-c", WATCH, *command], timeout=LIMIT)
+
+
+def run_ranks(*program: str | Path) -> Finished:
+    """The same Python on a driver and two ranks, each of which hosts two of the four workers."""
+    return run(mpiexec(), "-n", "3", sys.executable, *program)
+
+
+def run_planted(folder: Path, shards: Path, fault: str, worker: int, code: str = "callback = None") -> Finished:
+    (folder / "planted.py").write_text(METHOD)
+    (folder / "main.py").write_text(HEAD + code + TAIL)
+    return run_ranks(folder / "main.py", shards, fault, str(worker))
+
+
+def tracebacks(finished: Finished) -> int:
+    return (finished.stdout + finished.stderr).count(TRACEBACK)
+
+
+def assert_ended(finished: Finished, code: int, said: Sequence[str], count: int) -> None:
+    """The exit code, each of the sentences once, so many tracebacks, and no process left."""
+    assert finished.returncode == code, str(finished)
+    for sentence in said:
+        assert finished.stderr.count(sentence) == 1, f"{sentence!r} once\n{finished}"
+    assert tracebacks(finished) == count, str(finished)
+    assert "left behind: 0" in finished.stdout, str(finished)
+
+
+def test_the_planted_method_does_no_harm_by_itself(tmp_path: Path, shards: Path) -> None:
+    assert_ended(run_planted(tmp_path, shards, "nothing", 0), 0, [], 0)
+
+
+@pytest.mark.parametrize("worker", [0, 3])
+def test_an_exception_in_a_task(tmp_path: Path, shards: Path, worker: int) -> None:
+    finished = run_planted(tmp_path, shards, "divide", worker)
+    said = [f"WorkerError: worker {worker} (rank {1 + worker // 2}) failed in work:", "ZeroDivisionError: "]
+    assert_ended(finished, 1, said, 2)  # the driver's, and in its message that of the worker
+    assert not [text for text in ABORTED if text in finished.stderr]  # in good order
+
+
+def test_sys_exit_in_a_task(tmp_path: Path, shards: Path) -> None:
+    finished = run_planted(tmp_path, shards, "leave", 2)
+    assert_ended(finished, 1, ["mpinewton: rank 2 on ", "failed serving the driver", "SystemExit: 3"], 1)
+
+
+@pytest.mark.parametrize("fault", ["drop", "killed"])
+def test_a_rank_that_dies_in_a_task(tmp_path: Path, shards: Path, fault: str) -> None:
+    finished = run_planted(tmp_path, shards, fault, 1)
+    assert_ended(finished, finished.returncode or -1, [], 0)
+
+
+def test_an_exception_on_a_rank_outside_the_tasks(tmp_path: Path, shards: Path) -> None:
+    code = """
+callback, original = None, host.Host.sum
+def broken(self, call, arrays):
+    if call.iteration == 3 and self.workers[0].index == 2:
+        raise KeyError("planted")
+    return original(self, call, arrays)
+host.Host.sum = broken
+"""
+    finished = run_planted(tmp_path, shards, "nothing", 0, code)
+    assert_ended(finished, 1, ["mpinewton: rank 2 on ", "failed serving the driver", "KeyError: 'planted'"], 1)
+
+
+def test_an_exception_of_the_callback(tmp_path: Path, shards: Path) -> None:
+    code = """
+def callback(row, w):
+    if row.iteration == 3:
+        raise KeyError("planted")
+"""
+    finished = run_planted(tmp_path, shards, "nothing", 0, code)
+    assert_ended(finished, 1, ["KeyError: 'planted'"], 1)
+    assert not [text for text in ABORTED if text in finished.stderr]
+
+
+def test_an_exception_on_the_driver_in_the_middle_of_a_call(tmp_path: Path, shards: Path) -> None:
+    code = """
+rounds, original = [], mpi.Link.sum
+def callback(row, w):
+    rounds.append(row)
+def broken(self, *arguments):
+    if len(rounds) == 3:  # on the driver alone: the others are in the reduction
+        raise KeyError("planted")
+    return original(self, *arguments)
+mpi.Link.sum = broken
+"""
+    finished = run_planted(tmp_path, shards, "nothing", 0, code)
+    assert_ended(finished, 1, ["mpinewton: rank 0 on ", "failed driving the run", "KeyError: 'planted'"], 1)
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+def endless(shards: Path, folder: Path) -> list[str | Path]:
+    options = ["--tol", "1e-300", "--max-iterations", "100000000", "--l2", "0"]
+    return ["-m", "mpinewton", "run", "gradient-descent", shards, "-o", folder, *options]
+
+
+@pytest.mark.parametrize("worker", [0, 3])
+@pytest.mark.parametrize("launcher", ["mpiexec", "nproc"])
+def test_a_damaged_shard(tmp_path: Path, shards: Path, worker: int, launcher: str) -> None:
+    for path in shards.iterdir():
+        content = bytearray(path.read_bytes())
+        if path.name == f"shard-{worker:04d}.h5":
+            content[len(content) // 2] ^= 1
+        (tmp_path / path.name).write_bytes(content)
+    command = endless(tmp_path, tmp_path / "run")
+    finished = run_ranks(*command) if launcher == "mpiexec" else run(sys.executable, *command, "--nproc", "2")
+    assert_ended(finished, 2, ["mpinewton: ", f"shard-{worker:04d}.h5"], 0)
+
+
+def kill_a_rank(run_folder: Path, rank: int, number: signal.Signals) -> None:
+    """Once the run is under way."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if (run_folder / "history.csv").exists():
+            with (run_folder / "history.csv").open(newline="") as file:
+                under_way = len(list(csv.reader(file))) > 5
+            if under_way:
+                os.kill(json.loads((run_folder / "env.json").read_text())["ranks"][rank]["pid"], number)
+                return
+        time.sleep(0.05)
+
+
+def killed(run_folder: Path, rank: int, job: Callable[[], Finished]) -> Finished:
+    killer = threading.Thread(target=kill_a_rank, args=(run_folder, rank, signal.SIGKILL))
+    killer.start()
+    finished = job()
+    killer.join()
+    return finished
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_killed_under_mpiexec(tmp_path: Path, shards: Path, rank: int) -> None:
+    folder = tmp_path / "run"
+    finished = killed(folder, rank, lambda: run_ranks(*endless(shards, folder)))
+    assert_ended(finished, finished.returncode or -1, [], 0)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_killed_under_nproc(tmp_path: Path, shards: Path, rank: int) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, *endless(shards, folder), "--nproc", "2"]
+    finished = killed(folder, rank, lambda: run(*command))
+    assert_ended(finished, 1, ["mpinewton: the job died: the launcher ended with ", "the same command goes on"], 0)
+
+
+@pytest.mark.parametrize("size", ["PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_do_not_see_one_another_are_refused(tmp_path: Path, shards: Path, size: str) -> None:
+    command = endless(shards, tmp_path / "run")
+    first, second = (launch_serial(command, LIMIT, {size: "4", "SLURM_PROCID": rank}) for rank in "01")
+    assert (first.returncode, second.returncode) == (2, 2), f"{first}\n{second}"
+    assert "the launcher started 4 processes, but MPI sees 1" in first.stderr, str(first)
+    assert "Use the mpiexec beside this Python" in first.stderr and TRACEBACK not in first.stderr
+    assert not second.stderr  # said once
+    assert not (tmp_path / "run").exists()
