@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import h5py
+import numpy as np
 
 from mpinewton.errors import DataError
 
@@ -113,7 +114,7 @@ def sealing(path: Path, kind: str) -> Iterator[h5py.File]:
     with replacing(path) as temporary:
         try:
             with h5py.File(temporary, "w", libver=("v110", "v110"), userblock_size=SEAL_BYTES) as file:
-                file.attrs["format"] = kind
+                file.attrs["format"] = np.bytes_(kind)
                 yield file
         except RuntimeError as error:  # how HDF5 reports a full disk
             raise OSError(f"{path}: {error}") from error

@@ -69,7 +69,8 @@ def write_model(path: Path, model: Model) -> None:
     with sealing(path, FORMAT) as file:
         file.create_dataset("w", data=model.w if outputs == 1 else model.w.reshape(-1, outputs))
         for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
-            file.attrs[name] = getattr(model, name)
+            value = getattr(model, name)
+            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
         if model.classes is not None:
             file.attrs["classes"] = np.asarray(model.classes)
         if model.class_names is not None:
@@ -79,7 +80,7 @@ def write_model(path: Path, model: Model) -> None:
 def read_model(path: Path) -> Model:
     """Read a model file. Raises DataError where it is none."""
     with unsealed(path, FORMAT) as file:
-        a: dict[str, Any] = dict(file.attrs)
+        a: dict[str, Any] = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
         w = file["w"][()].ravel()
     classes = tuple(a["classes"].tolist()) if "classes" in a else None
     names = tuple(name.decode() for name in a["class_names"]) if "class_names" in a else None

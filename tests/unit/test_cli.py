@@ -177,7 +177,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "check": ("check nowhere", "nowhere"),
     "info": ("info nowhere", "nowhere"),
     "predict": ("predict nowhere.h5 DIGITS", "nowhere.h5"),
-    "predict-no-model": ("predict rows.csv DIGITS", "not a model file"),
+    "predict-no-model": ("predict rows.csv DIGITS", "this is no mpinewton-model/1 file"),
     "evaluate": ("evaluate nowhere.h5 DIGITS", "nowhere.h5"),
     "plot": ("plot nowhere", "nowhere"),
     "report": ("report nowhere", "nowhere"),
@@ -267,6 +267,7 @@ def test_a_run_folder_is_complete(terminal: Terminal, digits: Path, tmp_path: Pa
     assert "3 iterations were asked for" in (folder / "log.txt").read_text()
     for name in ("checkpoint-A.h5", "model.h5"):
         assert terminal("info", folder / name) == 0
+        assert f"mpinewton-{name[:5]}" in terminal.out
 
 
 def test_a_configuration_reproduces_its_run(terminal: Terminal, digits: Path, tmp_path: Path) -> None:
