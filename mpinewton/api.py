@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import OptimizeResult
+from threadpoolctl import threadpool_limits
 
 from mpinewton.data.manifest import read_manifest
 from mpinewton.data.partition import partition
 from mpinewton.data.shard import Array, Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Plan
+from mpinewton.fleet.launch import threads_per_rank
 from mpinewton.fleet.local import local_fleet
 from mpinewton.fleet.session import join
 from mpinewton.losses import Loss, make_loss
@@ -78,19 +80,16 @@ def minimize(
         If a task fails on a worker.
     """
     made = method if isinstance(method, Method) else make_method(method, {})
-    refuse_mismatch(made, loss)
+    refuse_mismatch(made, make_loss(loss))
     results: list[OptimizeResult] = []
 
     def drive(session: Session) -> int:
         fleet = _opened(session, data, loss, l2, intercept, workers, seed)
-        fleet.adopt(made)
-        w = np.zeros(fleet.size) if w0 is None else np.array(w0, dtype=np.float64).ravel()
-        if w.shape != (fleet.size,):
-            raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
-        results.append(_result(made, fleet, w, tol, max_iterations, callback))
+        results.append(_result(made, fleet, w0, tol, max_iterations, callback))
         return 0
 
-    code = join(drive)
+    with threadpool_limits(threads_per_rank()):  # numpy is loaded already: too late for the environment
+        code = join(drive)
     if code:
         raise SystemExit(code)  # on a rank that served: the driver tells what went wrong
     return results[0] if results else None
@@ -99,11 +98,15 @@ def minimize(
 def _result(
     method: Method,
     fleet: Fleet,
-    w: Array,
+    w0: ArrayLike | None,
     tol: float,
     max_iterations: int,
     callback: Callable[[Row, Array], None] | None,
 ) -> OptimizeResult:
+    fleet.adopt(method)
+    w = np.zeros(fleet.size) if w0 is None else np.array(w0, dtype=np.float64).ravel()
+    if w.shape != (fleet.size,):
+        raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
     history: list[Row] = []
 
     def watch(row: Row, state: Iterate) -> None:

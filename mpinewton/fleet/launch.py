@@ -21,9 +21,14 @@ def one_thread_per_rank() -> None:
 
     Spinning threads of many ranks on shared cores cost a factor of 4 to 66, and sums depend on their number.
     """
-    threads = os.environ.get("SLURM_CPUS_PER_TASK", "1")
     for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, threads)
+        os.environ.setdefault(name, str(threads_per_rank()))
+
+
+def threads_per_rank() -> int:
+    """Threads for the linear algebra of this process: OMP_NUM_THREADS, else SLURM's cores a task, else 1."""
+    said = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or "1"
+    return int(said) if said.isdigit() else 1
 
 
 def promised_ranks(environment: Mapping[str, str] = os.environ) -> int:

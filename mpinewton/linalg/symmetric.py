@@ -45,5 +45,21 @@ def solve_positive(H: Array, g: Array) -> Solved:
     return Solved(x, 1, "solved")
 
 
+def solve_semidefinite(H: Array, g: Array) -> Solved:
+    """H^-1 g for positive definite H (d, d); the shortest solution where H is singular to rounding.
+
+    Status "not positive definite", and g, where an eigenvalue is negative by more than rounding.
+    """
+    solved = solve_positive(H, g)
+    if solved.status == "solved" or not np.isfinite(H).all():
+        return solved
+    e, Q = np.linalg.eigh(H)
+    zero = len(e) * np.finfo(np.float64).eps * np.abs(e).max()
+    if e[0] < -zero:
+        return solved
+    seen = e > zero
+    return Solved(Q[:, seen] @ (Q[:, seen].T @ g / e[seen]), 1, "solved")
+
+
 def _upper(d: int) -> NDArray[np.bool_]:
     return ~np.tri(d, k=-1, dtype=bool)

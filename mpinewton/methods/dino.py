@@ -21,8 +21,8 @@ class Dino(Method):
     Worker i solves min_v |H_i v - g|^2 + phi^2 |v|^2 and sends -v, if <v, g> >= theta |g|^2; otherwise it is of I_t,
     and adds as much of -(H_i^2 + phi^2 I)^-1 g as makes <p_i, g> = -theta |g|^2. So <p, g> <= -theta |g|^2 always.
 
-    `lsmr` solves the two problems as published, by LSMR and CG, at two products with H_i a step. `lanczos` solves both in
-    one Krylov space K(H_i, g), at one product a step, and comes closer with as many products.
+    `lsmr` solves the two problems as published, by LSMR and CG, at two products with H_i a step. `lanczos` solves both
+    in one Krylov space K(H_i, g), at one product a step, and comes closer with as many products.
 
     6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up.
     """

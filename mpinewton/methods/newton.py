@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.symmetric import pack_triangle, solve_positive, unpack_triangle
+from mpinewton.linalg.symmetric import pack_triangle, solve_semidefinite, unpack_triangle
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.linesearch import Backtracking, no_step
 
@@ -21,9 +21,10 @@ class Curved(Iterate):
 
 @dataclass(frozen=True)
 class Newton(Method):
-    """Newton's method with Armijo's rule: any loss whose Hessian is positive definite where it goes.
+    """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue where it goes.
 
-    The workers send f_i, g_i and the upper triangle of H_i together; the driver solves H p = -g by Cholesky.
+    The workers send f_i, g_i and the upper triangle of H_i together; the driver solves H p = -g by Cholesky,
+    or by eigenvectors where H is singular.
     4 rounds an iteration; floats per worker: d + 1 down, d*(d + 1)/2 + d + 9 up.
     """
 
@@ -39,9 +40,11 @@ class Newton(Method):
 
     def step(self, fleet: Fleet, now: Curved) -> Curved:
         assert now.triangle is not None
-        solved = solve_positive(unpack_triangle(now.triangle), now.gradient)
+        solved = solve_semidefinite(unpack_triangle(now.triangle), now.gradient)
         if solved.status != "solved":
-            return stuck(now, "the Hessian is not positive definite: newton needs a convex objective and l2 > 0")
+            return stuck(
+                now, "the Hessian has negative eigenvalues: newton needs a convex objective; dino and lbfgs do not"
+            )
         p = -solved.x
         a = self.search(fleet, now, p)
         if not a:

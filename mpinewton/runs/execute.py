@@ -18,7 +18,7 @@ from mpinewton.runs.history import NAN, Row, history_sha256
 from mpinewton.runs.job import Job
 from mpinewton.runs.loop import Clock, Evaluation, Outcome, run
 from mpinewton.runs.model import Model, write_model
-from mpinewton.runs.progress import Progress, line
+from mpinewton.runs.progress import Progress
 from mpinewton.runs.signals import Caught, caught
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Execution:
             first=self.folder.rows[0] if self.folder.rows else None,
             watchers=[self.folder, progress, self.checkpoint], pause=self.pause,
         )  # fmt: skip
-        progress.clear()
+        progress.finish(outcome.row)
         return self.finished(outcome)
 
     def begun(self, optimum: Reference | None) -> Any:
@@ -131,14 +131,13 @@ class _Execution:
             "iterations": row.iteration, "rounds": ledger.rounds, **ledger.totals(),
             "wire_bytes": ledger.wire, "control_bytes": ledger.control,
             "seconds": row.seconds, "compute_seconds": ledger.compute,
-            "objective": row.loss, "grad_norm": row.grad_norm, "gap": _known(row.gap),
+            "objective": _known(row.loss), "grad_norm": _known(row.grad_norm), "gap": _known(row.gap),
             "test_accuracy": _known(row.test_accuracy),
             "w_sha256": hashlib.sha256(outcome.state.w.tobytes()).hexdigest(),
             "history_sha256": history_sha256(folder.rows), "data_sha256": self.manifest.data_sha256,
             "versions": versions(),
         }  # fmt: skip
         folder.finish(result)
-        log.info("%s", line(row))
         log.info(
             "%s after %d rounds: %s", "converged" if outcome.converged else "stopped", ledger.rounds, outcome.reason
         )

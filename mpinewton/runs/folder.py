@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import sys
 import time
@@ -55,7 +56,8 @@ class RunFolder:
             _refuse_other(path, self.found.facts["identity"], self.identity)
         self.rows: list[Row] = []
         self._fleet: Fleet | None = None
-        self._number, self._failures, self._saved = 0, 0, time.monotonic()
+        self._number, self._failures = 0, 0
+        self._saved = -math.inf  # the first row is saved at once: from then on the folder is known to be this run's
         self._open = ExitStack()
 
     def finished(self, config: str) -> dict[str, Any] | None:
@@ -65,7 +67,7 @@ class RunFolder:
             result: dict[str, Any] = json.loads((self.path / "result.json").read_text())
         except (OSError, ValueError):
             return None
-        done = self.found is not None and before == config and result.get("kind") in ("converged", "budget")
+        done = self.found is not None and before == config and result.get("kind") != "interrupted"
         return result if done else None
 
     def begin(self, fleet: Fleet, config: str, environment: Mapping[str, Any]) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import tomli_w
 
 from mpinewton.data.manifest import Manifest, read_manifest
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.fleet import Plan
-from mpinewton.losses import make_loss
+from mpinewton.losses import Loss, make_loss
 from mpinewton.methods import Method
 from mpinewton.methods.settings import make_method, settings_of
 from mpinewton.runs import stopping
@@ -61,7 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """
         method = self.made_method()
         if self.loss is not None:
-            refuse_mismatch(method, self.loss)
+            refuse_mismatch(method, make_loss(self.loss))
         if self.l2 is not None and not (0 <= self.l2 < math.inf):
             raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
         if self.seed < 0:
@@ -79,10 +80,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
         Raises
         ------
-        ConfigError
-            As `check`.
+        ConfigError, DataError
+            If the loss does not suit the method, or the labels.
         """
-        method = self.made_method()
+        method, loss = self.made_method(), make_loss(self.loss or usual_loss(manifest))
+        refuse_mismatch(method, loss)
+        loss.targets(np.zeros(0), manifest.classes)
         # Absolute, so that the run can be resumed from anywhere; what is a source, not a path, stays as it is.
         test = str(Path(self.test).resolve()) if self.test and Path(self.test).exists() else self.test
         return msgspec.structs.replace(
@@ -157,9 +160,8 @@ def usual_loss(manifest: Manifest) -> str:
     return "logistic" if len(manifest.classes) == 2 else "softmax"
 
 
-def refuse_mismatch(method: Method, loss_text: str) -> None:
+def refuse_mismatch(method: Method, loss: Loss) -> None:
     """Refuse a method that needs what the loss does not have. Raises ConfigError naming what would do."""
-    loss = make_loss(loss_text)
     missing = [need for need in method.needs if need not in loss.provides]
     if missing:
         raise ConfigError(

@@ -70,7 +70,7 @@ def write_model(path: Path, model: Model) -> None:
         file.create_dataset("w", data=model.w if outputs == 1 else model.w.reshape(-1, outputs))
         for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
             value = getattr(model, name)
-            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value + 0  # a bool as a number
         if model.classes is not None:
             file.attrs["classes"] = np.asarray(model.classes)
         if model.class_names is not None:

@@ -21,17 +21,27 @@ class Progress:
     def __init__(self) -> None:
         self.screen = sys.stderr.isatty()
         self._logged = self._shown = 0.0
+        self._iteration = -1  # the last one logged
 
     def __call__(self, row: Row, state: Iterate) -> None:
         now = time.monotonic()
         if _round_number(row.iteration) or now - self._logged >= LINE_SECONDS:
             self.clear()
-            log.info(line(row))
-            self._logged = now
+            self.log(row)
         elif self.screen and now - self._shown >= SCREEN_SECONDS:
             sys.stderr.write("\r" + line(row).ljust(100)[:119])
             sys.stderr.flush()
             self._shown = now
+
+    def finish(self, row: Row) -> None:
+        """Log the last row, if it was not."""
+        self.clear()
+        if row.iteration != self._iteration:
+            self.log(row)
+
+    def log(self, row: Row) -> None:
+        log.info(line(row))
+        self._logged, self._iteration = time.monotonic(), row.iteration
 
     def clear(self) -> None:
         """Leave the terminal's line to others."""

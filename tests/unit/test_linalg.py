@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mpinewton.linalg.symmetric import pack_triangle, solve_positive, unpack_triangle
+from mpinewton.linalg.symmetric import pack_triangle, solve_positive, solve_semidefinite, unpack_triangle
 
 
 def test_triangle_goes_row_by_row():
@@ -52,3 +52,20 @@ def test_not_positive_definite_is_a_status(H):
     assert (solved.status, solved.iterations) == ("not positive definite", 0)
     np.testing.assert_array_equal(solved.x, g)
     assert solved.x is not g
+
+
+def test_semidefinite_systems_get_the_shortest_solution():
+    B = np.random.default_rng(5).normal(size=(4, 9))
+    H = B.T @ B  # rank 4 of 9
+    g = H @ np.random.default_rng(6).normal(size=9)
+    solved = solve_semidefinite(H, g)
+    assert solved.status == "solved"
+    np.testing.assert_allclose(H @ solved.x, g, atol=1e-10)
+    np.testing.assert_allclose(solved.x, np.linalg.pinv(H, rcond=1e-12) @ g, atol=1e-8)
+    assert solve_semidefinite(H - 0.1 * np.eye(9), g).status == "not positive definite"
+    assert solve_semidefinite(np.full((2, 2), np.nan), np.ones(2)).status == "not positive definite"
+
+
+def test_definite_systems_are_solved_by_cholesky():
+    B = np.random.default_rng(7).normal(size=(20, 9))
+    assert np.array_equal(solve_semidefinite(B.T @ B, B[0]).x, solve_positive(B.T @ B, B[0]).x)
