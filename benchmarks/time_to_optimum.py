@@ -11,6 +11,7 @@ Everybody takes turns; medians of five. Needs the data sets that lie beside the 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -95,7 +96,8 @@ def as_peer(peer: str, data: str, features: str) -> None:
     from sklearn.linear_model import LogisticRegression
 
     warnings.simplefilter("ignore")
-    X, y = load_svmlight_file(data, n_features=int(features))
+    with lzma.open(data) as file:
+        X, y = load_svmlight_file(file, n_features=int(features))
     n = X.shape[0]
 
     def solve(tolerance: float) -> tuple[float, float]:

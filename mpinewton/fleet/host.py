@@ -160,13 +160,14 @@ class Host:
             if isinstance(reply, Failure):
                 failure = failure or reply
             elif reply is not None:
-                mine = layout_of(*reply)
-                first = first or (index, mine)
-                if not mine.like(first[1]):
-                    failure = failure or Failure(index, unlike(mine, first[1]))
+                single, parts = reply
+                if first is None:
+                    first = index, layout_of(single, parts)
+                elif single != first[1].single or tuple(part.shape for part in parts) != first[1].shapes:
+                    failure = failure or Failure(index, unlike(layout_of(single, parts), first[1]))
                     continue
                 if scale[index]:  # a worker without rows has no say, not even a NaN
-                    term = flattened(reply[1])
+                    term = flattened(parts)
                     term *= scale[index]
             if failure is None:
                 total.add(self.tree.leaf(index), term)

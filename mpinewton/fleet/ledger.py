@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,7 @@ Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One round: one broadcast, or one reduce or gather, that carried something.
 
     floats, indices and bits are those of the busiest worker's link; bits_total is summed over the workers that took
@@ -95,21 +93,23 @@ class Ledger:
         """
         if not self._open:
             return
-        floats, indices, bits = (np.array(counts) for counts in zip(*map(_content, messages)))
-        control = max(0, wire - int(bits.sum()) // 8)
+        contents = [_content(message) for message in messages]
+        payload = sum(bits for _, _, bits in contents)
+        control = max(0, wire - payload // 8)
         self.wire += wire
         self.control += control
         self.compute += compute
-        if not bits.any():
+        if not payload:
             return
         self.rounds += 1
-        getattr(self, f"floats_{direction}")[among] += floats
-        getattr(self, f"bits_{direction}")[among] += bits
         count = int(among.sum())
-        total = int(bits.sum() if len(bits) > 1 else bits[0] * count)
-        most = int(floats.max()), int(indices.max()), int(bits.max())
+        floats, indices, bits = zip(*contents)
+        shared = len(contents) == 1
+        getattr(self, f"floats_{direction}")[among] += floats[0] if shared else floats
+        getattr(self, f"bits_{direction}")[among] += bits[0] if shared else bits
         about = (self.rounds, iteration, direction, kind, task, count)
-        self._entries.append(Entry(*about, *most, total, wire, control, seconds, compute))
+        most = (max(floats), max(indices), max(bits), payload * count if shared else payload)
+        self._entries.append(Entry(*about, *most, wire, control, seconds, compute))
 
     def totals(self) -> dict[str, int]:
         """Cumulative counts: of the busiest worker's link, and summed over the workers as `*_total`."""
@@ -133,5 +133,11 @@ class Ledger:
 
 def _content(arrays: Sequence[Any]) -> tuple[int, int, int]:
     """Floating-point numbers, other numbers and bits of the arrays of one message."""
-    floats = sum(a.size for a in arrays if a.dtype.kind == "f")
-    return floats, sum(a.size for a in arrays) - floats, 8 * sum(a.nbytes for a in arrays)
+    floats = others = size = 0
+    for a in arrays:
+        if a.dtype.kind == "f":
+            floats += a.size
+        else:
+            others += a.size
+        size += a.nbytes
+    return floats, others, 8 * size

@@ -214,11 +214,16 @@ def _merging(tree: Tree, slots: int) -> Callable[[Any, Any, MPI.Datatype], None]
     def merge(inbuf: Any, inoutbuf: Any, _: MPI.Datatype) -> None:
         left, right = np.frombuffer(inbuf), np.frombuffer(inoutbuf)
         total, at = PartialSum(tree), Status.SIZE
+        np.maximum(left[:at], right[:at], out=right[:at])
+        if not left[at]:
+            return
+        if not right[at]:
+            right[at:] = left[at:]
+            return
         for message in (left, right):
             rows = message[at + 1 + slots :].reshape(slots, -1)
             for i in range(int(message[at])):
                 total.add(int(message[at + 1 + i]), rows[i].copy())
-        np.maximum(left[:at], right[:at], out=right[:at])
         _write(right, slots, total.nodes, total.sums)
 
     return merge

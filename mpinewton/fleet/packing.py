@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
     @property
     def numbers(self) -> int:
         """How many numbers the arrays hold together."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(prod(shape) for shape in self.shapes)
 
     def like(self, other: Layout) -> bool:
         """Whether replies of the two layouts can be added up."""
@@ -75,7 +76,7 @@ def unflattened(layout: Layout, vector: Array) -> Any:
     """The reply of this layout from one float64 vector; every number comes back as a float."""
     arrays, first = [], 0
     for shape in layout.shapes:
-        size = int(np.prod(shape))
+        size = prod(shape)
         arrays.append(vector[first : first + size].reshape(shape))
         first += size
     return restored(layout, arrays)
@@ -97,7 +98,7 @@ def parted(layout: Layout, data: Bytes, first: int = 0) -> tuple[list[AnyArray],
     """The arrays of this layout, as views of `data` from byte `first` on, and the byte after them."""
     arrays: list[AnyArray] = []
     for dtype, shape in zip(layout.dtypes, layout.shapes):
-        size = np.dtype(dtype).itemsize * int(np.prod(shape))
+        size = np.dtype(dtype).itemsize * prod(shape)
         arrays.append(data[first : first + size].view(dtype).reshape(shape))
         first += _padded(size) if len(layout.shapes) > 1 else size
     return arrays, first

@@ -33,6 +33,8 @@ class Tree:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.depth = (workers - 1).bit_length()
+        self._raised: dict[int, int] = {}
+        self._leaves = [self.raised((1 << self.depth) + (k << self.depth) // workers) for k in range(workers)]
 
     def span(self, node: int) -> tuple[int, int]:
         """The workers a node covers, as (first, one past the last)."""
@@ -42,16 +44,15 @@ class Tree:
 
     def leaf(self, worker: int) -> int:
         """The highest node that covers just this worker."""
-        return self.raised((1 << self.depth) + (worker << self.depth) // self.workers)
+        return self._leaves[worker]
 
     def raised(self, node: int) -> int:
         """The highest node that covers just what `node` covers: past siblings that cover nobody."""
-        while node > 1:
-            first, end = self.span(node ^ 1)
-            if first < end:
-                break
-            node >>= 1
-        return node
+        highest = self._raised.get(node)
+        if highest is None:
+            first, end = self.span(node ^ 1) if node > 1 else (0, 1)
+            highest = self._raised[node] = node if first < end else self.raised(node >> 1)
+        return highest
 
     def cover(self, first: int, end: int) -> list[int]:
         """The fewest nodes that together cover the workers from `first` up to `end`, left to right."""

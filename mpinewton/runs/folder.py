@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from mpinewton.runs.files import Table, replacing
 from mpinewton.runs.history import COLUMNS, Row
 
 log = logging.getLogger("mpinewton")
-LEDGER_COLUMNS = tuple(field.name for field in fields(Entry))
+LEDGER_COLUMNS = Entry._fields
 # So many checkpoints may fail one after the other (a full disk, say) before the run stops.
 FAILURES_ALLOWED = 3
 
@@ -120,7 +119,7 @@ class RunFolder:
         self.rows.append(row)
         self.history.append(row.cells(COLUMNS))
         for entry in self._fleet.ledger.entries():
-            self.ledger.append([f"{x:.6f}" if isinstance(x, float) else x for x in astuple(entry)])
+            self.ledger.append([f"{x:.6f}" if isinstance(x, float) else x for x in entry])
         self.history.flush()
 
     def save(self, state: Iterate, seconds: float) -> None:
