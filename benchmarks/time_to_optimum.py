@@ -99,6 +99,7 @@ def as_peer(peer: str, data: str, features: str) -> None:
     with lzma.open(data) as file:
         X, y = load_svmlight_file(file, n_features=int(features))
     n = X.shape[0]
+    X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)  # all that LIBLINEAR takes
 
     def solve(tolerance: float) -> tuple[float, float]:
         model = LogisticRegression(C=1 / (n * L2), fit_intercept=False, solver=peer, tol=tolerance, max_iter=500)

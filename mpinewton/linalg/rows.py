@@ -14,10 +14,10 @@ from mpinewton.data.shard import Array, Matrix
 
 # Dense rows are worked off a block at a time: the float64 block stays in cache, and every sum is a float64 sum.
 BLOCK_NUMBERS = 1 << 17
-# The table of products x_j x_k costs 14-30 ns an entry to build and 1 ns an entry at each use, 3-5 ns over 7 Hessians;
+# The table of products x_j x_k costs 10-30 ns an entry to build and 1 ns an entry at each use, 3-5 ns over 7 Hessians;
 # dense arithmetic costs 0.06 ns a multiply-add (a9a and w8a, 350 to 50000 rows, one thread of OpenBLAS).
 ENTRY_COST = 60
-TABLE_BYTES = 128 << 20  # a shard; building it takes about four times that for a moment
+TABLE_BYTES = 128 << 20  # a shard
 
 
 class Rows:
@@ -79,10 +79,10 @@ class Rows:
             yield rows, (block.toarray() if self.sparse else block).astype(np.float64, copy=False)
 
     def _gram_by_table(self, h: Array) -> Array:
-        upper, lower, table = self._table
-        H = np.zeros(self.p**2)
-        H[upper] = H[lower] = table @ h
-        return H.reshape(self.p, self.p)
+        upper = (self._table @ h).reshape(self.p, self.p)
+        H = upper + upper.T
+        np.fill_diagonal(H, np.diagonal(upper))
+        return np.asarray(H)
 
     def _gram_by_product(self, h: Array) -> Array:
         # (sqrt|h| x_j)(sign h sqrt|h| x_k) rounds the same with j and k exchanged: exactly symmetric.
@@ -107,29 +107,31 @@ class Rows:
         return int((self._counts * (self._counts + 1) // 2).sum())
 
     @cached_property
-    def _table(self) -> tuple[NDArray[np.int64], NDArray[np.int64], sparse.csc_array]:
-        """Places in H of the pairs j <= k that occur and of their mirror images; products x_j x_k, pairs x data rows.
+    def _table(self) -> sparse.csc_array:
+        """Products x_j x_k of the pairs j <= k of stored features: place in H x data rows, shape (p^2, n).
 
         X'diag(h)X is then one product of the table with h.
         """
         X = self.X.sorted_indices()  # a copy: summing its duplicates leaves the shard alone
         X.sum_duplicates()
-        counts = np.diff(X.indptr)
-        # Every stored entry a meets the entries b >= a of its row.
-        numbers = np.arange(X.nnz, dtype=np.int32)
-        partners = np.repeat(X.indptr[1:], counts) - numbers
-        a = np.repeat(numbers, partners)
-        b = np.arange(len(a), dtype=np.int32) - np.repeat(np.cumsum(partners) - partners - numbers, partners)
-        pair = X.indices[a] * np.int64(self.p) + X.indices[b]
-        seen = np.zeros(self.p**2, dtype=bool)
-        seen[pair] = True
-        upper = np.flatnonzero(seen)
-        rank = np.empty(self.p**2, dtype=np.int32)
-        rank[upper] = np.arange(len(upper))
-        values = X.data[a].astype(np.float64) * X.data[b]
-        ends = np.concatenate([[0], np.cumsum(partners)])[X.indptr]
-        table = sparse.csc_array((values, rank[pair], ends), shape=(len(upper), self.n))
-        return upper, upper % self.p * self.p + upper // self.p, table
+        counts = np.diff(X.indptr).astype(np.int64)
+        ends = np.concatenate([[0], np.cumsum(counts * (counts + 1) // 2)])
+        places, products = np.empty(ends[-1], dtype=np.int32 if self.p**2 < 2**31 else np.int64), np.empty(ends[-1])
+        # A block of rows at a time: memory that is touched for the first time costs more than the arithmetic.
+        first = 0
+        while first < self.n:
+            end = max(first + 1, int(np.searchsorted(ends, ends[first] + BLOCK_NUMBERS)) - 1)
+            block, out = slice(X.indptr[first], X.indptr[end]), slice(ends[first], ends[end])
+            features, values = X.indices[block].astype(places.dtype), X.data[block].astype(np.float64)
+            count = counts[first:end]
+            # Every stored entry meets the entries from itself to the end of its row.
+            here = np.arange(len(features))
+            partners = np.repeat(np.cumsum(count), count) - here
+            met = np.arange(ends[end] - ends[first]) - np.repeat(np.cumsum(partners) - partners - here, partners)
+            np.add(np.repeat(features * self.p, partners), features[met], out=places[out])
+            np.multiply(np.repeat(values, partners), values[met], out=products[out])
+            first = end
+        return sparse.csc_array((products, places, ends), shape=(self.p**2, self.n))
 
 
 def _square(block: Array, h: Array) -> Array:
