@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,23 +93,37 @@ def launcher_environment(processes: int, environment: Mapping[str, str] = os.env
     return settings | dict(environment)
 
 
+# Names the file in which the driver leaves its exit code. A launcher's own code says less: one of a rank that was
+# killed, or left without a word, is 0 with some.
+END_VARIABLE = "MPINEWTON_END"
+
+
+def tell_launcher(code: int) -> None:
+    """Leave the exit code where `start` looks for it, if it was `start` that started this job."""
+    if END_VARIABLE in os.environ:
+        Path(os.environ[END_VARIABLE]).write_text(str(code))
+
+
 def start(processes: int, arguments: Sequence[str]) -> int:
     """Run `mpinewton` with these arguments on so many ranks of this machine; returns its exit code.
 
-    SIGTERM and SIGUSR1 are passed on as SIGUSR1, the one signal both MPICH's and Open MPI's launcher deliver.
+    SIGTERM, SIGINT and SIGUSR1 are passed on as SIGUSR1, the one signal both MPICH's and Open MPI's launcher deliver.
     """
     command = [mpiexec(), "-n", str(processes), sys.executable, "-m", "mpinewton", *arguments]
-    child = subprocess.Popen(command, env=launcher_environment(processes), process_group=0)  # noqa: S603
+    with tempfile.TemporaryDirectory() as folder:
+        end = Path(folder) / "code"
+        environment = launcher_environment(processes) | {END_VARIABLE: str(end)}
+        child = subprocess.Popen(command, env=environment, process_group=0)  # noqa: S603
 
-    def forward(number: int, frame: object) -> None:
-        child.send_signal(signal.SIGUSR1)
+        def forward(number: int, frame: object) -> None:
+            child.send_signal(signal.SIGUSR1)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, forward)
-    signal.signal(signal.SIGINT, forward)
-    code = child.wait()
-    if code in (0, 1, 2, 3):
-        return code
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, forward)
+        code = child.wait()
+        said = end.read_text() if end.exists() else ""
+    if said.isdigit():
+        return int(said)
     sys.stderr.write(
         f"mpinewton: the job died: the launcher ended with {code}, as when a rank is killed (out of memory, for one). "
         "What it said is above. If there is a checkpoint, the same command goes on from it.\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpinewton.errors import ConfigError
-from mpinewton.fleet.launch import promised_ranks, refuse_singletons
+from mpinewton.fleet.launch import promised_ranks, refuse_singletons, tell_launcher
 
 if TYPE_CHECKING:
     from mpinewton.fleet.base import Fleet
@@ -102,6 +102,8 @@ def join(drive: Callable[[Session], int]) -> int:
         raise
     if mpi.world().size == 1:
         return drive(LocalSession())
+    if _others_ended:
+        raise ConfigError("the other ranks have ended after the failure before: start the job again")
     link = mpi.Link(mpi.world())
     if link.rank != mpi.DRIVER:
         try:
@@ -112,14 +114,23 @@ def join(drive: Callable[[Session], int]) -> int:
     try:
         code = drive(session)
     except BaseException as error:
+        _others_ended.append(True)
+        tell_launcher(1)
         if link.busy:
             mpi.abort(error, "driving the run")
         session.stop(1)
         raise
+    tell_launcher(code)
     if link.busy:
         mpi.quit_job(code or 1)
     session.stop(code)
+    if code:
+        _others_ended.append(True)
     return code
+
+
+# After a failure the other ranks leave, and a second `join` would wait for them for ever.
+_others_ended: list[bool] = []
 
 
 def rank_promised() -> int:

@@ -90,9 +90,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "p"
 
 
-def run(*command: str | Path) -> Finished:
+def run(*command: str | Path, env: dict[str, str] | None = None) -> Finished:
     """Run a command to its end; within the limit, or it is killed and the test fails."""
-    return launch_serial(["-c", WATCH, *command], timeout=LIMIT)
+    return launch_serial(["-c", WATCH, *command], timeout=LIMIT, env=env)
 
 
 def run_ranks(*program: str | Path) -> Finished:
@@ -236,6 +236,18 @@ def test_a_rank_killed_under_nproc(tmp_path: Path, shards: Path, rank: int) -> N
     command = [sys.executable, *endless(shards, folder), "--nproc", "2"]
     finished = killed(folder, rank, lambda: run(*command))
     assert_ended(finished, 1, ["mpinewton: the job died: the launcher ended with ", "the same command goes on"], 0)
+
+
+def test_a_rank_that_leaves_without_a_word_is_no_success(tmp_path: Path, shards: Path) -> None:
+    """MPICH's launcher ends with 0 then; the driver's own word is what counts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, threading\n"
+        "if os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK')) == '1':\n"
+        "    threading.Timer(3, os._exit, [0]).start()\n"
+    )
+    command = [sys.executable, *endless(shards, tmp_path / "run"), "--nproc", "2"]
+    finished = run(*command, env={"PYTHONPATH": str(tmp_path)})
+    assert_ended(finished, 1, ["mpinewton: the job died", "the same command goes on"], 0)
 
 
 @pytest.mark.parametrize("size", ["PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"])
