@@ -20,7 +20,7 @@ def command(model: Path, data: str, as_json: bool) -> None:
     from mpinewton.runs.model import read_model
 
     trained = read_model(model)
-    shard, _ = load_rows(data, trained.features, trained.class_names, trained.scale)
+    shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale)
     rows = shard.with_intercept() if trained.intercept else shard
     loss = make_loss(trained.loss).on(rows, trained.classes)
     said = trained.predict(shard)

@@ -22,7 +22,7 @@ def command(model: Path, data: str, output: Path | None) -> None:
     from mpinewton.runs.model import read_model
 
     trained = read_model(model)
-    shard, _ = load_rows(data, trained.features, trained.class_names, trained.scale)
+    shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale)
     said = trained.predict(shard)
     if trained.class_names is not None:
         words = np.asarray(trained.class_names)

@@ -49,7 +49,7 @@ def accuracy(plan: Plan, source: str) -> Callable[[Array], float]:
     loss, manifest = plan.made_loss(), plan.manifest
     if manifest.classes is None or loss.name not in ("logistic", "softmax"):
         raise ConfigError(f"--test counts rightly classed rows, and {loss.name} does not class; leave it out")
-    shard, _ = load_rows(source, manifest.features, manifest.class_names, manifest.scale)
+    shard, _ = load_rows(source, manifest.features, manifest.class_names or (), manifest.scale)
     if not shard.rows:
         raise DataError(f"{source}: no rows to test on")
     model = loss.on(shard.with_intercept() if plan.intercept else shard, manifest.classes)
