@@ -16,11 +16,12 @@ from mpinewton.fleet.base import Fleet, Traffic
 from mpinewton.fleet.host import Call, Failure, unlike
 from mpinewton.fleet.introduction import introduction
 from mpinewton.fleet.ledger import Mask
-from mpinewton.fleet.mpi import Link, Status, library, measure
+from mpinewton.fleet.mpi import Link, Status, measure
 from mpinewton.fleet.packing import AnyArray, Bytes, Layout, joined, layout_of, parted, restored, unflattened
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.server import bundled, unbundled, unpacked_states
 from mpinewton.fleet.tree import PartialSum, Tree, hosted
+from mpinewton.fleet.world import library
 
 
 class MpiFleet(Fleet):
@@ -193,6 +194,7 @@ class MpiSession:
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""
         self.link.tell(msgspec.json.encode(orders.Stop(code)))
+        self.link.close()
 
     def _order(self, order: orders.AnyOrder) -> Sequence[orders.Answer]:
         self.link.busy = True

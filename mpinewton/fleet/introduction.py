@@ -33,6 +33,6 @@ def introduction() -> dict[str, Any]:
 def _library() -> str:
     if "mpi4py.MPI" not in sys.modules:  # one process, which has no need of MPI
         return ""
-    from mpinewton.fleet.mpi import library
+    from mpinewton.fleet.world import library
 
     return library()

@@ -1,12 +1,10 @@
-"""MPI, and the only file that knows it: broadcasts, reductions and gathers between the driver and the other ranks."""
+"""The messages between the driver and the other ranks: broadcasts, reductions and gathers."""
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -21,8 +19,6 @@ DRIVER = 0
 FRAME = 1024
 # Counts in MPI-3 are C ints, and messages of 2^31 elements fail with Open MPI: nothing longer than this is handed over.
 PIECE = 1 << 30
-# Seconds between a rank's last words and its abort: MPICH's launcher throws away what it has not read by then.
-FAREWELL = 0.5
 
 
 class Link:
@@ -44,6 +40,14 @@ class Link:
         self._types: dict[int, MPI.Datatype] = {}
         self._op: MPI.Op | None = None
         self._tree: Tree | None = None
+
+    def close(self) -> None:
+        """Give back what MPI has only so many of; on all ranks together."""
+        if self._op is not None:
+            self._op.Free()
+        for kind in self._types.values():
+            kind.Free()
+        self.comm.Free()
 
     # -- orders: from the driver to everybody -------------------------------------------------------------------
 
@@ -227,35 +231,6 @@ def _merging(tree: Tree, slots: int) -> Callable[[Any, Any, MPI.Datatype], None]
         _write(right, slots, total.nodes, total.sums)
 
     return merge
-
-
-def world() -> MPI.Intracomm:
-    """All ranks of the job."""
-    return MPI.COMM_WORLD
-
-
-def library() -> str:
-    """Name and version of the MPI library."""
-    return MPI.Get_library_version().strip().splitlines()[0].strip("\x00 ")
-
-
-def abort(error: BaseException, doing: str = "") -> NoReturn:
-    """End the whole job now, with this error's traceback, once, naming the rank: others would wait for ever."""
-    where = f"rank {MPI.COMM_WORLD.rank} on {MPI.Get_processor_name()}"
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(f"mpinewton: {where} failed{doing and ' ' + doing}:\n{text}")
-    quit_job(1)
-
-
-def quit_job(code: int) -> NoReturn:
-    """End all ranks now; what this one has printed is kept."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        time.sleep(FAREWELL)
-    finally:  # a broken pipe or a Ctrl-C must not keep the others waiting
-        MPI.COMM_WORLD.Abort(code)
-    raise SystemExit(code)
 
 
 def measure(link: Link, sizes: Sequence[int], repeats: int = 15) -> list[Timing]:

@@ -24,14 +24,17 @@ STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 def serve(link: Link) -> int:
     """Carry out the driver's orders until it says stop; returns the job's exit code."""
     server = Server(link)
-    for number in STOP_SIGNALS:
-        signal.signal(number, server.interrupt)
+    before = {number: signal.signal(number, server.interrupt) for number in STOP_SIGNALS}
     while True:
         text, data = link.hear()
         order = orders.decode_order(text)
         if isinstance(order, orders.Stop):
-            return order.code
+            break
         server.obey(order, data)
+    link.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return order.code
 
 
 class Server:

@@ -90,26 +90,30 @@ def join(drive: Callable[[Session], int]) -> int:
     promised = promised_ranks()
     if not promised:
         return drive(LocalSession())
-    from mpinewton.fleet import mpi
-    from mpinewton.fleet.driver import MpiSession
-    from mpinewton.fleet.server import serve
+    from mpinewton.fleet import world
 
     try:
-        refuse_singletons(promised, mpi.world().size)
+        from mpinewton.fleet.driver import MpiSession
+        from mpinewton.fleet.mpi import DRIVER, Link
+        from mpinewton.fleet.server import serve
+    except BaseException as error:  # a package that only this host lacks, say: MPI is up, and the others wait
+        world.abort(error, "loading mpinewton")
+    try:
+        refuse_singletons(promised, world.world().size)
     except ConfigError:
         if rank_promised() > 0:  # said once, by the first of them
             return ConfigError.exit_code
         raise
-    if mpi.world().size == 1:
+    if world.world().size == 1:
         return drive(LocalSession())
     if _others_ended:
         raise ConfigError("the other ranks have ended after the failure before: start the job again")
-    link = mpi.Link(mpi.world())
-    if link.rank != mpi.DRIVER:
+    link = Link(world.world())
+    if link.rank != DRIVER:
         try:
             return serve(link)
         except BaseException as error:
-            mpi.abort(error, "serving the driver")
+            world.abort(error, "serving the driver")
     session = MpiSession(link)
     try:
         code = drive(session)
@@ -117,15 +121,13 @@ def join(drive: Callable[[Session], int]) -> int:
         _others_ended.append(True)
         tell_launcher(1)
         if link.busy:
-            mpi.abort(error, "driving the run")
+            world.abort(error, "driving the run")
         session.stop(1)
         raise
     tell_launcher(code)
     if link.busy:
-        mpi.quit_job(code or 1)
+        world.quit_job(code or 1)
     session.stop(code)
-    if code:
-        _others_ended.append(True)
     return code
 
 

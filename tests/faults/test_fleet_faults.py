@@ -155,6 +155,17 @@ host.Host.sum = broken
     assert_ended(finished, 1, ["mpinewton: rank 2 on ", "failed serving the driver", "KeyError: 'planted'"], 1)
 
 
+def test_a_package_that_one_host_lacks(tmp_path: Path, shards: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK')) == '1':\n"
+        "    sys.modules['h5py'] = None\n"
+    )
+    command = [mpiexec(), "-n", "3", sys.executable, *endless(shards, tmp_path / "run")]
+    finished = run(*command, env={"PYTHONPATH": str(tmp_path)})
+    assert_ended(finished, 1, ["mpinewton: rank 1 on ", "failed loading mpinewton", "import of h5py halted"], 1)
+
+
 def test_an_exception_of_the_callback(tmp_path: Path, shards: Path) -> None:
     code = """
 def callback(row, w):

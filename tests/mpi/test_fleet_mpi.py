@@ -554,5 +554,5 @@ def test_join_runs_the_driver_once_and_gives_all_ranks_its_code(folder: Path) ->
         assert session.open(plan).sum(index) == 21
         return 7
 
-    assert join(main) == 7
-    assert join(main) == 7  # and again in the same job
+    for _ in range(20):  # and again in the same job: MPI has room for 16 reduce operators
+        assert join(main) == 7
