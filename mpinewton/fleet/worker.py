@@ -107,7 +107,7 @@ class Worker:
 
     def saved(self, w: Array) -> dict[str, Array]:
         """All this worker keeps, for a checkpoint; its weights only where they are not the driver's w."""
-        state: dict[str, Any] = {f"memory/{name}": value for name, value in self.memory.items()}
+        state: dict[str, Any] = {f"memory/{name}": np.asarray(value) for name, value in self.memory.items()}
         if self._point is not None:
             state |= {f"point/{name}": value for name, value in self._point.kept().items()}
             state["steps"] = np.array(self._steps)

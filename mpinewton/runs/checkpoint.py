@@ -52,7 +52,8 @@ class Checkpoint:
 
 def state_fields(state: Iterate) -> dict[str, Any]:
     """The fields of a state, to be saved."""
-    return {field.name: getattr(state, field.name) for field in fields(state)}
+    values = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -55,7 +55,7 @@ class Table:
         return self._digest.hexdigest()
 
     def append(self, cells: Sequence[object]) -> None:
-        """Write a line; it is in the operating system's hands when this returns."""
+        """Write a line; it is in the operating system's hands after `flush`."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         line = text.getvalue().encode()

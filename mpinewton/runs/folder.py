@@ -115,12 +115,15 @@ class RunFolder:
 
     def __call__(self, row: Row, state: Iterate) -> None:
         """Record a row."""
-        assert self._fleet is not None
         self.rows.append(row)
         self.history.append(row.cells(COLUMNS))
+        self._enter()
+        self.history.flush()
+
+    def _enter(self) -> None:
+        assert self._fleet is not None
         for entry in self._fleet.ledger.entries():
             self.ledger.append([f"{x:.6f}" if isinstance(x, float) else x for x in entry])
-        self.history.flush()
 
     def save(self, state: Iterate, seconds: float) -> None:
         """Write a checkpoint. A failure is a warning, and an error the third time in a row.
@@ -134,6 +137,7 @@ class RunFolder:
         fleet = self._fleet
         self._number += 1
         try:
+            self._enter()  # what a last step cost that led nowhere
             self.history.sync()
             self.ledger.sync()
             facts = {

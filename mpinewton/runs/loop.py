@@ -120,6 +120,7 @@ def run(
             place = _culprit(fleet, clock, after.w)
             after = stuck(state, f"nonfinite: the objective or its gradient is not finite after this step{place}")
         if after.trouble:
+            fleet.iteration = row.iteration  # a checkpoint is of the last row
             return Outcome(state, row, after.trouble, "trouble")
         state, fresh = after, True
 

@@ -30,3 +30,5 @@ def caught() -> Iterator[Caught]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+            if note.name and isinstance(handler, Caught):
+                handler.name = note.name  # whoever waits outside is to hear of it too

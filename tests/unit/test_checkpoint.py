@@ -51,6 +51,12 @@ def test_nan_fields_survive(tmp_path):
     assert np.isnan(again.step)
 
 
+def test_numpy_numbers_in_a_state_are_saved_as_numbers(tmp_path):
+    mixed = Iterate(np.zeros(2), np.float64(0.1), np.zeros(2), step=np.int64(3))
+    again = read(write(tmp_path, Checkpoint(1, {}, state_fields(mixed), {}, []))).state_of(Iterate)
+    assert (again.loss, again.step) == (0.1, 3)
+
+
 def test_two_files_in_turn_the_newest_wins(tmp_path):
     assert newest(tmp_path) is None
     for number in range(1, 6):

@@ -294,6 +294,19 @@ def test_the_same_command_says_it_is_finished(terminal: Terminal, digits: Path, 
     assert contents(tmp_path) == before
 
 
+def test_a_step_that_led_nowhere_is_in_the_ledger_and_not_in_the_count(
+    terminal: Terminal, digits: Path, tmp_path: Path
+) -> None:
+    command = ["run", "giant", digits, "--loss", "softplus", "--l2", 0, "-o", tmp_path / "r"]
+    for more in ([], ["--max-rounds", 999]):
+        assert terminal(*command, *more) == 1
+        result, rows = result_of(tmp_path / "r"), named(tmp_path / "r/history.csv")
+        assert result["reason"].startswith("negative curvature")
+        assert result["iterations"] == int(rows[-1]["iteration"])
+        crossings = named(tmp_path / "r/ledger.csv")
+        assert [int(row["round"]) for row in crossings] == list(range(1, result["rounds"] + 1))
+
+
 def test_asking_for_more_goes_on(terminal: Terminal, digits: Path, tmp_path: Path) -> None:
     assert terminal("run", "lbfgs", digits, "-o", "r", "--max-iterations", 3) == 0
     short = (tmp_path / "r/history.csv").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from mpinewton.methods.linesearch import Backtracking
 from mpinewton.runs import stopping
 from mpinewton.runs.history import COLUMNS, EXACT_COLUMNS, Row, history_sha256
 from mpinewton.runs.loop import Clock, Evaluation, run
+from mpinewton.runs.signals import caught
 
 PROBLEM = ZOO["logistic-dense"]
 
@@ -69,6 +71,7 @@ def test_a_nan_stops_in_the_same_round_and_the_last_finite_iterate_is_kept():
     assert ended.reason.startswith("nonfinite")
     assert "first on worker 3 (1 of 5 workers)" in ended.reason
     assert [row.iteration for row, _ in rows] == [0, 1, 2]
+    assert fleet.iteration == ended.row.iteration == 2  # where a resumed run begins
     assert np.array_equal(ended.state.w, rows[-1][1].w)
     assert np.isfinite(ended.state.w).all()
 
@@ -146,6 +149,13 @@ def test_evaluation_changes_neither_iterates_nor_ledger_nor_clock():
 def test_pause_ends_after_the_iteration():
     ended, rows, _ = ran(stops=[stopping.Iterations(50)], pause=lambda: "enough")
     assert (ended.kind, ended.reason, len(rows)) == ("interrupted", "enough", 1)
+
+
+def test_a_signal_is_heard_by_all_who_wait_for_one():
+    with caught() as outer:
+        with caught() as inner:
+            signal.raise_signal(signal.SIGUSR1)
+        assert inner.name == outer.name == "SIGUSR1"
 
 
 def test_rows_survive_text():

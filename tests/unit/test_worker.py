@@ -117,13 +117,13 @@ def bits(worker: Worker) -> bytes:
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["at-the-drivers-w", "at-its-own"])
 def test_a_restored_worker_goes_on_bit_by_bit(problem: Problem, elsewhere: bool) -> None:
     worker = walked(placed(problem), 7)
-    worker.memory["H"] = np.arange(3.0)
+    worker.memory |= {"H": np.arange(3.0), "count": 2}  # type: ignore[dict-item]  # a number, as people write it
     driver = worker.w + elsewhere
-    state = {name: np.array(a) for name, a in worker.saved(driver.copy()).items()}
+    state = {name: a.copy() for name, a in worker.saved(driver.copy()).items()}
     assert ("w" in state) == elsewhere
     again = worker_of(problem)
     again.restore(state, driver.copy())
-    assert again.memory["H"].tolist() == [0.0, 1.0, 2.0]
+    assert again.memory["H"].tolist() == [0.0, 1.0, 2.0] and again.memory["count"] == 2
     assert bits(again) == bits(worker)
     # Past the refresh too: the steps taken before count.
     assert bits(walked(again, REFRESH)) == bits(walked(worker, REFRESH))
