@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpinewton.errors import ConfigError
+
 if TYPE_CHECKING:
     from mpinewton.data.packing import Packed
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 @click.option("--rows", type=click.IntRange(1), help="Only the first so many rows.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the partition.")
 @click.option("--scale", default="1", show_default=True, help="Factor of the features, such as 0.5 or 1/255.")
-@click.option("--dense", "storage", flag_value="dense", help="Store dense rows.  [default: as the source is]")
-@click.option("--sparse", "storage", flag_value="sparse", help="Store sparse rows.")
+@click.option("--dense", is_flag=True, help="Store dense rows.  [default: as the source is]")
+@click.option("--sparse", is_flag=True, help="Store sparse rows.")
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
 @click.option("--compress", is_flag=True, help="Compress the shards (lzf).")
 @click.option("--format", "form", default="auto", show_default=True, help="libsvm, csv, npz, npy, idx or parquet.")
@@ -39,7 +41,8 @@ def command(
     workers: int,
     features: int | None,
     rows: int | None,
-    storage: str | None,
+    dense: bool,
+    sparse: bool,
     form: str,
     label_column: str | None,
     weight_column: str | None,
@@ -67,6 +70,8 @@ def command(
     from mpinewton.data.packing import one_by_one, pack
     from mpinewton.data.source import Reading
 
+    if dense and sparse:
+        raise ConfigError("--dense and --sparse: rows are stored in one of the two ways; leave one out")
     reading = Reading(
         format=form,
         features=features,
@@ -80,7 +85,7 @@ def command(
         source,
         output,
         workers,
-        storage=storage or "auto",
+        storage="dense" if dense else "sparse" if sparse else "auto",
         reading=reading,
         each=getattr(ctx.obj, "each", None) or one_by_one,
         **settings,

@@ -135,7 +135,8 @@ class Source(ABC):
         weight = np.ones(0) if block.weight is None else block.weight
         if np.isfinite(values).all() and np.isfinite(block.y).all() and np.all((weight >= 0) & np.isfinite(weight)):
             return
-        odd = ~np.isfinite(block.X @ np.zeros(block.X.shape[1])) | ~np.isfinite(block.y)
+        with np.errstate(invalid="ignore"):  # an infinity times 0 is the NaN that is looked for
+            odd = ~np.isfinite(block.X @ np.zeros(block.X.shape[1])) | ~np.isfinite(block.y)
         if len(weight):
             odd |= ~(np.isfinite(weight) & (weight >= 0))
         raise DataError(

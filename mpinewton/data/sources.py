@@ -34,16 +34,18 @@ def open_source(name: str, reading: Reading) -> Source:
     DataError
         If there is no such file, or its beginning does not fit the format.
     """
+    if reading.format != "auto" and reading.format not in FORMATS:
+        raise ConfigError(f"--format {reading.format}: there is no such format{did_you_mean(reading.format, FORMATS)}")
     if name.startswith("sklearn:"):
         return sklearn_source(name, reading)
     if name.startswith("synthetic:"):
         return synthetic(name, reading)
     path = Path(name)
+    if path.is_dir():
+        raise DataError(f"{name}: is a folder, and no packed one (it has no manifest.json); name a file of rows")
     if not path.is_file():
         raise DataError(f"{name}: there is no such file (nor does the name begin with sklearn: or synthetic:)")
     form = guess_format(path) if reading.format == "auto" else reading.format
-    if form not in FORMATS:
-        raise ConfigError(f"--format {form}: there is no such format{did_you_mean(form, FORMATS)}")
     if form in ("npz", "npy", "parquet") and path.suffix in OPENERS:
         raise ConfigError(f"{name}: {form} files are read unpacked only; unpack it first")
     return FORMATS[form](path, reading)

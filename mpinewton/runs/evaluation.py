@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,9 @@ def reference(fleet: Fleet, plan: Plan, text: str) -> Reference:
         If `text` is neither, or the loss has no single optimum to compute.
     """
     if text != "auto":
-        try:
-            return Reference(float(text), None, float("nan"))
-        except ValueError:
-            raise ConfigError(f"--reference {text!r}: give the optimal value, or auto to have it computed") from None
+        if not isfinite(value := _number(text)):
+            raise ConfigError(f"--reference {text!r}: give the optimal value, or auto to have it computed")
+        return Reference(value, None, float("nan"))
     if not plan.made_loss().convex:
         raise ConfigError(f"--reference auto needs a convex loss: {plan.made_loss().name} may have many minima")
     path = plan.path() / f"reference-{_key(plan)}.h5"
@@ -138,15 +138,23 @@ def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
     if text == "zero":
         return np.zeros(plan.size())
     if text.startswith("optimum"):
+        shift = 0.0 if text == "optimum" else _number(text.removeprefix("optimum"))
+        if not isfinite(shift):
+            raise ConfigError(f"--start {text!r}: write optimum+C with a number C, as in optimum+0.1")
         if optimum is None or optimum.w is None:
             raise ConfigError(f"--start {text} needs the optimum itself: add --reference auto")
-        try:
-            return optimum.w + (float(text.removeprefix("optimum")) if text != "optimum" else 0.0)
-        except ValueError:
-            raise ConfigError(f"--start {text!r}: write optimum+C with a number C, as in optimum+0.1") from None
+        return optimum.w + shift
     from mpinewton.runs.model import read_model
 
     w = read_model(Path(text)).w
     if w.shape != (plan.size(),):
         raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {plan.size()}")
     return w
+
+
+def _number(text: str) -> float:
+    """The number that a text is, NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
