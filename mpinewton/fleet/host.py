@@ -141,6 +141,7 @@ class Host:
             try:
                 result = task(worker, *inputs)
                 reply = arrays_of(None if call.kind == "send" else result)
+                worker.settle()
             except Exception:  # whatever a task raises is the driver's to see
                 yield worker.index, Failure(worker.index, traceback.format_exc())
             else:

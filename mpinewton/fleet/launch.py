@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -101,7 +102,8 @@ END_VARIABLE = "MPINEWTON_END"
 def tell_launcher(code: int) -> None:
     """Leave the exit code where `start` looks for it, if it was `start` that started this job."""
     if END_VARIABLE in os.environ:
-        Path(os.environ[END_VARIABLE]).write_text(str(code))
+        with contextlib.suppress(OSError):  # a full disk must not keep the other ranks from being told
+            Path(os.environ[END_VARIABLE]).write_text(str(code))
 
 
 def start(processes: int, arguments: Sequence[str]) -> int:

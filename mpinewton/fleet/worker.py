@@ -105,6 +105,11 @@ class Worker:
         # The length too: numpy fills short seeds up with zeros, and rng() would be rng(0).
         return np.random.default_rng([self.seed, self.index, self.iteration, len(key), *key])
 
+    def settle(self) -> None:
+        """Have the memory as a checkpoint gives it back, in C order: H.T @ v rounds unlike H @ v."""
+        for name, value in self.memory.items():
+            self.memory[name] = np.asarray(value, order="C")
+
     def saved(self, w: Array) -> dict[str, Array]:
         """All this worker keeps, for a checkpoint; its weights only where they are not the driver's w."""
         state: dict[str, Any] = {f"memory/{name}": np.asarray(value) for name, value in self.memory.items()}

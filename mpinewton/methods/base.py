@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet
@@ -24,6 +26,11 @@ class Iterate:
     step: float = NAN  # step size that led here
     note: str = ""  # anything worth a word in the history
     trouble: str = ""  # why the method cannot go on from here, in a sentence
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # in C order, as a checkpoint gives it back: H.T @ v rounds unlike H @ v
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, np.asarray(value, order="C"))
 
 
 State = TypeVar("State", bound=Iterate)

@@ -51,6 +51,12 @@ def test_nan_fields_survive(tmp_path):
     assert np.isnan(again.step)
 
 
+def test_a_state_has_the_order_it_is_read_back_in():
+    columns = np.arange(6.0).reshape(2, 3).T
+    state = Remembered(np.zeros(2), 1.0, np.zeros(2), S=columns)
+    assert state.S.flags.c_contiguous and np.array_equal(state.S, columns)
+
+
 def test_numpy_numbers_in_a_state_are_saved_as_numbers(tmp_path):
     mixed = Iterate(np.zeros(2), np.float64(0.1), np.zeros(2), step=np.int64(3))
     again = read(write(tmp_path, Checkpoint(1, {}, state_fields(mixed), {}, []))).state_of(Iterate)

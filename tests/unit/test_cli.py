@@ -19,6 +19,7 @@ import pytest
 from launch import JOB_ENVIRONMENT, launch, launch_serial
 
 from mpinewton.cli import COMMANDS, run_command_line
+from mpinewton.fleet.launch import END_VARIABLE, tell_launcher
 from mpinewton.fleet.session import LocalSession
 from mpinewton.losses import LOSSES
 from mpinewton.methods import METHODS
@@ -409,6 +410,12 @@ def test_worker_ranks_load_no_command_line(digits: Path, tmp_path: Path) -> None
         assert exit_code == "0"
         assert ("click" in modules) == (rank == 0)
         assert not {"matplotlib", "sklearn"} & set(modules)
+
+
+def test_an_exit_code_that_cannot_be_left_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, say: the driver still has to tell the other ranks that the job is over."""
+    monkeypatch.setenv(END_VARIABLE, str(tmp_path / "gone" / "code"))
+    tell_launcher(1)
 
 
 def test_nproc_starts_a_driver_and_workers_to_the_same_bits(terminal: Terminal, digits: Path, tmp_path: Path) -> None:

@@ -204,6 +204,15 @@ def test_what_was_saved_stays_and_can_be_restored_twice(fleet: Fleet) -> None:
         assert fleet.gather(counted) == [1.0] * 5
 
 
+def keep_columns(worker: Worker) -> None:
+    worker.memory["columns"] = np.arange(6.0).reshape(2, 3).T
+
+
+def test_what_a_worker_keeps_has_the_order_it_is_restored_in(fleet: Fleet) -> None:
+    fleet.send(keep_columns)
+    assert fleet.saved(np.zeros(6))[0]["memory/columns"].flags.c_contiguous
+
+
 def test_a_restored_fleet_goes_on_bit_by_bit() -> None:
     problem = ZOO["softmax-csr"]
     one, other = fleet_on(problem), fleet_on(problem)

@@ -129,6 +129,15 @@ def test_a_restored_worker_goes_on_bit_by_bit(problem: Problem, elsewhere: bool)
     assert bits(walked(again, REFRESH)) == bits(walked(worker, REFRESH))
 
 
+def test_what_is_kept_has_the_order_it_is_restored_in(problem: Problem) -> None:
+    worker = worker_of(problem)
+    H = np.arange(6.0).reshape(2, 3)
+    worker.memory |= {"H": H.T, "all": H[:, ::2]}
+    worker.settle()
+    assert all(a.flags.c_contiguous for a in worker.memory.values())
+    assert np.array_equal(worker.memory["H"], H.T) and np.array_equal(worker.memory["all"], H[:, ::2])
+
+
 def test_a_worker_that_stands_nowhere_is_restored_to_that(problem: Problem) -> None:
     again = worker_of(problem)
     again.restore(worker_of(problem).saved(problem.start), problem.start)
