@@ -56,6 +56,12 @@ ifneq ($(LOCK),)
 else
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 endif
+ifeq ($(MPI),system)
+	@$(BIN)/python -c 'from mpi4py import MPI' 2>/dev/null || { \
+		echo "mpi4py's wheel does not find the site's MPI by its name: building mpi4py with mpicc, some minutes"; \
+		$(BIN)/python -m pip install --quiet --force-reinstall --no-deps --no-binary mpi4py mpi4py; } || { \
+		echo "no mpicc: load the site's MPI module, or install MPI with its headers (libmpich-dev, say)" >&2; exit 1; }
+endif
 	@touch $@
 
 run: $(STAMP)

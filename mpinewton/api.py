@@ -149,5 +149,5 @@ def _shards(data: Any, loss: Loss, workers: int, seed: int) -> tuple[list[Shard]
     else:
         shards = list(data)
     labels = np.unique(np.concatenate([shard.y for shard in shards])) if shards else np.zeros(0)
-    classes = tuple(float(label) for label in labels) if loss.name in ("logistic", "softmax") else None
+    classes = tuple(float(label) for label in labels) if loss.classifies else None
     return shards, classes

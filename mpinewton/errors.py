@@ -24,6 +24,12 @@ class DataError(MpinewtonError):
     exit_code = 2
 
 
+class Interrupted(MpinewtonError):
+    """Stopped by a signal or the time limit before the run began. Exit code 3: run the same command again."""
+
+    exit_code = 3
+
+
 class WorkerError(MpinewtonError):
     """A task failed on a worker. The fleet is still usable.
 

@@ -22,10 +22,10 @@ def command(model: Path, data: str, as_json: bool) -> None:
     trained = read_model(model)
     shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale)
     rows = shard.with_intercept() if trained.intercept else shard
-    loss = make_loss(trained.loss).on(rows, trained.classes)
+    loss = make_loss(trained.loss)
     said = trained.predict(shard)
-    figures = {"rows": float(shard.rows), "loss": loss.at(trained.w).value()}
-    if trained.loss.partition(":")[0] in ("logistic", "softmax"):
+    figures = {"rows": float(shard.rows), "loss": loss.on(rows, trained.classes).at(trained.w).value()}
+    if loss.classifies:
         figures["accuracy"] = float(np.mean(said == shard.y))
     else:
         figures["mean_squared_error"] = float(np.mean((said - shard.y) ** 2))

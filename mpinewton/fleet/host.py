@@ -65,17 +65,23 @@ def task_name(task: Task, method: object) -> str:
     owner = getattr(task, "__self__", None)
     name = getattr(task, "__name__", repr(task))
     if owner is not None:
-        if owner is method:
-            return f"self.{name}"
-        for field in fields(method) if is_dataclass(method) else ():
-            if getattr(method, field.name) is owner:
-                return f"self.{field.name}.{name}"
+        if way := _way(owner, method, "self"):
+            return f"{way}.{name}"
     elif getattr(task, "__qualname__", "") == name != "<lambda>":
         return f"{task.__module__}:{name}"
     raise ConfigError(
         f"{task!r} cannot be a worker's task: workers find tasks by name, so use a function of a module, "
         "or a method of the Method or of one of its fields"
     )
+
+
+def _way(owner: object, place: object, path: str) -> str:
+    """How to get to `owner` from `place`, field by field; "" where it is not there."""
+    if place is owner:
+        return path
+    parts = fields(place) if is_dataclass(place) and not isinstance(place, type) else ()
+    ways = (_way(owner, getattr(place, part.name), f"{path}.{part.name}") for part in parts)
+    return next(filter(None, ways), "")
 
 
 def found_task(name: str, method: object) -> Task:
@@ -129,7 +135,6 @@ class Host:
         asked: Mask | None = None
         if not call.everyone:
             asked, arrays = arrays[-1].astype(bool), arrays[:-1]
-        task = found_task(call.task, self.method)
         inputs = [a if a.ndim else a.item() for a in arrays]
         self.seconds = 0.0
         for worker in self.workers:
@@ -139,7 +144,7 @@ class Host:
             worker.iteration = call.iteration
             start = time.perf_counter()
             try:
-                result = task(worker, *inputs)
+                result = found_task(call.task, self.method)(worker, *inputs)
                 reply = arrays_of(None if call.kind == "send" else result)
                 worker.settle()
             except Exception:  # whatever a task raises is the driver's to see

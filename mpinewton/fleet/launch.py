@@ -18,6 +18,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 
 
+# Whether the user has said how many threads the linear algebra may use; before this package says it.
+chosen_by_user = any(name in os.environ for name in THREAD_VARIABLES)
+
+
 def one_thread_per_rank() -> None:
     """Let the linear algebra use one thread, unless the user or SLURM said otherwise. Before numpy is imported.
 
@@ -114,7 +118,10 @@ def start(processes: int, arguments: Sequence[str]) -> int:
     command = [mpiexec(), "-n", str(processes), sys.executable, "-m", "mpinewton", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         end = Path(folder) / "code"
-        environment = launcher_environment(processes) | {END_VARIABLE: str(end)}
+        # What this process has set for itself, of SLURM's cores a task, is not for each of many.
+        own = () if chosen_by_user else THREAD_VARIABLES
+        inherited = {name: value for name, value in os.environ.items() if name not in own}
+        environment = launcher_environment(processes, inherited) | {END_VARIABLE: str(end)}
         child = subprocess.Popen(command, env=environment, process_group=0)  # noqa: S603
 
         def forward(number: int, frame: object) -> None:

@@ -11,6 +11,7 @@ from mpinewton.fleet.launch import promised_ranks, refuse_singletons, tell_launc
 
 if TYPE_CHECKING:
     from mpinewton.fleet.base import Fleet
+    from mpinewton.fleet.driver import MpiSession
     from mpinewton.fleet.orders import Timing
     from mpinewton.fleet.plan import Plan
 
@@ -90,8 +91,16 @@ def join(drive: Callable[[Session], int]) -> int:
     promised = promised_ranks()
     if not promised:
         return drive(LocalSession())
-    from mpinewton.fleet import world
-
+    try:
+        from mpinewton.fleet import world
+    except (ImportError, RuntimeError) as error:
+        if rank_promised() > 0:
+            return ConfigError.exit_code
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"a launcher started {promised} processes, but mpi4py finds no MPI library ({reason}): load the site's MPI "
+            "module, or `pip install mpinewton[mpich]`"
+        ) from None
     try:
         from mpinewton.fleet.driver import MpiSession
         from mpinewton.fleet.mpi import DRIVER, Link
@@ -114,18 +123,24 @@ def join(drive: Callable[[Session], int]) -> int:
             return serve(link)
         except BaseException as error:
             world.abort(error, "serving the driver")
-    session = MpiSession(link)
+    return _driven(MpiSession(link), drive)
+
+
+def _driven(session: MpiSession, drive: Callable[[Session], int]) -> int:
+    """Run `drive`, and end the other ranks however it ends."""
+    from mpinewton.fleet import world
+
     try:
         code = drive(session)
     except BaseException as error:
         _others_ended.append(True)
         tell_launcher(1)
-        if link.busy:
+        if session.link.busy:
             world.abort(error, "driving the run")
         session.stop(1)
         raise
     tell_launcher(code)
-    if link.busy:
+    if session.link.busy:
         world.quit_job(code or 1)
     session.stop(code)
     return code

@@ -98,6 +98,11 @@ class Worker:
         square = 0.5 * ((l2 * w) @ w + 2.0 * steps * ((l2 * w) @ p) + steps**2 * ((l2 * p) @ p))
         return np.asarray(self._ray.losses(steps) + square)
 
+    def look(self, w: Array) -> tuple[float, Array]:
+        """f_i and its gradient at w, for the record: the worker stays where it is."""
+        point = self.model.at(w)
+        return point.value() + 0.5 * float((self.l2 * w) @ w), point.gradient() + self.l2 * w
+
     # -- chance and memory --------------------------------------------------------------------------------------
 
     def rng(self, *key: int) -> np.random.Generator:
@@ -118,6 +123,8 @@ class Worker:
             state["steps"] = np.array(self._steps)
             if not np.array_equal(self.w, w):
                 state["w"] = self.w
+            if self._ray is not None and self._p is not None:
+                state["p"] = self._p
         return state
 
     def restore(self, state: dict[str, Array], w: Array) -> None:
@@ -127,3 +134,5 @@ class Worker:
             kept = {name.removeprefix("point/"): a for name, a in state.items() if name.startswith("point/")}
             self._point, self._ray = self.model.at(state.get("w", w), **kept), None
             self._steps = int(state["steps"])
+            if "p" in state:
+                self.aim(state["p"])

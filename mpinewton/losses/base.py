@@ -65,6 +65,7 @@ class Loss(ABC):
 
     name: ClassVar[str]
     convex: ClassVar[bool]
+    classifies: ClassVar[bool] = False  # predictions are class labels
     provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product", "hessian", "curvature"})
 
     def outputs(self, classes: Classes) -> int:

@@ -20,6 +20,7 @@ class Logistic(Loss):
 
     name: ClassVar[str] = "logistic"
     convex: ClassVar[bool] = True
+    classifies: ClassVar[bool] = True
 
     def targets(self, y: Array, classes: Classes) -> Targets:
         if classes is not None and len(classes) != 2:

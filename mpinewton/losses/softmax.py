@@ -23,6 +23,7 @@ class Softmax(Loss):
 
     name: ClassVar[str] = "softmax"
     convex: ClassVar[bool] = True
+    classifies: ClassVar[bool] = True
     provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product", "hessian"})
 
     reduced: bool = False  # C - 1 columns of weights instead of C

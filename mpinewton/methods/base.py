@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -21,8 +21,9 @@ class Iterate:
     """Where a method stands after a step. A method that must remember more derives from this; every field is saved."""
 
     w: Array  # weights, shape (d,)
-    loss: float  # objective at w
-    gradient: Array  # of the objective at w, shape (d,)
+    # Where a method moves before it is told, both stay unknown; they are measured for the record, outside the ledger.
+    loss: float = NAN  # objective at w
+    gradient: Array = field(default_factory=lambda: np.zeros(0))  # of the objective at w, shape (d,)
     step: float = NAN  # step size that led here
     note: str = ""  # anything worth a word in the history
     trouble: str = ""  # why the method cannot go on from here, in a sentence

@@ -16,7 +16,7 @@ import tomli_w
 from mpinewton.data.manifest import FILE, Manifest
 from mpinewton.data.packing import pack
 from mpinewton.data.source import Reading
-from mpinewton.errors import ConfigError, DataError, MpinewtonError
+from mpinewton.errors import ConfigError, DataError, Interrupted, MpinewtonError
 from mpinewton.report.figures import draw
 from mpinewton.report.page import page
 from mpinewton.report.reading import read_run
@@ -99,6 +99,9 @@ def _code(session: Session, job: Job, manifest: Manifest, path: Path, fresh: boo
     """Run one cell; 0 where it finished or used up its budget, 1 where it failed, 3 where it is to be continued."""
     try:
         code: int = execute(session, job, manifest, path, fresh)["exit_code"]
+    except Interrupted as error:
+        log.info("stopped %s", error)
+        return error.exit_code
     except MpinewtonError as error:
         log.error("failed: %s", error)
         return 1

@@ -14,7 +14,7 @@ import numpy as np
 
 from mpinewton.data.loading import load_rows
 from mpinewton.data.shard import Array
-from mpinewton.errors import ConfigError, DataError
+from mpinewton.errors import ConfigError, DataError, Interrupted
 from mpinewton.fleet import Fleet, Plan
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
@@ -48,7 +48,7 @@ def accuracy(plan: Plan, source: str) -> Callable[[Array], float]:
         If the source does not fit the training data.
     """
     loss, manifest = plan.made_loss(), plan.manifest
-    if manifest.classes is None or loss.name not in ("logistic", "softmax"):
+    if manifest.classes is None or not loss.classifies:
         raise ConfigError(f"--test counts rightly classed rows, and {loss.name} does not class; leave it out")
     shard, _ = load_rows(source, manifest.features, manifest.class_names or (), manifest.scale)
     if not shard.rows:
@@ -57,13 +57,15 @@ def accuracy(plan: Plan, source: str) -> Callable[[Array], float]:
     return lambda w: float(np.mean(model.predict(w) == shard.y))
 
 
-def reference(fleet: Fleet, plan: Plan, text: str) -> Reference:
+def reference(fleet: Fleet, plan: Plan, text: str, pause: Callable[[], str] = lambda: "") -> Reference:
     """The optimum of a plan: `text` is its value, or `auto` to compute it once and keep it beside the shards.
 
     Raises
     ------
     ConfigError
         If `text` is neither, or the loss has no single optimum to compute.
+    Interrupted
+        If `pause` gives a reason to stop before it is found.
     """
     if text != "auto":
         if not isfinite(value := _number(text)):
@@ -78,7 +80,7 @@ def reference(fleet: Fleet, plan: Plan, text: str) -> Reference:
         pass
     log.info("computing the optimum once, for the gap")
     with fleet.ledger.closed():
-        found = _solve(fleet)
+        found = _solve(fleet, pause)
     try:
         _write(path, found)
     except OSError as error:
@@ -86,7 +88,7 @@ def reference(fleet: Fleet, plan: Plan, text: str) -> Reference:
     return found
 
 
-def _solve(fleet: Fleet) -> Reference:
+def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
     plan = fleet.plan
     assert plan is not None
     exact = fleet.size <= EXACT_SIZE and "hessian" in plan.made_loss().provides
@@ -95,7 +97,9 @@ def _solve(fleet: Fleet) -> Reference:
     w, target, best = np.zeros(fleet.size), 1e-9, None
     # As far as rounding lets it: tighter and tighter, until a tenth can no longer be gained.
     while True:
-        ended = run(method, fleet, w, [GradientBelow(target), Iterations(limit)])
+        ended = run(method, fleet, w, [GradientBelow(target), Iterations(limit)], pause=pause)
+        if ended.kind == "interrupted":
+            raise Interrupted(f"while the optimum was computed: {ended.reason}")
         if best is None or ended.row.grad_norm < best.row.grad_norm:
             best = ended
         if ended.kind != "converged" or target <= 1e-15:

@@ -42,7 +42,7 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
         return done | {"exit_code": EXIT_CODES[done["kind"]]}
     try:
         with caught() as signals:
-            return _Execution(session, job, manifest, folder, session.open(job.plan(manifest)), signals).result()
+            return _Execution(session, job, manifest, folder, signals).result()
     finally:
         folder.close()
 
@@ -50,18 +50,16 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
 class _Execution:
     """What the parts of one run share."""
 
-    def __init__(
-        self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, fleet: Fleet, signals: Caught
-    ) -> None:
-        self.session, self.job, self.manifest, self.folder = session, job, manifest, folder
-        self.fleet, self.signals = fleet, signals
-        self.plan = job.plan(manifest)
+    def __init__(self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, signals: Caught) -> None:
+        self.session, self.job, self.manifest, self.folder, self.signals = session, job, manifest, folder, signals
         self.deadline = time.monotonic() + 3600 * job.max_hours if job.max_hours is not None else None
+        self.plan = job.plan(manifest)
+        self.fleet: Fleet = session.open(self.plan)
         self.clock = Clock()
 
     def result(self) -> dict[str, Any]:
         job, fleet = self.job, self.fleet
-        optimum = None if job.reference is None else reference(fleet, self.plan, job.reference)
+        optimum = None if job.reference is None else reference(fleet, self.plan, job.reference, self.pause)
         evaluation = Evaluation(
             NAN if optimum is None else optimum.loss, None if job.test is None else accuracy(self.plan, job.test)
         )
@@ -119,7 +117,7 @@ class _Execution:
     def finished(self, outcome: Outcome) -> dict[str, Any]:
         """Save everything, write the result, say it."""
         folder, row = self.folder, outcome.row
-        if folder.rows:  # a run that never had a finite iterate has nothing to go on from
+        if outcome.kind != "trouble":  # then the workers have gone on from the last good iterate; older ones are saved
             folder.save(outcome.state, row.seconds)
         model = Model.of(outcome.state.w, self.plan)
         write_model(folder.path / "model.h5", model)

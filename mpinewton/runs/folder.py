@@ -165,7 +165,8 @@ class RunFolder:
         return time.monotonic() - self._saved >= every
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json."""
+        """Write result.json; what crossed since the last row, in a step that led nowhere, goes into the ledger."""
+        self._enter()
         self.history.sync()
         self.ledger.sync()
         self._write_text("result.json", json.dumps(result, indent=2) + "\n")

@@ -97,6 +97,7 @@ def run(
     else:
         fleet.iteration = 0
         state, fresh = method.start(fleet, begin), True
+        assert type(state) is method.state, "the class of a method's states is named in `state`: checkpoints go by it"
         if not _finite(state):
             reason = (
                 f"nonfinite: the objective or its gradient is not finite at the start{_culprit(fleet, clock, begin)}"
@@ -125,23 +126,30 @@ def run(
         state, fresh = after, True
 
 
+def _known(state: Iterate) -> bool:
+    return state.gradient.size > 0
+
+
 def _finite(state: Iterate) -> bool:
+    if not _known(state):
+        return bool(np.isfinite(state.w).all())
     return bool(np.isfinite(state.loss) and np.isfinite(state.gradient @ state.gradient))
 
 
 def _row(state: Iterate, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> Row:
     seconds = clock.seconds
     with clock.paused(), fleet.ledger.closed():
+        f, g = (state.loss, state.gradient) if _known(state) else fleet.mean(look, state.w)
         return Row(
             iteration=fleet.iteration,
             rounds=fleet.ledger.rounds,
             **fleet.ledger.totals(),
             wire_bytes=fleet.ledger.wire,
             seconds=seconds,
-            loss=float(state.loss),
-            grad_norm=float(np.sqrt(state.gradient @ state.gradient)),
+            loss=float(f),
+            grad_norm=float(np.sqrt(g @ g)),
             step=float(state.step),
-            gap=float(state.loss) - evaluation.optimum,
+            gap=float(f) - evaluation.optimum,
             test_accuracy=NAN if evaluation.accuracy is None else evaluation.accuracy(state.w),
             note=state.note,
         )
@@ -155,7 +163,12 @@ def _culprit(fleet: Fleet, clock: Clock, w: Array) -> str:
     return f"; first on worker {bad[0]} ({len(bad)} of {fleet.workers} workers)" if bad else ""
 
 
+def look(worker: Worker, w: Array) -> tuple[float, Array]:
+    """f_i and its gradient at w."""
+    return worker.look(w)
+
+
 def is_finite(worker: Worker, w: Array) -> bool:
-    """Whether f_i and its gradient are finite at w. The run is over: the worker may lose its place."""
-    worker.place(w)
-    return bool(np.isfinite(worker.value()) and np.isfinite(worker.gradient()).all())
+    """Whether f_i and its gradient are finite at w."""
+    f, g = worker.look(w)
+    return bool(np.isfinite(f) and np.isfinite(g).all())

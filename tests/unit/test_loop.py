@@ -12,8 +12,10 @@ from fleets import on_many
 from problems import ZOO
 
 from mpinewton.errors import ConfigError
+from mpinewton.methods.base import Iterate
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.linesearch import Backtracking
+from mpinewton.methods.tasks import value_and_gradient
 from mpinewton.runs import stopping
 from mpinewton.runs.history import COLUMNS, EXACT_COLUMNS, Row, history_sha256
 from mpinewton.runs.loop import Clock, Evaluation, run
@@ -186,3 +188,30 @@ def test_the_clock_stands_still_while_paused():
     with clock.paused():
         time.sleep(0.05)
     assert 5.0 <= clock.seconds < 5.04
+
+
+@dataclass(frozen=True)
+class Blind(GradientDescent):
+    """Gradient descent that does not look where it steps: loss and gradient of its iterates stay unknown."""
+
+    name: ClassVar[str] = "blind"
+    state: ClassVar[type[Iterate]] = Iterate
+
+    def start(self, fleet, w):
+        return Iterate(w)
+
+    def step(self, fleet, now):
+        _, g = fleet.mean(value_and_gradient, now.w)
+        return Iterate(now.w - 0.1 * g)
+
+
+def test_what_a_method_does_not_know_is_measured_for_the_record():
+    _, rows, fleet = ran(Blind(), stops=[stopping.Iterations(3)])
+    w = PROBLEM.start
+    for row in rows:
+        value, gradient, _ = PROBLEM.objective(w)
+        assert row.loss == pytest.approx(value, rel=1e-13)
+        assert row.grad_norm == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
+        assert row.rounds == 2 * row.iteration, "the measurement was charged"
+        w = w - 0.1 * gradient
+    assert fleet.ledger.rounds == 6
