@@ -21,7 +21,7 @@ class Iterate:
     """Where a method stands after a step. A method that must remember more derives from this; every field is saved."""
 
     w: Array  # weights, shape (d,)
-    # Where a method moves before it is told, both stay unknown; they are measured for the record, outside the ledger.
+    # Where a method moves before it is told, both stay unknown; they are measured for the record, at no charge.
     loss: float = NAN  # objective at w
     gradient: Array = field(default_factory=lambda: np.zeros(0))  # of the objective at w, shape (d,)
     step: float = NAN  # step size that led here
