@@ -27,10 +27,20 @@ def settings_of(runs: Sequence[RunRecord], figure: dict[str, Any]) -> dict[str, 
         "figure": figure,
         "versions": {**versions, "python": platform.python_version()},
         "runs": [
-            {"label": run.label, "folder": run.folder.resolve().name, "config": run.config, "result": run.result}
+            {
+                "label": run.label,
+                "folder": run.folder.resolve().name,
+                "config": _portable(run.config),
+                "result": _portable(run.result),
+            }
             for run in runs
         ],
     }
+
+
+def _portable(facts: dict[str, Any]) -> dict[str, Any]:
+    # Figures are given away: of a path the last part says enough, and what the data are the digest says.
+    return facts | {key: Path(facts[key]).name for key in ("data", "test") if isinstance(facts.get(key), str)}
 
 
 def file_metadata(path: Path, settings: dict[str, Any]) -> dict[str, str | None]:
