@@ -81,12 +81,12 @@ def command(
     Exit codes: 0 finished (converged, or the budget is used up); 1 failed; 2 bad settings or data, nothing was started;
     3 stopped by a signal or the time limit: run the same command again.
     """  # fmt: skip
-    from mpinewton.methods.settings import parsed_settings
+    from mpinewton.methods.settings import overlaid, parsed_settings
     from mpinewton.runs.job import Job, load_job, read_options
 
     content = read_options(config) if config else {}
     content |= {name: value for name, value in options.items() if value is not None}
-    content["settings"] = _overlaid(content.get("settings", {}), parsed_settings(pairs))
+    content["settings"] = overlaid(content.get("settings", {}), parsed_settings(pairs))
     job, manifest = load_job(Job.of(content, str(config) if config else "command line"))
     if nproc is not None:
         return launched(session, nproc)
@@ -121,14 +121,6 @@ def _without_nproc(arguments: list[str]) -> list[str]:
         else:
             kept.append(argument)
     return kept
-
-
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {**below, **above}
-    for name, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(name), dict):
-            both[name] = _overlaid(below[name], value)
-    return both
 
 
 def _log_to_stderr() -> None:

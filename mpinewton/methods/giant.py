@@ -10,7 +10,7 @@ from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg, lanczos
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.methods.tasks import begun
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Giant(Method):
         self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
 
     def start(self, fleet: Fleet, w: Array) -> Iterate:
-        f, g = fleet.mean(value_and_gradient, w)
-        return Iterate(w, f, g)
+        return begun(fleet, w)
 
     def step(self, fleet: Fleet, now: Iterate) -> Iterate:
         p, bent = fleet.sum(self.direction, now.gradient)

@@ -31,7 +31,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     kind = find_method(name)
     _refuse_unknown(kind, settings, kind.name)
     # A part that is only partly set keeps this method's own defaults for the rest.
-    complete = _merged(msgspec.to_builtins(kind()), settings)
+    complete = overlaid(msgspec.to_builtins(kind()), settings)
     try:
         return msgspec.convert(complete, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -61,11 +61,12 @@ def parsed_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _merged(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    both = {**default, **given}
-    for name, value in given.items():
-        if isinstance(value, Mapping) and isinstance(default.get(name), Mapping):
-            both[name] = _merged(default[name], value)
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings where those of `above` count if both have them."""
+    both = {**below, **above}
+    for name, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(name), Mapping):
+            both[name] = overlaid(below[name], value)
     return both
 
 
