@@ -49,7 +49,10 @@ def load_rows(
         shard, names = _packed(folder, dtype)
         y = shard.y if names is None or class_names is None else _renamed(shard.y, names, class_names, source)
     else:
-        reading = replace(reading or Reading(), features=features, class_names=class_names)
+        # Not `features`: a source that has more is refused below, in words that fit a source which is not packed.
+        reading = reading or Reading()
+        widest = max(reading.max_features, features or 0)
+        reading = replace(reading, max_features=widest, class_names=class_names)
         shard, y, names = _read(source, reading, scale, dtype)
     if features is not None and shard.features > features:
         raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")

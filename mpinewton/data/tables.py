@@ -29,6 +29,19 @@ def column_number(given: str, names: Sequence[str], width: int, option: str) -> 
     return number - 1 if number > 0 else width + number
 
 
+def weight_number(given: str | None, names: Sequence[str], label: int) -> int | None:
+    """Position of the column of weights, None where there is none; it must be another than that of the labels."""
+    if given is None:
+        return None
+    number = column_number(given, names, len(names), "--weight-column")
+    if number == label:
+        raise ConfigError(
+            f"--weight-column {given}: that is the label column, too (the last one, unless --label-column names "
+            "another); give another for one of the two"
+        )
+    return number
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -55,8 +68,7 @@ class CsvText(Source):
         names = self._cells(first)
         self.width = len(names)
         self.label = column_number(reading.label_column or "-1", names, self.width, "--label-column")
-        weight = reading.weight_column
-        self.weight = None if weight is None else column_number(weight, names, self.width, "--weight-column")
+        self.weight = weight_number(reading.weight_column, names, self.label)
         self.header = not all(_is_number(cell) for i, cell in enumerate(names) if i != self.label)
         row = next(lines, None) if self.header else first
         cells = [] if row is None else self._cells(row)
@@ -143,13 +155,11 @@ class Parquet(Source):
     def blocks(self) -> Iterator[Block]:
         names = self.file.schema_arrow.names
         label = column_number(self.reading.label_column or "-1", names, len(names), "--label-column")
-        weight = self.reading.weight_column
-        special = {label} | ({column_number(weight, names, len(names), "--weight-column")} if weight else set())
+        weight = weight_number(self.reading.weight_column, names, label)
         for batch in self.file.iter_batches(PARQUET_ROWS):
             columns = [self._column(batch.column(i), names[i], i == label) for i in range(len(names))]
-            features = [column for i, column in enumerate(columns) if i not in special]
-            weights = next((columns[i] for i in special if i != label), None)
-            yield Block(np.column_stack(features), columns[label], weights)
+            features = [column for i, column in enumerate(columns) if i not in (label, weight)]
+            yield Block(np.column_stack(features), columns[label], None if weight is None else columns[weight])
 
     def _column(self, column: object, name: str, label: bool) -> Array:
         values = np.asarray(column.to_numpy(zero_copy_only=False))  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -35,7 +35,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     try:
         return msgspec.convert(complete, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{kind.name}: {_in_words(error)}") from None
+        raise ConfigError(f"{kind.name}: {_in_words(error, kind)}") from None
 
 
 def settings_of(method: Method) -> dict[str, Any]:
@@ -82,7 +82,13 @@ def _refuse_unknown(kind: type, settings: Mapping[str, Any], name: str) -> None:
             _refuse_unknown(types[key], value, f"{name}: {key}")
 
 
-def _in_words(error: msgspec.ValidationError) -> str:
+def _in_words(error: msgspec.ValidationError, kind: Any) -> str:
     text, _, path = str(error).partition(" - at `$")
     where = path.rstrip("`").lstrip(".")
+    for part in filter(None, where.split(".")):
+        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+    if get_origin(kind) is Literal:
+        return f"{where}: {text[:1].lower()}{text[1:]}; it is one of {', '.join(map(str, get_args(kind)))}"
+    if where and is_dataclass(kind):
+        return f"{where} is a part with settings of its own: {', '.join(f'{where}.{f.name}' for f in fields(kind))}"
     return f"{where}: {text[:1].lower()}{text[1:]}" if where else text

@@ -197,6 +197,7 @@ def _may_hold_run(path: Path) -> bool:
 
 
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, now = _flat(before), _flat(now)
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing)
@@ -239,3 +240,11 @@ def versions() -> dict[str, str]:
         "hdf5": h5py.version.hdf5_version,
         "msgspec": msgspec.__version__,
     }
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Names with dots for values in mappings: a setting that differs is named alone, not all of them."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

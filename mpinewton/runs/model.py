@@ -79,6 +79,8 @@ def write_model(path: Path, model: Model) -> None:
 
 def read_model(path: Path) -> Model:
     """Read a model file. Raises DataError where it is none."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name the model file, as {path / 'model.h5'}")
     with unsealed(path, FORMAT) as file:
         a: dict[str, Any] = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
         w = file["w"][()].ravel()

@@ -148,7 +148,8 @@ WRONG: dict[str, tuple[str, str]] = {
     "range": ("run dino DIGITS --set theta=-1", "theta = -1.0, but it must be greater than 0"),
     "range-of-a-part": ("run dino DIGITS --set search.rho=2", "rho = 2.0, but it must be between 0 and 1"),
     "kind": ("run dino DIGITS --set theta=much", "theta: expected `float`"),
-    "choice": ("run dino DIGITS --set solver=lsrm", "solver"),
+    "choice": ("run dino DIGITS --set solver=lsrm", "'lsrm'; it is one of lsmr, lanczos"),
+    "part": ("run dino DIGITS --set search=3", "search is a part with settings of its own: search.rho"),
     "pair": ("run dino DIGITS --set theta", "write it as key=value"),
     "loss": ("run dino DIGITS --loss softmx", "did you mean 'softmax'"),
     "loss-setting": ("run dino DIGITS --loss huber:delt=1", "delt"),
@@ -164,14 +165,17 @@ WRONG: dict[str, tuple[str, str]] = {
     "checkpoints": ("run dino DIGITS --checkpoint-seconds=nan", "--checkpoint-seconds nan"),
     "gap": ("run dino DIGITS --gap 1e-3", "--reference"),
     "reference": ("run dino DIGITS --reference best", "--reference 'best'"),
+    "reference-nan": ("run dino DIGITS --reference nan", "--reference 'nan'"),
     "start": ("run dino DIGITS --start nowhere.h5", "nowhere.h5"),
     "start-optimum": ("run dino DIGITS --start optimum+0.1", "add --reference auto"),
+    "start-optimum-nan": ("run dino DIGITS --start optimum+nan", "write optimum+C with a number C"),
     "test": ("run dino DIGITS --test nowhere", "nowhere: there is no such file"),
     "test-of-a-number": ("run dino DIGITS --loss ridge --test DIGITS", "does not class"),
     "missing": ("run dino nowhere", "mpinewton pack"),
     "not-packed": ("run dino rows.csv", "mpinewton pack"),
     "config": ("run --config nowhere.toml", "there is no such file"),
     "config-key": ("run --config wrong.toml", "did you mean 'method'"),
+    "config-folder": ("run --config .", "cannot be read"),
     "config-syntax": ("run --config rows.csv", "not TOML"),
     "output-is-a-file": ("run dino DIGITS -o rows.csv", "choose another with -o"),
     "methods": ("methods dinno", "did you mean 'dino'"),
@@ -179,12 +183,17 @@ WRONG: dict[str, tuple[str, str]] = {
     "info": ("info nowhere", "nowhere"),
     "predict": ("predict nowhere.h5 DIGITS", "nowhere.h5"),
     "predict-no-model": ("predict rows.csv DIGITS", "this is no mpinewton-model/1 file"),
+    "predict-folder": ("predict . DIGITS", "name the model file, as model.h5"),
     "evaluate": ("evaluate nowhere.h5 DIGITS", "nowhere.h5"),
     "plot": ("plot nowhere", "nowhere"),
     "report": ("report nowhere", "nowhere"),
     "pack": ("pack nowhere -o p --workers 2", "nowhere"),
     "pack-workers": ("pack rows.csv -o p --workers 0", "at least 1 worker"),
     "pack-partition": ("pack rows.csv -o p --workers 1 --partition idd", "did you mean 'iid'"),
+    "pack-folder": ("pack . -o p --workers 2", "is a folder"),
+    "pack-format": ("pack sklearn:iris -o p --workers 2 --format cvs", "did you mean 'csv'"),
+    "pack-storage": ("pack rows.csv -o p --workers 2 --dense --sparse", "leave one out"),
+    "pack-weights": ("pack rows.csv -o p --workers 2 --weight-column 3", "is the label column, too"),
     "compare": ("compare nowhere.toml -o c", "there is no such file"),
     "compare-key": ("compare wrong.toml -o c", "metod"),
     "doctor": ("doctor nowhere", "nowhere"),
@@ -210,8 +219,8 @@ def test_refuses_the_folder_of_another_run(terminal: Terminal, digits: Path, tmp
     before = contents(tmp_path)
     assert terminal("run", "newton", digits, "-o", "r", "--l2", 0.5, "--set", "search.first=9") == 2
     assert "l2 was 0.0025, now 0.5" in terminal.err
-    assert "'first': 8" in terminal.err
-    assert "'first': 9" in terminal.err
+    assert "settings.search.first was 8, now 9" in terminal.err
+    assert "settings.search.rho" not in terminal.err
     assert "--fresh" in terminal.err
     assert contents(tmp_path) == before
     assert terminal("run", "newton", digits, "-o", "r", "--l2", 0.5, "--max-iterations", 1, "--fresh") == 0

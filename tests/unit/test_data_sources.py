@@ -272,7 +272,7 @@ def test_load_rows_maps_names_and_widens(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="labels are numbers"):
         load_rows("sklearn:iris", class_names=("a", "b"))
     wide = write(tmp_path / "wide", "1 9:1\n")
-    with pytest.raises(DataError, match="the index 9 is above --features 3"):
+    with pytest.raises(DataError, match="has 9 features, but the training data have 3"):
         load_rows(wide, features=3)
 
 
