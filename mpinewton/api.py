@@ -81,6 +81,8 @@ def minimize(
     """
     made = method if isinstance(method, Method) else make_method(method, {})
     refuse_mismatch(made, make_loss(loss))
+    if l2 is not None and not (isinstance(l2, int | float) and 0 <= l2 < np.inf):
+        raise ConfigError(f"l2 = {l2!r}, but it must be a number, 0 or more")
     results: list[OptimizeResult] = []
 
     def drive(session: Session) -> int:

@@ -13,14 +13,18 @@ import numpy as np
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: Path, data: str, as_json: bool) -> None:
+@click.option("--label-column", help="Of a table, by name or number, as for `pack`.  [default: the last]")
+@click.option("--weight-column", help="Of a table, as for `pack`.")
+def command(model: Path, data: str, label_column: str | None, weight_column: str | None, as_json: bool) -> None:
     """Mean loss of a model on DATA (without l2), and accuracy for classes or mean squared error for numbers."""
     from mpinewton.data.loading import load_rows
+    from mpinewton.data.source import Reading
     from mpinewton.losses import make_loss
     from mpinewton.runs.model import read_model
 
     trained = read_model(model)
-    shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale)
+    reading = Reading(label_column=label_column, weight_column=weight_column)
+    shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale, reading)
     rows = shard.with_intercept() if trained.intercept else shard
     loss = make_loss(trained.loss)
     said = trained.predict(shard)

@@ -16,13 +16,17 @@ from mpinewton.errors import ConfigError
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File to write, one prediction a line.  [default: print]"
 )
-def command(model: Path, data: str, output: Path | None) -> None:
+@click.option("--label-column", help="Of a table, by name or number, as for `pack`.  [default: the last]")
+@click.option("--weight-column", help="Of a table, as for `pack`.")
+def command(model: Path, data: str, label_column: str | None, weight_column: str | None, output: Path | None) -> None:
     """Predict a label, or a number, for every row of DATA: a folder of shards or anything `pack` reads."""
     from mpinewton.data.loading import load_rows
+    from mpinewton.data.source import Reading
     from mpinewton.runs.model import read_model
 
     trained = read_model(model)
-    shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale)
+    reading = Reading(label_column=label_column, weight_column=weight_column)
+    shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale, reading)
     said = trained.predict(shard)
     if trained.class_names is not None:
         words = np.asarray(trained.class_names)

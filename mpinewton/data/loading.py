@@ -36,13 +36,14 @@ def load_rows(
     source : str
         As for `pack`, or a packed folder (its features are as they were packed: `scale` is not applied again).
     features, class_names
-        Those of the training data's manifest: a source with fewer features is widened, words get the same numbers.
+        Those of the training data's manifest: a sparse source with fewer features is widened,
+        words get the same numbers.
         `class_names` () says that the labels must be numbers, None that anything goes.
 
     Raises
     ------
     DataError
-        If the source has more features, or labels that are no class of the training data.
+        If the source has more features, or is a table with fewer, or has labels that are no class of the training data.
     """
     folder = Path(source)
     if (folder / FILE).exists():
@@ -55,6 +56,9 @@ def load_rows(
         reading = replace(reading, max_features=widest, class_names=class_names)
         shard, y, names = _read(source, reading, scale, dtype)
     if features is not None and shard.features > features:
+        raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")
+    if features is not None and shard.features < features and not sparse.issparse(shard.X):
+        # Text of index:value pairs ends where the last features are all 0; a table with fewer columns is another one.
         raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")
     X = _widened(shard.X, features or shard.features)
     known = class_names or names

@@ -96,21 +96,23 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             test=test,
             loss=self.loss or usual_loss(manifest),
             l2=1.0 / manifest.rows if self.l2 is None else self.l2,
+            **self.usual_stops(),
         )
 
+    def usual_stops(self) -> dict[str, Any]:
+        """A gradient norm of 1e-8 where no goal is given, 1000 iterations where no budget is."""
+        stops = self.stops()
+        goal = {} if any(stop.converged for stop in stops) else {"tol": 1e-8}
+        return goal | ({} if any(not stop.converged for stop in stops) else {"max_iterations": 1000})
+
     def stops(self) -> list[stopping.Stop]:
-        """The rules asked for; a gradient norm of 1e-8 and 1000 iterations where none was."""
+        """The rules asked for."""
         kinds: dict[str, Callable[[float], stopping.Stop]] = {
             "tol": stopping.GradientBelow, "rtol": stopping.GradientReduced, "gap": stopping.GapBelow,
             "max_iterations": stopping.Iterations, "max_rounds": stopping.Rounds, "max_bits": stopping.Bits,
             "max_seconds": stopping.Seconds,
         }  # fmt: skip
-        stops = [kind(getattr(self, name)) for name, kind in kinds.items() if getattr(self, name) is not None]
-        if not any(stop.converged for stop in stops):
-            stops.append(stopping.GradientBelow(1e-8))
-        if all(stop.converged for stop in stops):
-            stops.append(stopping.Iterations(1000))
-        return stops
+        return [kind(getattr(self, name)) for name, kind in kinds.items() if getattr(self, name) is not None]
 
     def plan(self, manifest: Manifest) -> Plan:
         """The fleet of a completed job."""
@@ -155,9 +157,13 @@ def read_options(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
+# More distinct whole numbers than this are taken for measurements, unless a loss is named.
+USUAL_CLASSES = 50
+
+
 def usual_loss(manifest: Manifest) -> str:
-    """What one would train on such labels: logistic for two classes, softmax for more, ridge for numbers."""
-    if manifest.classes is None:
+    """What one would train on such labels: logistic for two classes, softmax for some more, ridge for numbers."""
+    if manifest.classes is None or len(manifest.classes) > USUAL_CLASSES:
         return "ridge"
     return "logistic" if len(manifest.classes) == 2 else "softmax"
 

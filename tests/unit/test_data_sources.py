@@ -260,8 +260,12 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_load_rows_maps_names_and_widens(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "a,y\n1,pear\n2,fig\n")
-    shard, classes = load_rows(path, features=3, class_names=("apple", "pear", "fig"), scale="1/4")
-    assert shard.X.tolist() == [[0.25, 0, 0], [0.5, 0, 0]]
+    shard, classes = load_rows(path, features=1, class_names=("apple", "pear", "fig"), scale="1/4")
+    assert shard.X.tolist() == [[0.25], [0.5]]
+    with pytest.raises(DataError, match="has 1 features, but the training data have 3"):
+        load_rows(path, features=3)
+    narrow = write(tmp_path / "narrow", "1 1:3\n")
+    assert load_rows(narrow, features=3)[0].X.toarray().tolist() == [[3, 0, 0]]
     assert (shard.y.tolist(), classes) == ([1, 2], (0, 1, 2))
     with pytest.raises(DataError, match=r"t\.csv:3: .*'fig' is not a class"):
         load_rows(path, class_names=("apple", "pear"))
