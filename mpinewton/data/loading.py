@@ -59,7 +59,8 @@ def load_rows(
         raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")
     if features is not None and shard.features < features and not sparse.issparse(shard.X):
         # Text of index:value pairs ends where the last features are all 0; a table with fewer columns is another one.
-        raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")
+        remedy = f"; if the last are all 0, pack it with --features {features}" if (folder / FILE).exists() else ""
+        raise DataError(f"{source}: has {shard.features} features, but the training data have {features}{remedy}")
     X = _widened(shard.X, features or shard.features)
     known = class_names or names
     classes = tuple(map(float, range(len(known)))) if known else classes_of(y)
