@@ -212,7 +212,7 @@ def test_load_rows_of_a_packed_folder(tmp_path: Path) -> None:
     pack(str(tmp_path / "t.csv"), tmp_path / "p", 2, partition="blocks", scale="3")
     shard, classes = load_rows(str(tmp_path / "p"), features=1, class_names=("apple", "pear", "fig"))
     assert shard.X.tolist() == [[3], [6], [9]]
-    with pytest.raises(DataError, match="has 1 features, but the training data have 2; .* --features 2"):
+    with pytest.raises(DataError, match=r"has 1 features, but the training data have 2; .* --features 2"):
         load_rows(str(tmp_path / "p"), features=2)
     assert (shard.y.tolist(), classes) == ([1, 2, 1], (0, 1, 2))
     with pytest.raises(DataError, match="'fig' is not a class"):
