@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
-from mpinewton.fleet.packing import joined, layout_of, parted
+from mpinewton.fleet.packing import Layout, joined, parted
 from mpinewton.methods.base import Iterate
 from mpinewton.runs.files import sealing, unsealed
 
@@ -119,8 +119,7 @@ def _packed(arrays: Mapping[str, Any]) -> tuple[list[list[Any]], Any]:
 
 
 def _unpacked(index: list[list[Any]], data: Any) -> dict[str, Any]:
-    layout = layout_of(False, [])
-    layout = type(layout)(False, (*(d for _, d, _ in index), "<f8"), (*(tuple(s) for _, _, s in index), (0,)))
+    layout = Layout(False, (*(d for _, d, _ in index), "<f8"), (*(tuple(s) for _, _, s in index), (0,)))
     arrays, _ = parted(layout, data)
     return {name: a.copy() for (name, _, _), a in zip(index, arrays)}
 
