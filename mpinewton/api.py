@@ -25,7 +25,6 @@ from mpinewton.methods import Method
 from mpinewton.methods.base import Iterate
 from mpinewton.methods.settings import make_method
 from mpinewton.runs.history import Row
-from mpinewton.runs.job import refuse_mismatch
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
 
@@ -69,8 +68,8 @@ def minimize(
     Returns
     -------
     OptimizeResult
-        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 stuck), message; history (list of Row) and
-        ledger. Under mpiexec call it on every rank, with a folder as data: the result is on rank 0, None elsewhere.
+        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 stuck, 3 comes no closer), message; history
+        (list of Row) and ledger. Under mpiexec call it on every rank, with a folder: the result is on rank 0, else None.
 
     Raises
     ------
@@ -80,13 +79,13 @@ def minimize(
         If a task fails on a worker.
     """
     made = method if isinstance(method, Method) else make_method(method, {})
-    refuse_mismatch(made, make_loss(loss))
     if l2 is not None and not (isinstance(l2, int | float) and 0 <= l2 < np.inf):
         raise ConfigError(f"l2 = {l2!r}, but it must be a number, 0 or more")
     results: list[OptimizeResult] = []
 
     def drive(session: Session) -> int:
         fleet = _opened(session, data, loss, l2, intercept, workers, seed)
+        made.fit(fleet.problem)
         results.append(_result(made, fleet, w0, tol, max_iterations, callback))
         return 0
 
@@ -120,7 +119,8 @@ def _result(
     ended = run(method, fleet, w, stops, watchers=[watch])
     return OptimizeResult(
         x=ended.state.w, fun=ended.row.loss, jac=ended.state.gradient, nit=ended.row.iteration,
-        success=ended.converged, status={"converged": 0, "budget": 1}.get(ended.kind, 2), message=ended.reason,
+        success=ended.converged, status={"converged": 0, "budget": 1, "stalled": 3}.get(ended.kind, 2),
+        message=ended.reason,
         history=history, ledger=fleet.ledger,
     )  # fmt: skip
 

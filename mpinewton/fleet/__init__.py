@@ -7,14 +7,16 @@ if TYPE_CHECKING:
     from mpinewton.fleet.base import Fleet
     from mpinewton.fleet.ledger import Entry, Ledger
     from mpinewton.fleet.plan import Plan
+    from mpinewton.fleet.problem import Problem
     from mpinewton.fleet.worker import Worker
 
-__all__ = ["Entry", "Fleet", "Ledger", "Plan", "Worker"]
+__all__ = ["Entry", "Fleet", "Ledger", "Plan", "Problem", "Worker"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: `launch` and `session` must run before numpy, which reads its number of threads once.
-    home = {"Entry": "ledger", "Fleet": "base", "Ledger": "ledger", "Plan": "plan", "Worker": "worker"}.get(name)
+    homes = {"Entry": "ledger", "Ledger": "ledger", "Fleet": "base", "Plan": "plan", "Problem": "problem"}
+    home = (homes | {"Worker": "worker"}).get(name)
     if home is None:
         raise AttributeError(f"module 'mpinewton.fleet' has no attribute {name!r}")
     return getattr(importlib.import_module(f"mpinewton.fleet.{home}"), name)

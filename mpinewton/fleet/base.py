@@ -13,7 +13,8 @@ from mpinewton.data.shard import Array
 from mpinewton.fleet.host import Call, Task, task_name
 from mpinewton.fleet.ledger import Ledger, Mask
 from mpinewton.fleet.packing import AnyArray, arrays_of, layout_of
-from mpinewton.fleet.plan import Plan
+from mpinewton.fleet.problem import Problem
+from mpinewton.fleet.worker import DRIVER, random_numbers
 
 Asked = Iterable[int] | None
 
@@ -34,6 +35,8 @@ class Fleet(ABC):
 
     Attributes
     ----------
+    problem : Problem
+        What is minimised.
     workers : int
         m, the number of logical workers.
     size : int
@@ -44,9 +47,10 @@ class Fleet(ABC):
         What has crossed so far.
     """
 
-    def __init__(self, workers: int, size: int, shares: Array, plan: Plan | None) -> None:
-        self.workers, self.size, self.shares, self.plan = workers, size, shares, plan
-        self.ledger = Ledger(workers)
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.shares = problem, problem.shares
+        self.workers, self.size = problem.workers, problem.size
+        self.ledger = Ledger(self.workers)
         self.iteration = 0
         self.interrupted = False  # a signal to stop has reached some process
         self.method: object = None
@@ -80,6 +84,10 @@ class Fleet(ABC):
         """Have every worker know the method whose tasks will be called as `self.name`."""
         self.method = method
         self._adopt(method)
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """The driver's random numbers of (seed, iteration, key), unlike every worker's."""
+        return random_numbers(self.problem.seed, DRIVER, self.iteration, key)
 
     # -- the one door ---------------------------------------------------------------------------------------------
 

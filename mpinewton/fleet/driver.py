@@ -28,7 +28,7 @@ class MpiFleet(Fleet):
     """A fleet whose workers live on the ranks 1, 2, ... of a communicator."""
 
     def __init__(self, link: Link, plan: Plan) -> None:
-        super().__init__(plan.workers, plan.size(), plan.shares(), plan)
+        super().__init__(plan.problem())
         self.link, self.fixed = link, plan.sums == "fixed"
         self.tree = Tree(plan.workers)
         self._layouts: dict[tuple[str, str, Layout], Layout] = {}

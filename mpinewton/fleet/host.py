@@ -16,7 +16,8 @@ from mpinewton.data.shardfile import read_shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.ledger import Mask
 from mpinewton.fleet.packing import AnyArray, Layout, arrays_of, flattened, layout_of
-from mpinewton.fleet.plan import Plan, regularisation
+from mpinewton.fleet.plan import Plan
+from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.tree import PartialSum, Tree
 from mpinewton.fleet.worker import Worker
 
@@ -100,14 +101,13 @@ class Host:
 
     Parameters
     ----------
+    problem : the problem of the whole fleet
     workers : the workers, in order
-    tree : the tree over all workers of the fleet
-    shares : array, shape (m,)
-        omega of all workers of the fleet.
     """
 
-    def __init__(self, workers: Sequence[Worker], tree: Tree, shares: Array) -> None:
-        self.workers, self.tree, self.shares = list(workers), tree, shares
+    def __init__(self, problem: Problem, workers: Sequence[Worker]) -> None:
+        self.problem, self.workers = problem, list(workers)
+        self.tree, self.shares = Tree(problem.workers), problem.shares
         self.method: object = None
         self.seconds = 0.0  # of work in the last call
 
@@ -120,15 +120,13 @@ class Host:
         DataError
             If a shard cannot be read, is not what the manifest says, or does not fit the loss.
         """
-        loss, shares, classes = plan.made_loss(), plan.shares(), plan.manifest.classes
-        l2 = regularisation(plan.l2, plan.features, loss.outputs(classes), plan.intercept)
-        workers = []
+        problem, workers = plan.problem(), []
         for index in block:
             shard = read_shard(plan.path(), plan.manifest, index, dtype=plan.dtype)
             if plan.intercept:
                 shard = shard.with_intercept()
-            workers.append(Worker(index, shard, loss, classes, float(shares[index]), l2, plan.seed))
-        return cls(workers, Tree(plan.workers), shares)
+            workers.append(Worker(index, shard, problem))
+        return cls(problem, workers)
 
     def answers(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
         """Run a task on every worker: (worker, reply), a `Failure` where it raised, None where it is not asked."""

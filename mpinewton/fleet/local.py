@@ -13,8 +13,7 @@ from mpinewton.fleet.base import Fleet, Traffic
 from mpinewton.fleet.host import Call, Failure, Host
 from mpinewton.fleet.ledger import Mask
 from mpinewton.fleet.packing import AnyArray, layout_of, restored, unflattened
-from mpinewton.fleet.plan import Plan, regularisation, shares
-from mpinewton.fleet.tree import Tree
+from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.worker import Worker
 from mpinewton.losses.base import Classes, Loss
 
@@ -22,8 +21,8 @@ from mpinewton.losses.base import Classes, Loss
 class LocalFleet(Fleet):
     """A fleet whose workers live beside the driver."""
 
-    def __init__(self, host: Host, plan: Plan | None = None) -> None:
-        super().__init__(len(host.workers), host.workers[0].model.size, host.shares, plan)
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.problem)
         self.host = host
 
     def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
@@ -74,13 +73,9 @@ def local_fleet(
     """
     if intercept:
         shards = [shard.with_intercept() for shard in shards]
-    omega = shares([shard.mass for shard in shards])
-    ridge = regularisation(l2, shards[0].features, loss.outputs(classes), intercept)
-    workers = [
-        Worker(i, shard, loss, classes, float(share), ridge, seed)
-        for i, (shard, share) in enumerate(zip(shards, omega))
-    ]
-    return LocalFleet(Host(workers, Tree(len(workers)), omega))
+    rows, masses = tuple(shard.rows for shard in shards), tuple(shard.mass for shard in shards)
+    problem = Problem(loss, classes, rows, masses, shards[0].features, l2, intercept, seed)
+    return LocalFleet(Host(problem, [Worker(i, shard, problem) for i, shard in enumerate(shards)]))
 
 
 def received(arrays: list[AnyArray]) -> list[AnyArray]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from mpinewton.data.manifest import Manifest
-from mpinewton.data.shard import Array
-from mpinewton.errors import DataError
+from mpinewton.fleet.problem import Problem
 from mpinewton.losses import Loss, make_loss
 
 
@@ -32,43 +30,16 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def workers(self) -> int:
         return len(self.manifest.shards)
 
-    @property
-    def features(self) -> int:
-        """Columns of the data, the intercept's included."""
-        return self.manifest.features + self.intercept
-
     def made_loss(self) -> Loss:
         return make_loss(self.loss)
 
-    def size(self) -> int:
-        """d, the number of weights."""
-        return self.features * self.made_loss().outputs(self.manifest.classes)
-
-    def shares(self) -> Array:
-        """omega_i, every worker's share of the rows (of their weights), shape (m,)."""
-        return shares([shard.mass for shard in self.manifest.shards])
+    def problem(self) -> Problem:
+        """What is minimised."""
+        shards = self.manifest.shards
+        return Problem(
+            self.made_loss(), self.manifest.classes, tuple(s.rows for s in shards), tuple(s.mass for s in shards),
+            self.manifest.features + self.intercept, self.l2, self.intercept, self.seed, self.manifest.partition,
+        )  # fmt: skip
 
     def path(self) -> Path:
         return Path(self.folder)
-
-
-def shares(masses: list[float]) -> Array:
-    """Every worker's share of the whole, shape (m,).
-
-    Raises
-    ------
-    DataError
-        If there is nothing to share.
-    """
-    total = float(np.sum(masses))
-    if not total > 0:
-        raise DataError("the shards hold no rows (or only rows of weight 0): there is nothing to train on")
-    return np.asarray(masses, dtype=np.float64) / total
-
-
-def regularisation(l2: float, features: int, outputs: int, intercept: bool) -> Array:
-    """l2 for every weight, shape (d,): 0 for the intercept, which is the last feature."""
-    each = np.full((features, outputs), l2)
-    if intercept:
-        each[-1] = 0.0
-    return each.ravel()

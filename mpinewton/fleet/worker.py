@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Shard
-from mpinewton.losses.base import Classes, Loss, Point, Ray
+from mpinewton.fleet.problem import Problem
+from mpinewton.losses.base import Point, Ray
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
 REFRESH = 50
+DRIVER = 2**32 - 1  # the driver's number among the workers', where random numbers are drawn
+Indices = NDArray[np.intp]
 
 
 class Worker:
@@ -22,16 +28,18 @@ class Worker:
         Number of this worker, 0 to m - 1.
     weight : float
         Its share of the rows (of their weights), omega_i; the shares of all workers sum to 1.
+    rows : int
+    l2 : array, shape (d,)
+        Regularisation of every weight.
     memory : dict of arrays
         What a method keeps here between calls; saved in checkpoints.
     """
 
-    def __init__(
-        self, index: int, shard: Shard, loss: Loss, classes: Classes, weight: float, l2: Array, seed: int
-    ) -> None:
-        self.index, self.weight, self.l2, self.seed = index, weight, l2, seed
+    def __init__(self, index: int, shard: Shard, problem: Problem) -> None:
+        self.index, self.weight = index, float(problem.shares[index])
+        self.l2, self.seed = problem.ridge, problem.seed
         self.rows = shard.rows
-        self.model = loss.on(shard, classes)
+        self.model = problem.loss.on(shard, problem.classes)
         self.memory: dict[str, Array] = {}
         self.iteration = 0  # of the run; set by the host before every task
         self._steps = 0
@@ -107,8 +115,14 @@ class Worker:
 
     def rng(self, *key: int) -> np.random.Generator:
         """Random numbers of (seed, worker, iteration, key): the same in every layout and after every resume."""
-        # The length too: numpy fills short seeds up with zeros, and rng() would be rng(0).
-        return np.random.default_rng([self.seed, self.index, self.iteration, len(key), *key])
+        return random_numbers(self.seed, self.index, self.iteration, key)
+
+    def part(self, rows: Indices) -> Worker:
+        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,): a minibatch, placed nowhere yet."""
+        part = copy.copy(self)
+        part.model, part.rows = self.model.part(rows), len(rows)
+        part._point = part._ray = part._p = None
+        return part
 
     def settle(self) -> None:
         """Have the memory as a checkpoint gives it back, in C order: H.T @ v rounds unlike H @ v."""
@@ -136,3 +150,9 @@ class Worker:
             self._steps = int(state["steps"])
             if "p" in state:
                 self.aim(state["p"])
+
+
+def random_numbers(seed: int, index: int, iteration: int, key: Sequence[int]) -> np.random.Generator:
+    """Random numbers that depend on these alone."""
+    # The length too: numpy fills short seeds up with zeros, and the key () would be (0,).
+    return np.random.default_rng([seed, index, iteration, len(key), *key])

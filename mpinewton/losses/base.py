@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,6 +154,14 @@ class LinearModel:
         # Row weights sum to 1: every mean below is a plain sum.
         mass = shard.mass or 1.0
         self.weight: Array | float = 1.0 / mass if shard.weight is None else shard.weight / mass
+
+    def part(self, rows: NDArray[np.intp]) -> LinearModel:
+        """The model on some of its rows, shape (k,): their mean."""
+        part = copy.copy(self)
+        part.rows, part.t = Rows(self.rows.X[rows]), self.t[rows]
+        mass = len(rows) if isinstance(self.weight, float) else self.weight[rows].sum()
+        part.weight = (1.0 if isinstance(self.weight, float) else self.weight[rows]) / (mass or 1.0)
+        return part
 
     def logits(self, w: Array) -> Array:
         """X w, shape (n,) or (n, C)."""

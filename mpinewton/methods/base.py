@@ -11,7 +11,8 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
-from mpinewton.fleet import Fleet
+from mpinewton.fleet import Fleet, Problem
+from mpinewton.losses import Loss
 
 NAN = float("nan")
 
@@ -27,6 +28,7 @@ class Iterate:
     step: float = NAN  # step size that led here
     note: str = ""  # anything worth a word in the history
     trouble: str = ""  # why the method cannot go on from here, in a sentence
+    finished: str = ""  # why the method has no more to do: it comes no closer than this, in a sentence
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():  # in C order, as a checkpoint gives it back: H.T @ v rounds unlike H @ v
@@ -62,6 +64,23 @@ class Method(ABC):
     @abstractmethod
     def step(self, fleet: Fleet, now: Any) -> Any:
         """The state after one iteration; the same state with `trouble` where there is no going on."""
+
+    def fit(self, problem: Problem) -> None:
+        """Refuse a problem that this method cannot do, before anything is started. Raises ConfigError."""
+        self.fit_loss(problem.loss)
+
+    def fit_loss(self, loss: Loss) -> None:
+        """Refuse a loss that lacks what this method needs, naming what would do. Raises ConfigError."""
+        missing = [need for need in self.needs if need not in loss.provides]
+        if missing:
+            raise ConfigError(
+                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; it provides "
+                f"{', '.join(sorted(loss.provides))}. `mpinewton losses` and `mpinewton methods` say what fits"
+            )
+        if self.convex_only and not loss.convex:
+            raise ConfigError(
+                f"{self.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do"
+            )
 
     def require(self, holds: bool, setting: str, rule: str) -> None:
         """Refuse a setting out of its range, in a sentence. Raises ConfigError."""

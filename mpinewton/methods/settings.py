@@ -77,9 +77,15 @@ def _refuse_unknown(kind: type, settings: Mapping[str, Any], name: str) -> None:
         if key not in known:
             raise ConfigError(f"{name} has no setting {key!r}{did_you_mean(key, known)}")
         if isinstance(value, Mapping):
-            if not is_dataclass(types[key]):
+            part = _part(types[key])
+            if part is None:
                 raise ConfigError(f"{name}: {key} is one value, not a part with settings of its own")
-            _refuse_unknown(types[key], value, f"{name}: {key}")
+            _refuse_unknown(part, value, f"{name}: {key}")
+
+
+def _part(kind: Any) -> type | None:
+    """The class of a part that has settings of its own, be it optional; None for a setting that is one value."""
+    return next((k for k in (kind, *get_args(kind)) if isinstance(k, type) and is_dataclass(k)), None)
 
 
 def _in_words(error: msgspec.ValidationError, kind: Any) -> str:
@@ -87,6 +93,7 @@ def _in_words(error: msgspec.ValidationError, kind: Any) -> str:
     where = path.rstrip("`").lstrip(".")
     for part in filter(None, where.split(".")):
         kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+        kind = _part(kind) or kind
     if get_origin(kind) is Literal:
         return f"{where}: {text[:1].lower()}{text[1:]}; it is one of {', '.join(map(str, get_args(kind)))}"
     if where and is_dataclass(kind):

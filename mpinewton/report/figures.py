@@ -30,6 +30,7 @@ MARKERS = ("^", "D", "P", "*", "<", "p", "d")
 ENDINGS: dict[Ending, tuple[str, bool, str]] = {
     "converged": ("o", True, "\N{BLACK CIRCLE} converged"),
     "budget": ("s", False, "\N{WHITE SQUARE} budget used up"),
+    "stalled": ("v", False, "\N{WHITE DOWN-POINTING TRIANGLE} comes no closer"),
     "failed": ("X", True, "\N{MULTIPLICATION X} failed"),
     "running": ("o", False, "\N{WHITE CIRCLE} still running"),
 }

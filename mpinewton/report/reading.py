@@ -18,13 +18,13 @@ import numpy as np
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
 
-Ending = Literal["converged", "budget", "failed", "running"]
+Ending = Literal["converged", "budget", "stalled", "failed", "running"]
 
 NEEDED = ("iteration", "rounds", "floats_up", "bits_up", "seconds", "loss", "grad_norm")
 OPTIONAL = ("gap", "test_accuracy")
 GROWING = ("rounds", "floats_up", "bits_up", "seconds")
 # `kind` of a result -> ending. Where a result has none, its reason tells a budget that was used up from a failure.
-KINDS: dict[str, Ending] = {"budget": "budget", "trouble": "failed", "interrupted": "running"}
+KINDS: dict[str, Ending] = {"budget": "budget", "stalled": "stalled", "trouble": "failed", "interrupted": "running"}
 BUDGET = re.compile(r"asked for|allowed|budget|limit|max[-_ ](iterations|rounds|bits|seconds)", re.IGNORECASE)
 
 

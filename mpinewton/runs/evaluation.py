@@ -89,9 +89,7 @@ def reference(fleet: Fleet, plan: Plan, text: str, pause: Callable[[], str] = la
 
 
 def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
-    plan = fleet.plan
-    assert plan is not None
-    exact = fleet.size <= EXACT_SIZE and "hessian" in plan.made_loss().provides
+    exact = fleet.size <= EXACT_SIZE and "hessian" in fleet.problem.loss.provides
     method, limit = (Newton(), 200) if exact else (Lbfgs(memory=30), 10_000)
     fleet.adopt(method)
     w, target, best = np.zeros(fleet.size), 1e-9, None
@@ -140,7 +138,7 @@ def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
         If the text is none of these, or what it names does not fit.
     """
     if text == "zero":
-        return np.zeros(plan.size())
+        return np.zeros(plan.problem().size)
     if text.startswith("optimum"):
         shift = 0.0 if text == "optimum" else _number(text.removeprefix("optimum"))
         if not isfinite(shift):
@@ -151,8 +149,9 @@ def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
     from mpinewton.runs.model import read_model
 
     w = read_model(Path(text)).w
-    if w.shape != (plan.size(),):
-        raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {plan.size()}")
+    size = plan.problem().size
+    if w.shape != (size,):
+        raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {size}")
     return w
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpinewton.fleet.session import Session
 
 log = logging.getLogger("mpinewton")
-EXIT_CODES = {"converged": 0, "budget": 0, "trouble": 1, "interrupted": 3}
+EXIT_CODES = {"converged": 0, "budget": 0, "stalled": 0, "trouble": 1, "interrupted": 3}
 
 
 def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool = False) -> dict[str, Any]:

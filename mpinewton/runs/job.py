@@ -15,7 +15,7 @@ import tomli_w
 from mpinewton.data.manifest import Manifest, read_manifest
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.fleet import Plan
-from mpinewton.losses import Loss, make_loss
+from mpinewton.losses import make_loss
 from mpinewton.methods import Method
 from mpinewton.methods.settings import make_method, settings_of
 from mpinewton.runs import stopping
@@ -62,7 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """
         method = self.made_method()
         if self.loss is not None:
-            refuse_mismatch(method, make_loss(self.loss))
+            method.fit_loss(make_loss(self.loss))
         if self.l2 is not None and not (0 <= self.l2 < math.inf):
             raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
         if self.seed < 0:
@@ -84,11 +84,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             If the loss does not suit the method, or the labels.
         """
         method, loss = self.made_method(), make_loss(self.loss or usual_loss(manifest))
-        refuse_mismatch(method, loss)
+        method.fit_loss(loss)
         loss.targets(np.zeros(0), manifest.classes)
         # Absolute, so that the run can be resumed from anywhere; what is a source, not a path, stays as it is.
         test = str(Path(self.test).resolve()) if self.test and Path(self.test).exists() else self.test
-        return msgspec.structs.replace(
+        job = msgspec.structs.replace(
             self,
             method=method.name,
             settings=settings_of(method),
@@ -98,6 +98,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             l2=1.0 / manifest.rows if self.l2 is None else self.l2,
             **self.usual_stops(),
         )
+        method.fit(job.plan(manifest).problem())
+        return job
 
     def usual_stops(self) -> dict[str, Any]:
         """A gradient norm of 1e-8 where no goal is given, 1000 iterations where no budget is."""
@@ -166,20 +168,6 @@ def usual_loss(manifest: Manifest) -> str:
     if manifest.classes is None or len(manifest.classes) > USUAL_CLASSES:
         return "ridge"
     return "logistic" if len(manifest.classes) == 2 else "softmax"
-
-
-def refuse_mismatch(method: Method, loss: Loss) -> None:
-    """Refuse a method that needs what the loss does not have. Raises ConfigError naming what would do."""
-    missing = [need for need in method.needs if need not in loss.provides]
-    if missing:
-        raise ConfigError(
-            f"{method.name} needs {' and '.join(missing)}, which {loss.name} does not provide; it provides "
-            f"{', '.join(sorted(loss.provides))}. `mpinewton losses` and `mpinewton methods` say what fits"
-        )
-    if method.convex_only and not loss.convex:
-        raise ConfigError(
-            f"{method.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do"
-        )
 
 
 def load_job(job: Job) -> tuple[Job, Manifest]:

@@ -61,7 +61,8 @@ class Outcome:
         A sentence.
     converged : bool
     kind : str
-        "converged", "budget", "trouble" (numerical), "interrupted" (signal or time limit: to be continued).
+        "converged", "budget", "stalled" (the method comes no closer, and knows it), "trouble" (numerical),
+        "interrupted" (signal or time limit: to be continued).
     """
 
     state: Iterate
@@ -113,6 +114,8 @@ def run(
         reason, converged = first_reason(stops, row, first)
         if reason:
             return Outcome(state, row, reason, "converged" if converged else "budget")
+        if state.finished:
+            return Outcome(state, row, state.finished, "stalled")
         if reason := pause():
             return Outcome(state, row, reason, "interrupted")
         fleet.iteration += 1

@@ -215,3 +215,19 @@ def test_what_a_method_does_not_know_is_measured_for_the_record():
         assert row.rounds == 2 * row.iteration, "the measurement was charged"
         w = w - 0.1 * gradient
     assert fleet.ledger.rounds == 6
+
+
+@dataclass(frozen=True)
+class Content(GradientDescent):
+    """Has no more to do after two steps."""
+
+    name: ClassVar[str] = "content"
+
+    def step(self, fleet, now):
+        return replace(super().step(fleet, now), finished="it is good enough" if fleet.iteration == 2 else "")
+
+
+def test_a_method_may_know_that_it_comes_no_closer():
+    ended, rows, _ = ran(Content())
+    assert (ended.kind, ended.reason, ended.converged) == ("stalled", "it is good enough", False)
+    assert [row.iteration for row in rows] == [0, 1, 2]

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fleets import on_many
 from problems import ZOO, Problem
 from scipy import sparse
 
-from mpinewton.data.shard import Array
+from mpinewton.data.shard import Array, Shard
+from mpinewton.fleet import Problem as Objective
 from mpinewton.fleet import Worker
-from mpinewton.fleet.plan import regularisation
 from mpinewton.fleet.worker import REFRESH
 
 SHARD = 3  # the largest
@@ -38,9 +39,12 @@ def worker_of(problem: Problem, intercept: bool = True, seed: int = 5, index: in
     (shard,) = problem.shards
     if intercept:
         shard = replace(shard, X=shard.X[:, :-1]).with_intercept()
-    outputs = problem.loss.outputs(problem.classes)
-    l2 = regularisation(problem.l2, shard.features, outputs, intercept)
-    return Worker(index, shard, problem.loss, problem.classes, 0.4, l2, seed)
+    masses = [0.6, 0.6, 0.6, 0.6]
+    masses[index] = 0.4 * (sum(masses) - 0.6) / 0.6  # a share of 0.4
+    objective = Objective(
+        problem.loss, problem.classes, (1,) * 4, tuple(masses), shard.features, problem.l2, intercept, seed
+    )
+    return Worker(index, shard, objective)
 
 
 def truth(problem: Problem, w: Array) -> tuple[float, Array, Array]:
@@ -185,3 +189,33 @@ def test_a_worker_without_rows_has_the_regulariser_alone() -> None:
     assert worker.value() == pytest.approx(zoo.l2 / 2 * w @ w)
     np.testing.assert_allclose(worker.gradient(), zoo.l2 * w)
     np.testing.assert_allclose(worker.hessian(), zoo.l2 * np.eye(6))
+
+
+def test_a_part_is_the_mean_of_its_rows(problem: Problem) -> None:
+    worker, w = worker_of(problem), problem.start
+    rows = np.array([3, 7, 8, 11, 40])
+    (shard,) = problem.shards
+    few = Shard(shard.X[rows], shard.y[rows], None if shard.weight is None else shard.weight[rows])
+    part = worker.part(rows)
+    with pytest.raises(RuntimeError, match="place"):
+        part.value()
+    part.place(w)
+    f, g, H = truth(replace(problem, shards=[few]), w)
+    assert part.value() == pytest.approx(f, rel=1e-12)
+    np.testing.assert_allclose(part.gradient(), g, atol=1e-13)
+    np.testing.assert_allclose(part.hessian(), H, atol=1e-13)
+    assert (part.rows, worker.rows) == (5, shard.rows)
+
+
+def test_the_driver_draws_unlike_any_worker_and_alike_for_the_same_key() -> None:
+    fleet = on_many(ZOO["ridge-dense"])
+    fleet.iteration = 3
+    driver = fleet.rng(1).random(4)
+    assert np.array_equal(fleet.rng(1).random(4), driver)
+    others = [fleet.rng().random(4), fleet.rng(2).random(4)]
+    others += fleet.gather(drawn)
+    assert not any(np.isclose(driver, other).any() for other in others)
+
+
+def drawn(worker: Worker) -> Array:
+    return worker.rng(1).random(4)

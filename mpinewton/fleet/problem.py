@@ -1,0 +1,66 @@
+"""What is minimised, as far as it can be told without looking at the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import DataError
+from mpinewton.losses.base import Classes, Loss
+
+
+@dataclass(frozen=True)
+class Problem:
+    """P(w) = (1/N) sum_j loss_j(w) + (l2/2)|w|^2 over the rows of all workers; an intercept is not regularised.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        Number of rows of every worker.
+    masses : tuple of float
+        Sum of their weights: what a worker counts.
+    features : int
+        Columns of the data, the intercept's included.
+    seed : int
+        Of all random numbers.
+    partition : str
+        How the rows were dealt out, as `pack` names it; empty if that is not known.
+    """
+
+    loss: Loss
+    classes: Classes
+    rows: tuple[int, ...]
+    masses: tuple[float, ...]
+    features: int
+    l2: float
+    intercept: bool = False
+    seed: int = 0
+    partition: str = ""
+
+    @property
+    def workers(self) -> int:
+        return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """d, the number of weights."""
+        return self.features * self.loss.outputs(self.classes)
+
+    @cached_property
+    def shares(self) -> Array:
+        """omega_i, every worker's share of the whole, shape (m,); they sum to 1. Raises DataError for no rows."""
+        total = float(np.sum(self.masses))
+        if not total > 0:
+            raise DataError("the shards hold no rows (or only rows of weight 0): there is nothing to train on")
+        return np.asarray(self.masses, dtype=np.float64) / total
+
+    @cached_property
+    def ridge(self) -> Array:
+        """l2 for every weight, shape (d,): 0 for the intercept, which is the last feature."""
+        each = np.full((self.features, self.size // self.features), self.l2)
+        if self.intercept:
+            each[-1] = 0.0
+        return each.ravel()
