@@ -69,7 +69,7 @@ def minimize(
     -------
     OptimizeResult
         x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 stuck, 3 comes no closer), message; history
-        (list of Row) and ledger. Under mpiexec call it on every rank, with a folder: the result is on rank 0, else None.
+        (list of Row) and ledger. Under mpiexec: on every rank, with a folder; the result is on rank 0, else None.
 
     Raises
     ------
