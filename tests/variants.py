@@ -49,6 +49,7 @@ VARIANTS = {
     "dino": Variant("dino", {}, 5000, monotone=True),
     "dino-lanczos": Variant("dino", {"solver": "lanczos"}, 5000, monotone=True),
     "lbfgs": Variant("lbfgs", {}, 200, monotone=True),
+    "quantised-bfgs": Variant("quantised-bfgs", {}, 300),
     "gradient-descent": Variant("gradient-descent", {}, 2000, monotone=True),
 }
 

@@ -6,7 +6,10 @@ from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.quantised_bfgs import QuantisedBfgs
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Newton, Giant, Dino, Lbfgs, GradientDescent)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Newton, Giant, Dino, Lbfgs, QuantisedBfgs, GradientDescent)
+}
 
 __all__ = ["METHODS", "Iterate", "Method"]

@@ -88,7 +88,8 @@ def test_costs_are_what_the_docstring_says(name):
     assert ledger.rounds - before[0] == rounds
     assert int(ledger.floats_down.max()) - before[1] == formula(down, d)
     assert int(ledger.floats_up.max()) - before[2] == formula(up, d)
-    assert np.array_equal(ledger.bits_up, 64 * ledger.floats_up)
+    if not any(entry.indices for entry in ledger.entries()):
+        assert np.array_equal(ledger.bits_up, 64 * ledger.floats_up)
 
 
 def formula(text: str, d: int) -> int:
