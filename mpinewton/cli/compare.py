@@ -11,53 +11,77 @@ if TYPE_CHECKING:
     from mpinewton.fleet.session import Session
 
 
-@click.command("compare")
+HELP = """
+Run every method of EXPERIMENT.toml on every objective and data set, and draw them.
+
+Each run is an ordinary run folder, DIR/<data>/<objective>/<label>. Finished ones are not run again, unfinished ones
+go on; a failing one does not stop the others. Then DIR has a figure for each problem, tables.md and report.html.
+
+\b
+  title = "Digits"
+  seeds = [0, 1]                     # [0] if left out
+\b
+  [[data]]                           # packed once, into DIR/data/digits
+  name = "digits"
+  source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
+  workers = 4                        # and partition, seed, scale, storage, rows, features, format, label_column
+  test = "digits-test.csv"           # records the accuracy
+\b
+  [[objective]]
+  loss = "softmax"
+  l2 = [1e-3, 1e-5]                  # one number or several; 1/rows if left out
+  intercept = true
+  start = "zero"
+  data = ["digits"]                  # all if left out
+\b
+  [[method]]
+  method = "dino"
+  label = "DINO"
+  settings = { solver = ["lsmr", "lanczos"], theta = 1e-4 }     # a list: one run for every value
+\b
+  [[claim]]                          # put to the runs: holds, does not hold
+  says = "DINO needs half the rounds of L-BFGS"
+  better = "DINO"                    # labels; or reaches = ..., monotone = ..., fails = ...
+  than = "lbfgs"
+  by = 2
+  measure = "rounds"                 # or iterations, bits_up, floats_up, seconds, ...
+  gap = 1e-6                         # the target; or loss, grad_norm, test_accuracy
+  on = ["digits/*"]                  # problems it is about; a [[method]] may have this, too
+\b
+  [stop]                             # the stops of `run`, for every run
+  gap = 1e-8
+  reference = "auto"
+  max_rounds = 500
+
+Paths are relative to the file, and $NAME in them is an environment variable.
+
+Exit codes: 0 every run finished or used up its budget; 1 some failed; 2 bad settings or data, no run was started;
+3 stopped by a signal: run the same command again.
+"""  # fmt: skip
+
+
+@click.command("compare", help=HELP)
 @click.argument("experiment", type=click.Path(path_type=Path), metavar="EXPERIMENT.toml")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where all goes.")
 @click.option(
     "--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers, once."
 )
 @click.option("--only", default="", metavar="PATTERN", help="Only the runs whose name fits, as 'a9a/*/DINO*'.")
+@click.option(
+    "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Write figures, tables and claims up there, too."
+)
 @click.option("--fresh", is_flag=True, help="Move older runs aside and begin anew.")
 @click.pass_obj
-def command(session: Session, /, experiment: Path, output: Path, nproc: int | None, only: str, fresh: bool) -> int:
-    """Run every method of EXPERIMENT.toml on every objective and data set, and draw them.
-
-    Each run is an ordinary run folder, DIR/<data>/<objective>/<label>. Finished ones are not run again, unfinished ones
-    go on; a failing one does not stop the others. Then DIR has a figure for each problem, tables.md and report.html.
-
-    \b
-      title = "Digits"
-      seeds = [0, 1]                     # [0] if left out
-    \b
-      [[data]]                           # packed once, into DIR/data/digits
-      name = "digits"
-      source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
-      workers = 4                        # and partition, seed, scale, storage, rows, features, format, label_column
-      test = "digits-test.csv"           # records the accuracy
-    \b
-      [[objective]]
-      loss = "softmax"
-      l2 = [1e-3, 1e-5]                  # one number or several; 1/rows if left out
-      intercept = true
-      start = "zero"
-      data = ["digits"]                  # all if left out
-    \b
-      [[method]]
-      method = "dino"
-      label = "DINO"
-      settings = { solver = ["lsmr", "lanczos"], theta = 1e-4 }     # a list: one run for every value
-    \b
-      [stop]                             # the stops of `run`, for every run
-      gap = 1e-8
-      reference = "auto"
-      max_rounds = 500
-
-    Paths are relative to the file, and $NAME in them is an environment variable.
-
-    Exit codes: 0 every run finished or used up its budget; 1 some failed; 2 bad settings or data, no run was started;
-    3 stopped by a signal: run the same command again.
-    """  # fmt: skip
+def command(
+    session: Session,
+    /,
+    experiment: Path,
+    output: Path,
+    nproc: int | None,
+    only: str,
+    page: Path | None,
+    fresh: bool,
+) -> int:
     from mpinewton.runs.experiment import cells, read_experiment
 
     read = read_experiment(experiment)
@@ -68,4 +92,4 @@ def command(session: Session, /, experiment: Path, output: Path, nproc: int | No
         return launched(session, nproc)
     from mpinewton.runs.comparison import compare
 
-    return compare(session, read, output, only, fresh)
+    return compare(session, read, output, only, fresh, page)

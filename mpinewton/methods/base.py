@@ -48,6 +48,8 @@ class Method(ABC):
     needs : what the loss must provide.
     convex_only : bool
         Whether the method means nothing on a loss that is not convex.
+    rows_travel : bool
+        Whether rows of the data leave their workers: such methods are compared apart from the others.
     state : type
         The class of what `start` and `step` return.
     """
@@ -55,6 +57,7 @@ class Method(ABC):
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("gradient",)
     convex_only: ClassVar[bool] = False
+    rows_travel: ClassVar[bool] = False
     state: ClassVar[type[Iterate]] = Iterate
 
     @abstractmethod

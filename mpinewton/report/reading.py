@@ -65,6 +65,11 @@ class RunRecord:
         return KINDS.get(str(self.result.get("kind")), guess)
 
     @property
+    def rows_travel(self) -> bool:
+        """Whether rows of the data left their workers."""
+        return bool(self.result.get("rows_travel"))
+
+    @property
     def reason(self) -> str:
         """How the run ended, in its own words where it has some."""
         return " ".join(str(self.result.get("reason") or self.ending).split())

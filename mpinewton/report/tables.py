@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpinewton.report.curves import Quantity, bits_up, choose_quantity
+from mpinewton.data.shard import Array
+from mpinewton.report.curves import bits_up, choose_quantity
 from mpinewton.report.reading import RunRecord
 
 GAPS = tuple(10.0**-k for k in range(1, 13))
@@ -64,24 +65,30 @@ def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Tab
 
 def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] = GAPS) -> Table:
     """Rounds until the quantity a figure of the runs would show is first at or below each level; "-" where never."""
+    return _cost_to("rounds", [run.columns["rounds"] for run in runs], ".0f", runs, levels)
+
+
+def kilobits_to(runs: Sequence[RunRecord], levels: Iterable[float] = GAPS, bits_per_float: int | None = None) -> Table:
+    """As `rounds_to`, but thousands of bits up, of the busiest worker's link."""
+    return _cost_to("kbit up", [bits_up(run, bits_per_float) / 1e3 for run in runs], ".4g", runs, levels)
+
+
+def _cost_to(what: str, costs: Sequence[Array], form: str, runs: Sequence[RunRecord], levels: Iterable[float]) -> Table:
     quantity, levels = choose_quantity(runs), tuple(levels)
     rows = [
-        (run.label, *(_count(_first(run, values, level)) for level in levels))
-        for run, values in zip(runs, quantity.values)
+        (run.label, *(_number(_first(cost, values, level), form) for level in levels))
+        for run, cost, values in zip(runs, costs, quantity.values)
     ]
-    return Table((_heading(quantity), *(f"{level:.0e}".replace("e-0", "e-") for level in levels)), rows)
+    header = (f"{what} to {NAMES[quantity.name]}", *(f"{level:.0e}".replace("e-0", "e-") for level in levels))
+    return Table(header, rows)
 
 
-def _heading(quantity: Quantity) -> str:
-    return f"rounds to {NAMES[quantity.name]}"
-
-
-def _first(run: RunRecord, values: np.ndarray, level: float) -> float:
+def _first(cost: Array, values: Array, level: float) -> float:
     reached = np.flatnonzero(values <= level)  # NaN reaches nothing
-    return float(run.columns["rounds"][reached[0]]) if len(reached) else np.nan
+    return float(cost[reached[0]]) if len(reached) else np.nan
 
 
-def _last(values: np.ndarray) -> float:
+def _last(values: Array) -> float:
     return float(values[-1]) if len(values) else np.nan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,11 @@ from mpinewton.data.manifest import FILE, Manifest
 from mpinewton.data.packing import pack
 from mpinewton.data.source import Reading
 from mpinewton.errors import ConfigError, DataError, Interrupted, MpinewtonError
+from mpinewton.report.claims import judged
 from mpinewton.report.figures import draw
 from mpinewton.report.page import page
-from mpinewton.report.reading import read_run
-from mpinewton.report.tables import rounds_to, summary
+from mpinewton.report.reading import RunRecord, read_run
+from mpinewton.report.sheet import sheet, tables
 from mpinewton.runs.execute import execute
 from mpinewton.runs.experiment import Cell, Data, Experiment, cells, packed_folder, plain
 from mpinewton.runs.folder import RunFolder
@@ -33,8 +34,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("mpinewton")
 
 
-def compare(session: Session, experiment: Experiment, folder: Path, only: str = "", fresh: bool = False) -> int:
-    """Do what is missing of an experiment, and draw all of it; the exit code.
+def compare(
+    session: Session,
+    experiment: Experiment,
+    folder: Path,
+    only: str = "",
+    fresh: bool = False,
+    page_file: Path | None = None,
+) -> int:
+    """Do what is missing of an experiment, and draw all of it; the exit code. `page_file`: where to write it up, too.
 
     Everything is checked before the first run starts. A run that fails is shown, and the others go on.
 
@@ -57,7 +65,7 @@ def compare(session: Session, experiment: Experiment, folder: Path, only: str = 
             codes.append(_code(session, job, manifest, folder / cell.name, fresh))
             if codes[-1] == 3:
                 return 3
-        _report(experiment, cells(experiment, folder), folder)
+        _report(experiment, cells(experiment, folder), folder, page_file)
     return max(codes)
 
 
@@ -108,27 +116,55 @@ def _code(session: Session, job: Job, manifest: Manifest, path: Path, fresh: boo
     return code
 
 
-def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path) -> None:
-    """Figures and tables of every problem, and one page, of all runs there are."""
-    begun = [cell for cell in everything if (folder / cell.name / "history.csv").exists()]
-    runs = [replace(read_run(folder / cell.name), label=cell.label) for cell in begun]
-    figures = importlib.util.find_spec("matplotlib") is not None
-    if not figures:
+def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, page_file: Path | None) -> None:
+    """Figures, tables and claims of every problem, and one page, of all runs there are."""
+    problems: dict[str, list[RunRecord]] = {}
+    for cell in everything:
+        if (folder / cell.name / "history.csv").exists():
+            run = replace(read_run(folder / cell.name), label=cell.label)
+            problems.setdefault(cell.problem, []).append(run)
+    figures = _drawn(problems, folder)
+    for problem, records in problems.items():
+        for heading, table in tables(records):
+            log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
+    if experiment.claim:
+        log.info("\n%s", judged(experiment.claim, problems).text())
+    folder.mkdir(parents=True, exist_ok=True)
+    command = f"mpinewton compare {experiment.file} -o DIR"
+    for file in filter(None, (folder / "tables.md", page_file)):
+        beside = _beside(figures, file)
+        text = sheet(experiment.title, experiment.text, problems, experiment.claim, beside, command)
+        file.write_text(text, encoding="utf-8")
+    if figures:
+        runs = list(itertools.chain.from_iterable(problems.values()))
+        (folder / "report.html").write_text(page(runs, experiment.title), encoding="utf-8")
+        log.info("\n%s", folder / "report.html")
+
+
+def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path) -> dict[str, Path]:
+    """A figure of every problem that has something to show."""
+    if importlib.util.find_spec("matplotlib") is None:
         log.warning("no figures and no page without matplotlib: pip install mpinewton[plot]")
-    text = [f"# {experiment.title}"]
-    for problem, group in itertools.groupby(zip(begun, runs), key=lambda pair: pair[0].problem):
-        records = [record for _, record in group]
+        return {}
+    figures = {}
+    for problem, records in problems.items():
+        path = folder / f"{plain(problem.replace('/', '-'))}.png"
         try:
-            table, rounds = summary(records), rounds_to(records)
-            if figures:
-                draw(records, folder / f"{plain(problem.replace('/', '-'))}.png", title=problem.replace("/", ", "))
+            draw(records, path, title=problem.replace("/", ", "))
         except MpinewtonError as error:
             log.warning("%s: nothing to draw: %s", problem, error)
             continue
-        text += [f"## {problem}", table.markdown(), rounds.markdown()]
-        log.info("\n%s\n%s", problem, table.text())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    if figures and runs:
-        (folder / "report.html").write_text(page(runs, experiment.title), encoding="utf-8")
-        log.info("\n%s", folder / "report.html")
+        figures[problem] = path
+    return figures
+
+
+def _beside(figures: Mapping[str, Path], file: Path) -> dict[str, str]:
+    """The figures as a page sees them: copied beside it, named after it, where it lies elsewhere."""
+    names = {}
+    for problem, path in figures.items():
+        name = path.name
+        if file.parent.resolve() != path.parent.resolve():
+            name = f"{file.stem}-{path.name}"
+            file.with_name(name).write_bytes(path.read_bytes())
+        names[problem] = name
+    return names

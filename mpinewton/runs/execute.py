@@ -124,6 +124,7 @@ class _Execution:
         ledger = self.fleet.ledger
         result = {
             "method": self.job.method, "loss": self.job.loss, "l2": self.job.l2, "data": self.job.data,
+            "rows_travel": self.job.made_method().rows_travel,
             "workers": self.manifest.workers, "ranks": self.session.ranks,
             "converged": outcome.converged, "kind": outcome.kind, "reason": outcome.reason,
             "iterations": row.iteration, "rounds": ledger.rounds, **ledger.totals(),

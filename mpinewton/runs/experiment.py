@@ -1,12 +1,14 @@
 """A comparison as its TOML file describes it: every objective on every data set by every method, setting and seed.
 
-    title     heading of the page
+    title     heading of the page; `text`: what stands below it
     seeds     of the methods' random numbers; [0] if left out
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
               workers, partition, seed, scale, storage, rows, features, format, label_column; `test`: rows to test on
     [[objective]]  `loss`; `l2`, one number or several; `intercept`; `start`; `data`: names of the data it is for, all
               if left out
-    [[method]]     `method`; `label`; `settings`, where a list means one run for every value
+    [[method]]     `method`; `label`; `settings`, where a list means one run for every value; `on`: patterns of the
+              problems it is for, "a9a/*" for one
+    [[claim]] what is said of the methods, put to the runs: the fields of `mpinewton.report.claims.Claim`
     [stop]    the stops of `mpinewton run` by their names: tol, rtol, gap, reference, max_iterations, ...
 
 A section of which there is one may be written [data], [objective], [method]. Paths are relative to the file; $NAME in
@@ -27,6 +29,7 @@ from typing import Any
 import msgspec
 
 from mpinewton.errors import ConfigError, did_you_mean
+from mpinewton.report.claims import Claim
 from mpinewton.runs.job import Job, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
@@ -71,20 +74,24 @@ class Runner(Section, frozen=True, kw_only=True):
     method: str
     label: str | None = None
     settings: dict[str, Any] = {}
+    on: list[str] | None = None
 
 
 class Experiment(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     title: str = ""
+    text: str = ""
+    file: str = ""
     seeds: tuple[int, ...] = (0,)
     data: list[Data]
     objective: list[Objective]
     method: list[Runner]
+    claim: list[Claim] = []
     stop: dict[str, Any] = {}
 
 
-SECTIONS: dict[str, type[Section]] = {"data": Data, "objective": Objective, "method": Runner}
+SECTIONS: dict[str, type[msgspec.Struct]] = {"data": Data, "objective": Objective, "method": Runner, "claim": Claim}
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def read_experiment(path: Path) -> Experiment:
     for name, section in SECTIONS.items():
         tables = content.get(name, [])
         content[name] = tables = [tables] if isinstance(tables, dict) else tables
-        if not tables:
+        if not tables and name != "claim":
             raise ConfigError(f"{path}: there is no [[{name}]], and a comparison needs at least one")
         for number, table in enumerate(tables if isinstance(tables, list) else [], 1):
             _refuse_unknown(table, section, f"{path}: [[{name}]] number {number}")
@@ -131,6 +138,7 @@ def read_experiment(path: Path) -> Experiment:
     return msgspec.structs.replace(
         experiment,
         title=experiment.title or path.stem,
+        file=_shown(path),
         data=[_located(data, path.parent, ("folder", "source", "test")) for data in experiment.data],
         objective=[_located(objective, path.parent, ("start",)) for objective in experiment.objective],
     )
@@ -151,6 +159,8 @@ def cells(experiment: Experiment, folder: Path, only: str = "") -> list[Cell]:
                 if cell.name in found:
                     raise ConfigError(f"two runs would be called {cell.name}: give the methods different labels")
                 found[cell.name] = cell
+    for claim in experiment.claim:
+        claim.check(list(dict.fromkeys(cell.label for cell in found.values())))
     chosen = [cell for name, cell in found.items() if not only or fnmatch(name, f"*{only}*")]
     if not chosen:
         raise ConfigError(f"--only {only!r} fits no run; there are: {', '.join(found)}")
@@ -187,6 +197,8 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
     many = objective.l2 if isinstance(objective.l2, list) else [objective.l2]
     for l2, runner in itertools.product(many, experiment.method):
         problem = f"{data.name}/{_objective_name(objective, l2)}"
+        if runner.on is not None and not any(fnmatch(problem, pattern) for pattern in runner.on):
+            continue
         for (settings, words), seed in itertools.product(variants(runner.settings), experiment.seeds):
             told = (*words, f"seed {seed}") if len(experiment.seeds) > 1 else words
             label = ", ".join([runner.label or runner.method, *told])
@@ -209,7 +221,7 @@ def _objective_name(objective: Objective, l2: float | None) -> str:
     return plain("-".join(parts if objective.start == "zero" else [*parts, Path(objective.start).name]))
 
 
-def _refuse_unknown(table: object, section: type[Section], where: str) -> None:
+def _refuse_unknown(table: object, section: type[msgspec.Struct], where: str) -> None:
     known = {field.name for field in msgspec.structs.fields(section)}
     for key in table if isinstance(table, dict) else ():
         if key not in known:
@@ -239,6 +251,11 @@ def _located(section: Any, base: Path, names: Iterable[str]) -> Any:
     texts = {name: text for name in names if (text := getattr(section, name)) is not None}
     fixed = {name: _path(text, base) for name, text in texts.items() if not _is_recipe(text)}
     return msgspec.structs.replace(section, **fixed)
+
+
+def _shown(path: Path) -> str:
+    """The path as one would type it from where the command was given."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
 def _is_recipe(text: str) -> bool:

@@ -1,0 +1,73 @@
+"""The Markdown page of a comparison: figures, tables and claims, as the runs themselves found them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mpinewton.report.claims import Claim, judged
+from mpinewton.report.reading import RunRecord
+from mpinewton.report.tables import Table, kilobits_to, rounds_to, summary
+
+APART = {
+    False: "Rows stay with their workers",
+    True: "Rows travel to the driver",
+}
+
+
+def apart(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs whose rows stay and those whose rows travel, each under its heading; an empty one where all stay."""
+    if not any(run.rows_travel for run in runs):
+        return {"": list(runs)}
+    return {heading: [run for run in runs if run.rows_travel is travel] for travel, heading in APART.items()}
+
+
+def tables(runs: Sequence[RunRecord]) -> list[tuple[str, Table]]:
+    """How the runs of one problem ended, and the rounds to each level, kept apart by where the rows are."""
+    return [
+        (heading, table)
+        for heading, group in apart(runs).items()
+        if group
+        for table in (summary(group), rounds_to(group), kilobits_to(group))
+    ]
+
+
+def sheet(
+    title: str,
+    text: str,
+    problems: Mapping[str, Sequence[RunRecord]],
+    claims: Sequence[Claim],
+    figures: Mapping[str, str],
+    command: str,
+) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    text : what the experiment says of itself.
+    problems : runs by problem, in order.
+    figures : problem -> where its picture is, seen from the page.
+    command : how to redo it.
+    """
+    parts = [f"# {title}", *([text.strip()] if text.strip() else [])]
+    parts.append(f"Written by the runs themselves; `{command}` does them again.")
+    if claims:
+        parts += ["## Claims", judged(claims, problems).markdown()]
+    for problem, runs in problems.items():
+        parts.append(f"## {problem}")
+        if problem in figures:
+            parts.append(f"![{problem}: the runs against rounds, bits and seconds]({figures[problem]})")
+        last = None
+        for heading, table in tables(runs):
+            if heading != last and heading:
+                parts.append(f"### {heading}")
+            last = heading
+            parts.append(table.markdown())
+    parts.append(_provenance([run for runs in problems.values() for run in runs]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _provenance(runs: Sequence[RunRecord]) -> str:
+    """Versions and data of the runs, in a sentence."""
+    versions = {f"{name} {version}" for run in runs for name, version in run.result.get("versions", {}).items()}
+    data = {str(run.result["data_sha256"])[:12] for run in runs if "data_sha256" in run.result}
+    return f"Made with {', '.join(sorted(versions))}; data {', '.join(sorted(data))}."
