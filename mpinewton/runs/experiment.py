@@ -1,6 +1,6 @@
 """A comparison as its TOML file describes it: every objective on every data set by every method, setting and seed.
 
-    title     heading of the page; `text`: what stands below it
+    title     heading of the page; `text`: what stands below it; `bits_per_float`: restate bits as if a float had these
     seeds     of the methods' random numbers; [0] if left out
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
               workers, partition, seed, scale, storage, rows, features, format, label_column; `test`: rows to test on
@@ -83,6 +83,7 @@ class Experiment(Section, frozen=True, kw_only=True):
     title: str = ""
     text: str = ""
     file: str = ""
+    bits_per_float: int | None = None
     seeds: tuple[int, ...] = (0,)
     data: list[Data]
     objective: list[Objective]
