@@ -57,7 +57,7 @@ def sheet(
     parts = [f"# {title}", *([text.strip()] if text.strip() else [])]
     parts.append(f"Written by the runs themselves; `{command}` does them again.")
     if claims:
-        parts += ["## Claims", judged(claims, problems).markdown()]
+        parts += ["## Claims", judged(claims, problems, bits_per_float).markdown()]
     for problem, runs in problems.items():
         parts.append(f"## {problem}")
         if problem in figures:

@@ -129,7 +129,7 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
         for heading, table in tables(records, width):
             log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
     if experiment.claim:
-        log.info("\n%s", judged(experiment.claim, problems).text())
+        log.info("\n%s", judged(experiment.claim, problems, width).text())
     folder.mkdir(parents=True, exist_ok=True)
     command = f"mpinewton compare {experiment.file} -o DIR"
     for file in filter(None, (folder / "tables.md", page_file)):
