@@ -84,7 +84,7 @@ class Cnl(Majorising):
         """The mean of nu |a| a a' over the rows of a worker: its upper triangle."""
         model = linear(worker)
         nu = model.loss.nu(model.t)
-        return pack_triangle(model.rows.gram(model.shares() * nu * np.sqrt(model.rows.squares)))
+        return pack_triangle(model.rows.gram(model.shares * nu * np.sqrt(model.rows.squares)))
 
     def radius_cubed(self, worker: Worker) -> float:
         """max nu |a|^3 over the rows of a worker."""
