@@ -66,6 +66,8 @@ class Cnl(Majorising):
         g = fleet.mean(slope, now.w)
         lessons = fleet.gather(self.ratio_and_lesson)
         H = self.majorised(fleet, now, lessons)
+        if not (np.isfinite(H).all() and np.isfinite(g).all()):
+            return stuck(now, "the gradient or the curvature is not finite: start nearer, or scale the features")
         later = self.learnt(fleet, now, [lesson[1:] for lesson in lessons])
         if self.M != "adaptive":
             s = cubic_step(H, g, now.cube).s
