@@ -55,7 +55,7 @@ class Starred(Iterate):
 
 @dataclass(frozen=True)
 class MaxNewton(Method):
-    """MAX-NEWTON (Islamov, Qian and Richtarik 2021, Section H, which its text does not spell out: derived).
+    """MAX-NEWTON (Islamov, Qian and Richtarik 2021): derived, since their Section H, which has it, was not to be found.
 
     x^{k+1} = x^k - (beta H(x*) + l2 I)^-1 grad P(x^k), beta the largest h_ij(x^k) / h_ij(x*): the matrix majorises the
     Hessian at x^k. Near x* locally quadratic; far away beta explodes where some h_ij(x*) is nearly 0, and steps shrink.

@@ -14,6 +14,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Problem
 from mpinewton.fleet.local import local_fleet
+from mpinewton.linalg import following
 from mpinewton.losses import make_loss
 from mpinewton.methods.settings import make_method
 
@@ -254,6 +255,35 @@ def test_nl1_with_a_search_comes_down_from_far_away(choice, distance):
     assert losses[-1] - problem.optimum[1] <= 1e-10
 
 
+def test_nl2_is_a_local_method_where_only_the_whole_is_convex():
+    problem = ZOO["softplus-csr"]
+    w = states("cnl", {"r": 5}, on_many(problem), problem.start, 400)[-1].w
+    _, gradient, hessian = problem.objective(w)
+    assert np.linalg.norm(gradient) <= 1e-10
+    assert np.linalg.eigvalsh(hessian)[0] > 0
+    near = states("nl2", {"r": 5}, on_many(problem), w + 0.1, 300)[-1].w
+    np.testing.assert_allclose(near, w, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("nl1", {"r": 5}), ("nl2", {"r": 5, "choice": "top"}), ("cnl", {"r": 5}), ("newton-coefficients", {})],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_an_intercept_and_narrow_rows(name, settings, dtype):
+    problem = ZOO["logistic-csr"]
+    shards = [Shard(shard.X.astype(dtype), shard.y, shard.weight) for shard in problem.shards]
+
+    def fleet():
+        return local_fleet(shards, problem.loss, problem.classes, problem.l2, intercept=True)
+
+    start = np.zeros(7)
+    newton = iterates("newton", {}, fleet(), start, 8)[-1]
+    assert newton[-1] != 0
+    found = states(name, settings, fleet(), start, 300 if name != "newton-coefficients" else 8)[-1].w
+    np.testing.assert_allclose(found, newton, atol=1e-9)
+
+
 # -- what travels ---------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +375,9 @@ def test_what_is_supposed_is_shown_and_not_charged():
     ],
     ids=str,
 )  # fmt: skip
-def test_a_resumed_run_has_the_bits_of_the_undisturbed_one(name, settings):
+@pytest.mark.parametrize("small", [500, 0], ids=["factored", "following"])
+def test_a_resumed_run_has_the_bits_of_the_undisturbed_one(name, settings, small, monkeypatch):
+    monkeypatch.setattr(following, "SMALL", small)
     problem = ZOO["logistic-csr"]
     whole = states(name, settings, on_many(problem), problem.start, 9)
     first, again = on_many(problem), on_many(problem)

@@ -190,6 +190,15 @@ def test_random_methods(name, l2, shift, cell, rounds, tolerance, floats):
         assert abs(messages - share * sent) <= 4 * np.sqrt(sent * share * (1 - share))
 
 
+FAR = [(1e-3, 0.3, 46), (1e-3, 2.0, 48), (1e-3, -1.0, 54), (1e-4, 1.0, 61)]
+
+
+@pytest.mark.parametrize(("l2", "shift", "rounds"), FAR)
+def test_greedy_with_a_search_from_where_newton_and_nl1_do_not_converge(l2, shift, rounds):
+    found, _ = crossings("a2a", l2, shift, "top-quarter", gap=1e-9)
+    assert abs(found[-1].iteration - rounds) <= 1
+
+
 def test_rows_of_a9a_travel_in_100_bits():
     """The greedy method with rows as they are stored: what stays of the 3936 bits of a dense row."""
     method = make_method("nl1", {"choice": "top", "r": 10})
