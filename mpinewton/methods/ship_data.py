@@ -30,9 +30,9 @@ class Shipped(Informed):
 class ShipData(Method):
     """Ship the data once, solve on the driver: any convex loss with a Hessian.
 
-    Rows, labels and row weights travel, then Newton's method with Armijo's rule runs where they are. What every method that lets rows travel must be compared with: the start is one
-    round, and the steps cost nothing. Sparse rows go as the features of their entries, in ceil(log2 d) bits each, with
-    values only where these are not all 1; labels of few kinds in as many bits as tell them apart.
+    Rows, labels and row weights travel; Newton's method with Armijo's rule then costs nothing. What every method that
+    lets rows travel must be compared with. Sparse rows go as the features of their entries, in ceil(log2 d) bits each,
+    with values only where these are not all 1; labels of few kinds in as many bits as tell them apart.
 
     0 rounds an iteration; floats per worker: 0 down, 0 up.
     """
