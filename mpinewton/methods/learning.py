@@ -15,7 +15,7 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.following import with_rows
 from mpinewton.linalg.packed import Bits, Bytes, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
-from mpinewton.losses import LOSSES, Loss
+from mpinewton.losses import Loss
 from mpinewton.methods.base import NAN, Iterate, Method
 from mpinewton.methods.known_rows import Informed, all_rows, first_numbers, made_dense, told
 from mpinewton.methods.tasks import linear
@@ -73,15 +73,6 @@ class Learning(Method):
         super().fit_loss(loss)
         if self.h0 == "quarter":
             self.need(loss, "curvature_bound", "h0=quarter", "h0=exact needs none")
-
-    def need(self, loss: Loss, what: str, setting: str, remedy: str) -> None:
-        """Refuse a setting that this loss cannot serve, naming losses that can. Raises ConfigError."""
-        if what not in loss.provides:
-            able = ", ".join(name for name, kind in LOSSES.items() if what in kind.provides)
-            raise ConfigError(
-                f"{self.name}: {setting} needs the {what.replace('_', ' ')} of the loss, and {loss.name} has none; "
-                f"{remedy}, and {able} have one"
-            )
 
     def fit(self, problem: Problem) -> None:
         super().fit(problem)
