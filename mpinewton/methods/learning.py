@@ -62,6 +62,7 @@ class Learning(Method):
     h0: Literal["quarter", "exact"] = "quarter"
 
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian", "curvature")
+    rows_travel: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Learned
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class NewtonCoefficients(Method):
 
     name: ClassVar[str] = "newton-coefficients"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian", "curvature")
+    rows_travel: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Informed
 
     def start(self, fleet: Fleet, w: Array) -> Informed:

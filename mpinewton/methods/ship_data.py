@@ -41,6 +41,7 @@ class ShipData(Method):
 
     name: ClassVar[str] = "ship-data"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
+    rows_travel: ClassVar[bool] = True
     convex_only: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Shipped
 
