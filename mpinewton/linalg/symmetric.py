@@ -61,5 +61,21 @@ def solve_semidefinite(H: Array, g: Array) -> Solved:
     return Solved(Q[:, seen] @ (Q[:, seen].T @ g / e[seen]), 1, "solved")
 
 
+def projected(H: Array, mu: float) -> Array:
+    """[H]_mu, the nearest symmetric matrix without an eigenvalue below mu, for symmetric H (d, d): H where it has none.
+
+    A Cholesky factor of H - mu I tells, at a tenth of what eigenvectors cost. LinAlgError where H is not finite.
+    """
+    shifted = H.copy()
+    shifted[np.diag_indices_from(H)] -= mu
+    try:
+        cho_factor(shifted, lower=True, overwrite_a=True)
+    except (LinAlgError, ValueError):  # ValueError: not finite
+        e, Q = np.linalg.eigh(H)
+        P = (Q * np.maximum(e, mu)) @ Q.T
+        return np.asarray((P + P.T) / 2)
+    return H
+
+
 def _upper(d: int) -> NDArray[np.bool_]:
     return ~np.tri(d, k=-1, dtype=bool)
