@@ -16,6 +16,7 @@ from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.packing import AnyArray
 from mpinewton.linalg.krylov import Product, lanczos
+from mpinewton.linalg.lowrank import combined
 from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
 
 # From this many rows on, the one eigenvector of r = 1 comes from a Krylov space of so many dimensions
@@ -122,12 +123,6 @@ class Triangle(Compressor):
 
     def fit(self, size: int) -> None:
         self.of.fit(triangle(size))
-
-
-def combined(e: Array, V: Array) -> Array:
-    """V' diag(e) V for e (k,) and V (k, d), exactly symmetric."""
-    S = (V.T * e) @ V
-    return np.asarray((S + S.T) / 2)
 
 
 def triangle(size: int) -> int:

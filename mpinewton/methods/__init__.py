@@ -2,11 +2,18 @@
 
 from mpinewton.methods.base import Iterate, Method
 from mpinewton.methods.dino import Dino
+from mpinewton.methods.fednl import FedNL, FedNLCubic, FedNLSearch
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Newton, Giant, Dino, Lbfgs, GradientDescent)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        Newton, Giant, Dino, Lbfgs, GradientDescent,
+        FedNL, FedNLSearch, FedNLCubic,
+    )
+}  # fmt: skip
 
 __all__ = ["METHODS", "Iterate", "Method"]

@@ -12,9 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from mpinewton.compress import COMPRESSORS, Rank, Top, Triangle, make_compressor
 from mpinewton.compress.base import index_bits, pack_bits, pack_indices, unpack_bits, unpack_indices, width
-from mpinewton.compress.symmetric import combined
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.packing import arrays_of, joined, layout_of, parted
+from mpinewton.linalg.lowrank import combined
 
 VECTORS = [
     "identity", "random", "random:r=3", "random:r=7", "top", "top:r=3", "top:r=7", "natural",
