@@ -50,6 +50,29 @@ VARIANTS = {
     "dino-lanczos": Variant("dino", {"solver": "lanczos"}, 5000, monotone=True),
     "lbfgs": Variant("lbfgs", {}, 200, monotone=True),
     "gradient-descent": Variant("gradient-descent", {}, 2000, monotone=True),
+    "newton-coefficients": Variant("newton-coefficients", {}, 30, not_on=("huber",)),
+    "newton-coefficients-dense": Variant(
+        "newton-coefficients", {"option": 2, "rows": "dense"}, 30, not_on=("huber", "ridge")
+    ),
+    # Rows whose curvature is 0 at the optimum and not on the way there make beta infinite.
+    "max-newton": Variant("max-newton", {}, 500, not_on=("huber",)),
+    "newton-star": Variant("newton-star", {}, 200),
+    # Local methods, started too far away: without a search they go where exp overflows, or to and fro.
+    "newton-zero": Variant("newton-zero", {}, 1000, not_on=("huber", "poisson")),
+    "newton-zero-quarter": Variant("newton-zero", {"h0": "quarter"}, 5000),
+    "newton-zero-search": Variant("newton-zero", {"search": {}}, 1000),
+    "nl1": Variant("nl1", {}, 3000),
+    "nl1-exact": Variant("nl1", {"h0": "exact", "r": 5}, 2000, not_on=("huber", "poisson")),
+    "nl1-exact-search": Variant("nl1", {"h0": "exact", "r": 5, "search": {}}, 2000),
+    "nl1-top": Variant("nl1", {"choice": "top", "search": {}}, 1000),
+    "nl1-coin": Variant("nl1", {"r": 5, "p": 0.3, "eta": 0.005, "rows": "dense"}, 5000),
+    "nl1-fresh": Variant("nl1", {"r": 5, "option": 2, "fresh": True, "search": {}}, 1000),
+    "nl2": Variant("nl2", {"r": 5}, 3000),
+    "nl2-top": Variant("nl2", {"choice": "top", "r": 5, "h0": "exact", "eta": 0.5, "option": 2}, 3000),
+    "cnl": Variant("cnl", {"r": 5}, 3000, monotone=True),
+    "cnl-radius": Variant("cnl", {"r": 5, "M": "radius", "h0": "exact"}, 3000, monotone=True),
+    "cnl-adaptive": Variant("cnl", {"r": 5, "M": "adaptive", "p": 0.5}, 3000, monotone=True),
+    "ship-data": Variant("ship-data", {}, 30),
 }
 
 

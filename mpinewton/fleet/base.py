@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +89,21 @@ class Fleet(ABC):
     def rng(self, *key: int) -> np.random.Generator:
         """The driver's random numbers of (seed, iteration, key), unlike every worker's."""
         return random_numbers(self.problem.seed, DRIVER, self.iteration, key)
+
+    def rng_of(self, worker: int, *key: int) -> np.random.Generator:
+        """The random numbers that `worker.rng(*key)` is in this iteration: what is drawn from them need not travel."""
+        return random_numbers(self.problem.seed, worker, self.iteration, key)
+
+    @contextmanager
+    def supposed(self) -> Iterator[None]:
+        """What is called in here, the paper supposes the driver to know before it begins: the optimum, or the rows.
+
+        It is entered in the ledger as round 0 and counts nowhere. For `start` alone: RuntimeError after it.
+        """
+        if self.iteration:
+            raise RuntimeError("a driver is supposed to know things before it begins, not in mid-run: charge them")
+        with self.ledger.free():
+            yield
 
     # -- the one door ---------------------------------------------------------------------------------------------
 

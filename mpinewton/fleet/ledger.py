@@ -16,6 +16,8 @@ Mask = NDArray[np.bool_]
 class Entry(NamedTuple):
     """One round: one broadcast, or one reduce or gather, that carried something.
 
+    Round 0: what a paper supposes the driver to know beforehand. It is shown, and counts nowhere.
+
     floats, indices and bits are those of the busiest worker's link; bits_total is summed over the workers that took
     part. wire is what the driver handed to or got from MPI in bytes, control the part of it that is no payload.
     """
@@ -59,7 +61,7 @@ class Ledger:
         self.compute = 0.0
         self.floats_down, self.floats_up, self.bits_down, self.bits_up = (np.zeros(workers, np.int64) for _ in range(4))
         self._entries: list[Entry] = []
-        self._open = True
+        self._open, self._free = True, False
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -69,6 +71,15 @@ class Ledger:
             yield
         finally:
             self._open = before
+
+    @contextmanager
+    def free(self) -> Iterator[None]:
+        """What crosses while this is open is entered as round 0, for all to see, and counts nowhere."""
+        before, self._free = self._free, True
+        try:
+            yield
+        finally:
+            self._free = before
 
     def entries(self) -> list[Entry]:
         """The entries since the last call."""
@@ -101,13 +112,14 @@ class Ledger:
         self.compute += compute
         if not payload:
             return
-        self.rounds += 1
         count = int(among.sum())
         floats, indices, bits = zip(*contents)
         shared = len(contents) == 1
-        getattr(self, f"floats_{direction}")[among] += floats[0] if shared else floats
-        getattr(self, f"bits_{direction}")[among] += bits[0] if shared else bits
-        about = (self.rounds, iteration, direction, kind, task, count)
+        if not self._free:
+            self.rounds += 1
+            getattr(self, f"floats_{direction}")[among] += floats[0] if shared else floats
+            getattr(self, f"bits_{direction}")[among] += bits[0] if shared else bits
+        about = (0 if self._free else self.rounds, iteration, direction, kind, task, count)
         most = (max(floats), max(indices), max(bits), payload * count if shared else payload)
         self._entries.append(Entry(*about, *most, wire, control, seconds, compute))
 

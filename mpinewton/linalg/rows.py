@@ -70,6 +70,12 @@ class Rows:
                 H -= _square(block[~positive], -part[~positive])
         return H
 
+    @cached_property
+    def squares(self) -> Array:
+        """|x_j|^2 of every row, shape (n,)."""
+        X = self.X.astype(np.float64, copy=False)
+        return np.asarray((X * X).sum(axis=1)) if self.sparse else np.einsum("np,np->n", X, X)
+
     def _blocks(self) -> Iterator[tuple[slice, Array]]:
         """Consecutive rows, dense and float64."""
         size = max(1, BLOCK_NUMBERS // max(1, self.p))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Shard
-from mpinewton.errors import DataError
+from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
 
 Classes = Sequence[float] | None
@@ -21,6 +21,7 @@ Targets = NDArray[Any]  # labels in the form a loss wants: floats, or numbers of
 
 # Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18
+CURVED = frozenset({"gradient", "hessian_product", "hessian", "curvature"})
 
 
 class Ray(Protocol):
@@ -61,13 +62,14 @@ class Loss(ABC):
     z has shape (..., n) or, with C outputs, (..., n, C); t has shape (n,); leading axes are trial steps.
 
     `provides` says what methods may ask for: "gradient", "hessian_product", "hessian", and, for losses with one
-    output, "curvature" (the coefficients loss''(z_j) of the Hessian X' diag(.) X / n).
+    output, "curvature" (the coefficients loss''(z_j) of the Hessian X' diag(.) X / n), "curvature_bound" (`gamma`)
+    and "curvature_slope" (`nu`).
     """
 
     name: ClassVar[str]
     convex: ClassVar[bool]
     classifies: ClassVar[bool] = False  # predictions are class labels
-    provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product", "hessian", "curvature"})
+    provides: ClassVar[frozenset[str]] = CURVED
 
     def outputs(self, classes: Classes) -> int:
         """Number of logits a row has: 1, unless the loss says otherwise."""
@@ -118,6 +120,17 @@ class Loss(ABC):
     def curvatures(self, z: Array, t: Targets) -> Array:
         """Second derivative with respect to the one logit, shape (n,)."""
 
+    def gamma(self, t: Targets) -> Array:
+        """A bound of the modulus of the second derivative over all z, for every row, shape (n,)."""
+        raise self._unbounded("second derivative")
+
+    def nu(self, t: Targets) -> Array:
+        """A Lipschitz constant of the second derivative in z, for every row, shape (n,)."""
+        raise self._unbounded("third derivative")
+
+    def _unbounded(self, derivative: str) -> ConfigError:
+        return ConfigError(f"the {derivative} of {self.name} has no bound; logistic, ridge and softplus have one")
+
     def second(self, z: Array, t: Targets) -> Array:
         """What the second derivative is made of, shape of z: found once a point, then used by `bend` and `hessian`."""
         return self.curvatures(z, t)
@@ -148,7 +161,7 @@ class LinearModel:
     def __init__(self, loss: Loss, shard: Shard, classes: Classes) -> None:
         self.loss, self.classes = loss, classes
         self.rows = Rows(shard.X)
-        self.t = loss.targets(shard.y, classes)
+        self.y, self.t = shard.y, loss.targets(shard.y, classes)
         self.outputs = loss.outputs(classes)
         self.size = shard.features * self.outputs
         # Row weights sum to 1: every mean below is a plain sum.
@@ -158,7 +171,7 @@ class LinearModel:
     def part(self, rows: NDArray[np.intp]) -> LinearModel:
         """The model on some of its rows, shape (k,): their mean."""
         part = copy.copy(self)
-        part.rows, part.t = Rows(self.rows.X[rows]), self.t[rows]
+        part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
         mass = len(rows) if isinstance(self.weight, float) else self.weight[rows].sum()
         part.weight = (1.0 if isinstance(self.weight, float) else self.weight[rows]) / (mass or 1.0)
         return part
@@ -172,6 +185,10 @@ class LinearModel:
         if isinstance(self.weight, float):
             return self.rows.transpose_times(r).ravel() * self.weight
         return self.rows.transpose_times((self.weight * r.T).T).ravel()
+
+    def shares(self, rows: slice | NDArray[np.intp] = slice(None)) -> Array:
+        """What (some of) the rows count in the mean, shape (n,)."""
+        return np.full(self.rows.n, self.weight)[rows] if isinstance(self.weight, float) else self.weight[rows]
 
     def mean(self, values: Array, rows: slice = slice(None)) -> Array:
         """Weighted sum over (some of) the rows, shape (...) for values of shape (..., n)."""

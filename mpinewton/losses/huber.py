@@ -10,7 +10,7 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
-from mpinewton.losses.base import Loss, Targets
+from mpinewton.losses.base import CURVED, Loss, Targets
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Huber(Loss):
 
     name: ClassVar[str] = "huber"
     convex: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = CURVED | {"curvature_bound"}
 
     delta: float = 1.0  # where squares end, in units of the labels
 
@@ -36,3 +37,6 @@ class Huber(Loss):
 
     def curvatures(self, z: Array, t: Targets) -> Array:
         return (np.abs(z - t) <= self.delta).astype(np.float64)
+
+    def gamma(self, t: Targets) -> Array:
+        return np.ones(len(t))

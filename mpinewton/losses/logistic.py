@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.base import Classes, Loss, Targets
+from mpinewton.losses.base import CURVED, Classes, Loss, Targets
 from mpinewton.losses.softplus import softplus
 
 
@@ -21,6 +21,7 @@ class Logistic(Loss):
     name: ClassVar[str] = "logistic"
     convex: ClassVar[bool] = True
     classifies: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = CURVED | {"curvature_bound", "curvature_slope"}
 
     def targets(self, y: Array, classes: Classes) -> Targets:
         if classes is not None and len(classes) != 2:
@@ -38,3 +39,9 @@ class Logistic(Loss):
 
     def predictions(self, z: Array, classes: Classes) -> Array:
         return np.asarray(classes, dtype=np.float64)[(z > 0).astype(np.intp)]
+
+    def gamma(self, t: Targets) -> Array:
+        return np.full(len(t), 0.25)
+
+    def nu(self, t: Targets) -> Array:
+        return np.full(len(t), 1.0 / (6.0 * np.sqrt(3.0)))  # at s = 1/2 +- 1/sqrt(12)

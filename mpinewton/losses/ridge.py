@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import Loss, Targets
+from mpinewton.losses.base import CURVED, Loss, Targets
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Ridge(Loss):
 
     name: ClassVar[str] = "ridge"
     convex: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = CURVED | {"curvature_bound", "curvature_slope"}
 
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray(0.5 * (z - t) ** 2)
@@ -26,3 +27,9 @@ class Ridge(Loss):
 
     def curvatures(self, z: Array, t: Targets) -> Array:
         return np.ones_like(z)
+
+    def gamma(self, t: Targets) -> Array:
+        return np.ones(len(t))
+
+    def nu(self, t: Targets) -> Array:
+        return np.zeros(len(t))

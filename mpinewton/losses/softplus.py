@@ -9,7 +9,12 @@ import numpy as np
 from scipy.special import expit
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import Classes, Loss, Targets
+from mpinewton.losses.base import CURVED, Classes, Loss, Targets
+
+# Bounds over all z, found numerically and rounded up, of the second and third derivatives of softplus(z)^2; a label y
+# adds y times those of softplus.
+PLAIN_CURVATURE = 2.0907
+PLAIN_SLOPE = 0.7804
 
 
 def softplus(z: Array) -> Array:
@@ -23,6 +28,7 @@ class Softplus(Loss):
 
     name: ClassVar[str] = "softplus"
     convex: ClassVar[bool] = False
+    provides: ClassVar[frozenset[str]] = CURVED | {"curvature_bound", "curvature_slope"}
 
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray((softplus(z) - t) ** 2)
@@ -36,3 +42,9 @@ class Softplus(Loss):
 
     def predictions(self, z: Array, classes: Classes) -> Array:
         return softplus(z)
+
+    def gamma(self, t: Targets) -> Array:
+        return np.asarray(PLAIN_CURVATURE + 0.5 * np.abs(t))  # |2 s (1 - s)| <= 1/2
+
+    def nu(self, t: Targets) -> Array:
+        return np.asarray(PLAIN_SLOPE + np.abs(t) / (3.0 * np.sqrt(3.0)))  # |2 s (1 - s) (1 - 2 s)| <= 1/(3 sqrt 3)

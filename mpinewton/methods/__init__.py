@@ -1,18 +1,25 @@
 """The methods, by name."""
 
 from mpinewton.methods.base import Iterate, Method
+from mpinewton.methods.cnl import Cnl
 from mpinewton.methods.dino import Dino
 from mpinewton.methods.fednl import FedNL, FedNLCubic, FedNLSearch
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.newton_coefficients import NewtonCoefficients
+from mpinewton.methods.newton_zero import NewtonZero
+from mpinewton.methods.nl import Nl1, Nl2
+from mpinewton.methods.ship_data import ShipData
+from mpinewton.methods.star import MaxNewton, NewtonStar
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         Newton, Giant, Dino, Lbfgs, GradientDescent,
         FedNL, FedNLSearch, FedNLCubic,
+        NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
     )
 }  # fmt: skip
 

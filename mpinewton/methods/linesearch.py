@@ -10,7 +10,7 @@ import numpy as np
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import Iterate, stuck
+from mpinewton.methods.base import NAN, Iterate, stuck
 from mpinewton.methods.tasks import advance
 
 # Losses that differ by less than this many ulps are the same: near the optimum a test without slack fails on rounding.
@@ -48,16 +48,20 @@ class Backtracking:
 
     def __call__(self, fleet: Fleet, now: Iterate, p: Array, last: float | None = None) -> float:
         """The step along p; 0 where no step of the grid passes. 2 rounds, or 4. `last` is the last step, now.step."""
+        return self.found(fleet, now, p, last)[0]
+
+    def found(self, fleet: Fleet, now: Iterate, p: Array, last: float | None = None) -> tuple[float, float]:
+        """The step as of a call, and the loss that the workers found there; NaN for step 0."""
         steps, slope = self.grid, float(now.gradient @ p)
         last = now.step if last is None else last
         if not slope < 0:
-            return 0.0
+            return 0.0, NAN
         losses = fleet.mean(self.try_first, p)
         a = self.passing(steps[: self.first], losses, now.loss, slope, last)
         if not a and self.first < len(steps):
-            losses = fleet.mean(self.try_others, float(self.first))
-            a = self.passing(steps[self.first :], losses, now.loss, slope, last)
-        return a
+            losses, steps = fleet.mean(self.try_others, float(self.first)), steps[self.first :]
+            a = self.passing(steps, losses, now.loss, slope, last)
+        return a, float(losses[np.flatnonzero(steps == a)[0]]) if a else NAN
 
     def passing(self, steps: Array, losses: Array, f: float, slope: float, last: float = np.inf) -> float:
         """The step to take among these, given their losses; 0 where none passes."""

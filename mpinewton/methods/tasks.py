@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.symmetric import pack_triangle
+from mpinewton.losses.base import LinearModel
 from mpinewton.methods.base import Iterate
 
 
@@ -23,3 +25,38 @@ def advance(worker: Worker, step: float) -> tuple[float, Array]:
     """Go the step along the direction that was searched: f_i and its gradient there, d + 1 floats."""
     worker.advance(step)
     return worker.value(), worker.gradient()
+
+
+def slope(worker: Worker, w: Array) -> Array:
+    """Go to w: the gradient of f_i there, d floats."""
+    worker.place(w)
+    return worker.gradient()
+
+
+def slope_here(worker: Worker) -> Array:
+    """The gradient of f_i where the worker stands, d floats."""
+    return worker.gradient()
+
+
+def loss_at(worker: Worker, w: Array) -> float:
+    """Go to w: f_i there, 1 float."""
+    worker.place(w)
+    return worker.value()
+
+
+def go(worker: Worker, step: float) -> None:
+    """Go the step along the direction that was searched."""
+    worker.advance(step)
+
+
+def curvature(worker: Worker, w: Array) -> Array:
+    """Go to w: the upper triangle of the Hessian of f_i there, d (d + 1) / 2 floats."""
+    worker.place(w)
+    return pack_triangle(worker.hessian())
+
+
+def linear(worker: Worker) -> LinearModel:
+    """The rows of the worker and the loss on them. TypeError where its model is not one of rows and logits."""
+    if not isinstance(worker.model, LinearModel):
+        raise TypeError(f"{type(worker.model).__name__} has no rows: only losses with a formula per row have")
+    return worker.model

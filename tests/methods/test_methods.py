@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from fleets import on_many, on_one
-from problems import ZOO
+from problems import SIZES, ZOO
 from variants import VARIANTS, pairs
 
 from mpinewton.methods import METHODS
@@ -83,18 +83,19 @@ def test_costs_are_what_the_docstring_says(name):
     state = method.start(fleet, problem.start)
     ledger, d = fleet.ledger, fleet.size
     before = ledger.rounds, int(ledger.floats_down.max()), int(ledger.floats_up.max())
+    packed = ledger.bits_up - 64 * ledger.floats_up  # what was sent in fewer bits than a float, at the start alone
     method.step(fleet, state)
     rounds, down, up = method.cost()
     assert ledger.rounds - before[0] == rounds
-    assert int(ledger.floats_down.max()) - before[1] == formula(down, d)
-    assert int(ledger.floats_up.max()) - before[2] == formula(up, d)
-    assert np.array_equal(ledger.bits_up, 64 * ledger.floats_up)
+    assert int(ledger.floats_down.max()) - before[1] == formula(down, d, max(SIZES))
+    assert int(ledger.floats_up.max()) - before[2] == formula(up, d, max(SIZES))
+    assert np.array_equal(ledger.bits_up, 64 * ledger.floats_up + packed)
 
 
-def formula(text: str, d: int) -> int:
-    """Value of a cost formula such as `d*(d + 1)/2 + d + 9`; of numbers, d and + - * / ( ) alone."""
-    assert set(text) <= set("d0123456789+-*/() "), text
-    return int(eval(text, {"__builtins__": {}}, {"d": d}))  # noqa: S307
+def formula(text: str, d: int, m: int) -> int:
+    """Value of a cost formula such as `d*(d + 1)/2 + m`; of numbers, d, m (a worker's rows) and + - * / ( ) alone."""
+    assert set(text) <= set("dm0123456789+-*/() "), text
+    return int(eval(text, {"__builtins__": {}}, {"d": d, "m": m}))  # noqa: S307
 
 
 @pytest.mark.parametrize("name", METHODS)

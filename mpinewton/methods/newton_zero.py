@@ -1,0 +1,91 @@
+"""Newton Zero: the Hessian of the first iterate for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from scipy.linalg import LinAlgError, cholesky
+
+from mpinewton.data.shard import Array
+from mpinewton.errors import ConfigError
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.following import solve_factored
+from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
+from mpinewton.losses import LOSSES, Loss
+from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.linesearch import Backtracking, no_step
+from mpinewton.methods.tasks import advance, curvature, linear, slope, value_and_gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Factored(Iterate):
+    """An iterate and the one matrix of all steps."""
+
+    factor: Array = field(default_factory=lambda: np.zeros((0, 0)))  # lower Cholesky factor; (0, 0) if there is none
+
+
+@dataclass(frozen=True)
+class NewtonZero(Method):
+    """Newton Zero, N0 (Safaryan, Islamov, Qian and Richtarik 2022): x^{k+1} = x^k - (H^0)^-1 grad P(x^k).
+
+    The set-up sends H^0, d (d + 1) / 2 floats; it is factored once. A linear rate, fast where the Hessian changes
+    little. h0=quarter takes the loss's bound of its second derivative (1/4 for logistic) in place of that at x^0:
+    H^0 majorises every Hessian, and P falls from any start.
+
+    2 rounds an iteration; floats per worker: d down, d up.
+    """
+
+    h0: Literal["exact", "quarter"] = "exact"
+    search: Backtracking | None = None  # Armijo's rule: the objective travels with the gradient, and two rounds more
+
+    name: ClassVar[str] = "newton-zero"
+    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
+    state: ClassVar[type[Iterate]] = Factored
+
+    def fit_loss(self, loss: Loss) -> None:
+        super().fit_loss(loss)
+        if self.h0 == "quarter" and "curvature_bound" not in loss.provides:
+            able = ", ".join(name for name, kind in LOSSES.items() if "curvature_bound" in kind.provides)
+            raise ConfigError(
+                f"newton-zero: h0=quarter needs the curvature bound of the loss, and {loss.name} has none; "
+                f"h0=exact needs none, and {able} have one"
+            )
+
+    def start(self, fleet: Fleet, w: Array) -> Factored:
+        if self.h0 == "exact":
+            return Factored(w, factor=factored(unpack_triangle(fleet.mean(curvature, w))))
+        H = unpack_triangle(fleet.mean(bounding_curvature)) + np.diag(fleet.problem.ridge)
+        return Factored(w, factor=factored(H))
+
+    def step(self, fleet: Fleet, now: Factored) -> Factored:
+        if not now.factor.size:
+            return stuck(now, "the Hessian at the start is not positive definite: set l2 > 0, or take newton or dino")
+        if self.search is None:
+            return unit_step(fleet, now)
+        first = np.isnan(now.step)  # later on the workers know the direction they searched, and are told the step
+        f, g = fleet.mean(value_and_gradient, now.w) if first else fleet.mean(advance, now.step)
+        p, there = -solve_factored(now.factor, g), Iterate(now.w, f, g, now.step)
+        a = self.search(fleet, there, p)
+        return replace(now, w=now.w + a * p, step=a) if a else stuck(now, no_step(there, p))
+
+
+def unit_step(fleet: Fleet, now: Factored) -> Factored:
+    """The step of length 1 with the one matrix. 2 rounds."""
+    g = fleet.mean(slope, now.w)
+    return replace(now, w=now.w - solve_factored(now.factor, g), step=1.0)
+
+
+def factored(H: Array) -> Array:
+    """The lower Cholesky factor of H (d, d); (0, 0) where there is none."""
+    try:
+        return np.ascontiguousarray(cholesky(H, lower=True))
+    except (LinAlgError, ValueError):  # ValueError: not finite
+        return np.zeros((0, 0))
+
+
+def bounding_curvature(worker: Worker) -> Array:
+    """The upper triangle of sum gamma a a' over the rows of a worker, no ridge."""
+    model = linear(worker)
+    return pack_triangle(model.rows.gram(model.shares() * model.loss.gamma(model.t)))

@@ -1,0 +1,120 @@
+"""NEWTON-STAR and MAX-NEWTON, which know the Hessian at the optimum: what learning it could come to at best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.symmetric import pack_triangle, solve_positive, solve_semidefinite, unpack_triangle
+from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.linesearch import SLACK
+from mpinewton.methods.newton_zero import Factored, factored, unit_step
+from mpinewton.methods.tasks import curvature, linear, loss_at, slope
+
+# Iterations for the optimum, and the gradient, relative to the first, with which it counts as found.
+LIMIT, FOUND = 200, 1e-8
+
+
+@dataclass(frozen=True)
+class NewtonStar(Method):
+    """NEWTON-STAR (Islamov, Qian and Richtarik 2021): x^{k+1} = x^k - (Hessian of P at x*)^-1 grad P(x^k).
+
+    Locally quadratic at the traffic of gradient descent. x* is supposed to be known: it is found before the method
+    begins, and not charged; so this is for diagnosis alone.
+
+    2 rounds an iteration; floats per worker: d down, d up.
+    """
+
+    name: ClassVar[str] = "newton-star"
+    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
+    convex_only: ClassVar[bool] = True
+    state: ClassVar[type[Iterate]] = Factored
+
+    def start(self, fleet: Fleet, w: Array) -> Factored:
+        with fleet.supposed():
+            best = optimum(fleet, w)
+            H = None if best is None else unpack_triangle(fleet.mean(curvature, best))
+        return Factored(w) if H is None else Factored(w, factor=factored(H))
+
+    def step(self, fleet: Fleet, now: Factored) -> Factored:
+        if not now.factor.size:
+            return stuck(now, "there is no optimum to know, or its Hessian is singular: newton-star needs l2 > 0")
+        return unit_step(fleet, now)
+
+
+@dataclass(frozen=True, eq=False)
+class Starred(Iterate):
+    """An iterate and the curvature at the optimum."""
+
+    H: Array = field(default_factory=lambda: np.zeros((0, 0)))  # at x*, no ridge, (d, d); (0, 0) where x* is not found
+
+
+@dataclass(frozen=True)
+class MaxNewton(Method):
+    """MAX-NEWTON (Islamov, Qian and Richtarik 2021, Section H, which its text does not spell out: derived).
+
+    x^{k+1} = x^k - (beta H(x*) + l2 I)^-1 grad P(x^k), beta the largest h_ij(x^k) / h_ij(x*): the matrix majorises the
+    Hessian at x^k. Near x* locally quadratic; far away beta explodes where some h_ij(x*) is nearly 0, and steps shrink.
+    h(x*) is supposed to be known and not charged: for diagnosis alone.
+
+    3 rounds an iteration; floats per worker: d down, d + 1 up.
+    """
+
+    name: ClassVar[str] = "max-newton"
+    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian", "curvature")
+    convex_only: ClassVar[bool] = True
+    state: ClassVar[type[Iterate]] = Starred
+
+    def start(self, fleet: Fleet, w: Array) -> Starred:
+        with fleet.supposed():
+            best = optimum(fleet, w)
+            return Starred(w) if best is None else Starred(w, H=unpack_triangle(fleet.mean(self.remember, best)))
+
+    def step(self, fleet: Fleet, now: Starred) -> Starred:
+        if not now.H.size:
+            return stuck(now, "there is no optimum to know: max-newton needs a convex loss and l2 > 0")
+        g = fleet.mean(slope, now.w)
+        beta = max(fleet.gather(self.ratio))
+        if not np.isfinite(beta):
+            return stuck(now, "a row that bends the objective here is flat at the optimum: beta is infinite; take nl1")
+        solved = solve_positive(beta * now.H + np.diag(fleet.problem.ridge), g)
+        if solved.status != "solved":
+            return stuck(now, "beta H(x*) + l2 I is not positive definite: set l2 > 0")
+        return replace(now, w=now.w - solved.x, step=1.0)
+
+    def remember(self, worker: Worker, best: Array) -> Array:
+        worker.place(best)
+        worker.memory["h"] = worker.point.curvatures()
+        return pack_triangle(worker.point.hessian())
+
+    def ratio(self, worker: Worker) -> float:
+        """The largest h(x) / h(x*) of rows that count and bend."""
+        h, best = worker.point.curvatures(), worker.memory["h"]
+        seen = (h > 0) & (linear(worker).shares() > 0)
+        with np.errstate(divide="ignore"):
+            return float((h[seen] / best[seen]).max(initial=0.0))
+
+
+def optimum(fleet: Fleet, w: Array) -> Array | None:
+    """x*, to the last digits, by Newton's method from w; None if it is not found."""
+    f, g, H = fleet.mean(derivatives, w)
+    first = max(1.0, float(np.sqrt(g @ g)))
+    for _ in range(LIMIT):
+        p, step, noise = -solve_semidefinite(unpack_triangle(H), g).x, 1.0, SLACK * max(1.0, abs(f))
+        while not fleet.mean(loss_at, w + step * p) <= f + 1e-4 * step * (g @ p) + noise and step > 1e-15:
+            step /= 2
+        before, w = float(np.sqrt(g @ g)), w + step * p
+        f, g, H = fleet.mean(derivatives, w)
+        if before <= FOUND * first and not np.sqrt(g @ g) < 0.5 * before:  # rounding is all that is left
+            return w
+    return None
+
+
+def derivatives(worker: Worker, w: Array) -> tuple[float, Array, Array]:
+    """Go to w: f_i, its gradient and the upper triangle of its Hessian there."""
+    worker.place(w)
+    return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
