@@ -63,8 +63,12 @@ class Compressor(ABC):
         return self.unpack(arrays, size) if len(arrays) else np.full((size, size) if self.matrices else size, np.nan)
 
     def mean(self, messages: Sequence[Sequence[AnyArray]], shares: Array, size: int) -> Array:
-        """Sum of what the messages say, each times its share, in their order."""
-        return sum((share * self.expand(arrays, size) for arrays, share in zip(messages, shares)), np.zeros(()))
+        """Sum of what the messages say, each times its share, in their order; a share of 0 has no say."""
+        total = np.zeros((size, size) if self.matrices else size)
+        for arrays, share in zip(messages, shares):
+            if share:
+                total += share * self.expand(arrays, size)
+        return total
 
     def holds(self, x: Array) -> bool:
         """Whether x can be said in these words."""

@@ -50,7 +50,8 @@ class Rank(Compressor):
         if self.r == 1 and len(x) >= SMALL:
             return self.pack_product(lambda v: x @ v, rng.standard_normal(len(x)), KRYLOV)[0]
         e, Q = np.linalg.eigh(x)
-        return self.said(e, Q.T)
+        order = np.argsort(-np.abs(e), kind="stable")
+        return self.said(e[order], Q.T[order])
 
     def pack_product(self, product: Product, start: Array, steps: int) -> tuple[tuple[AnyArray, ...], Array]:
         """The message of a matrix D known by its products, and a start for a D that is about what this message leaves.
@@ -62,26 +63,27 @@ class Rank(Compressor):
         if not np.isfinite(space.T).all():
             return (), start
         e, Y = np.linalg.eigh(space.T[:-1])
-        V = (space.Q @ Y).T
-        order = np.argsort(-np.abs(e), kind="stable")[self.r :]
-        return self.said(e, V), np.abs(e[order]) @ V[order] if e[order].any() else start
+        order = np.argsort(-np.abs(e), kind="stable")
+        e, V = e[order], (space.Q @ Y[:, order]).T
+        rest = np.abs(e[self.r :]) @ V[self.r :]
+        return self.said(e, V), rest if rest.any() else start
 
     def said(self, e: Array, V: Array) -> tuple[AnyArray, ...]:
-        """The message of the foremost of these eigenvalues (k,) and their vectors (k, d); zeros for what is missing."""
-        foremost = np.argsort(-np.abs(e), kind="stable")[: self.r]
-        missing = self.r - len(foremost)
-        e, V = np.pad(e[foremost], (0, missing)), np.pad(V[foremost], ((0, missing), (0, 0)))
-        return e.astype(self.floats), V.astype(self.floats)
+        """The message of the first r of these eigenvalues (k,) and their vectors (k, d); zeros for what is missing."""
+        values, vectors = np.zeros(self.r, self.floats), np.zeros((self.r, V.shape[1]), self.floats)
+        values[: len(e)], vectors[: len(e)] = e[: self.r], V[: self.r]
+        return values, vectors
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
         return combined(*(a.astype(np.float64) for a in arrays))
 
     def mean(self, messages: Sequence[Sequence[AnyArray]], shares: Array, size: int) -> Array:
         # One product of all the vectors, where the sum of the matrices would cost d^2 a message.
-        if not all(len(arrays) for arrays in messages):
+        seen = [(arrays, share) for arrays, share in zip(messages, shares) if share]
+        if not all(len(arrays) for arrays, _ in seen):
             return np.full((size, size), np.nan)
-        values = np.concatenate([share * arrays[0].astype(np.float64) for arrays, share in zip(messages, shares)])
-        return combined(values, np.concatenate([arrays[1] for arrays in messages]).astype(np.float64))
+        values = np.concatenate([share * arrays[0].astype(np.float64) for arrays, share in seen])
+        return combined(values, np.concatenate([arrays[1] for arrays, _ in seen]).astype(np.float64))
 
     def bits(self, size: int) -> float:
         return self.word * self.r * (size + 1)

@@ -1,9 +1,12 @@
 """The methods, by name."""
 
 from mpinewton.methods.base import Iterate, Method
+from mpinewton.methods.bfgs import Bfgs
 from mpinewton.methods.cnl import Cnl
+from mpinewton.methods.compressed_gradients import Adiana, Dcgd, Diana
 from mpinewton.methods.dino import Dino
 from mpinewton.methods.fednl import FedNL, FedNLCubic, FedNLSearch
+from mpinewton.methods.fednl_pp import FedNLPartial
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
@@ -18,7 +21,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         Newton, Giant, Dino, Lbfgs, GradientDescent,
-        FedNL, FedNLSearch, FedNLCubic,
+        FedNL, FedNLSearch, FedNLCubic, FedNLPartial, Dcgd, Diana, Adiana, Bfgs,
         NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
     )
 }  # fmt: skip
