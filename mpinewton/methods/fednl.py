@@ -20,6 +20,8 @@ from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.linesearch import Backtracking, no_step
 from mpinewton.methods.tasks import advance, begun, linear, slope_here
 
+LEAST = 1e-12  # M of a quadratic, whose cubic steps are Newton's
+
 
 @dataclass(frozen=True, eq=False)
 class Learned(Iterate):
@@ -260,6 +262,6 @@ def stand(worker: Worker, w: Array) -> None:
 
 
 def third_derivative(worker: Worker) -> float:
-    """A Lipschitz constant of the Hessian of f_i, the mean of nu |a|^3 over the rows a."""
+    """A Lipschitz constant of the Hessian of f_i, the mean of nu |a|^3 over the rows a; above 0 for quadratics too."""
     model = linear(worker)
-    return float(model.mean(model.loss.nu(model.t) * model.rows.squares**1.5))
+    return max(LEAST, float(model.mean(model.loss.nu(model.t) * model.rows.squares**1.5)))
