@@ -51,9 +51,7 @@ VARIANTS = {
     "lbfgs": Variant("lbfgs", {}, 200, monotone=True),
     "gradient-descent": Variant("gradient-descent", {}, 2000, monotone=True),
     "newton-coefficients": Variant("newton-coefficients", {}, 30, not_on=("huber",)),
-    "newton-coefficients-dense": Variant(
-        "newton-coefficients", {"option": 2, "rows": "dense"}, 30, not_on=("huber", "ridge")
-    ),
+    "newton-coefficients-dense": Variant("newton-coefficients", {"option": 2, "rows": "dense"}, 30, not_on=("huber",)),
     # Rows whose curvature is 0 at the optimum and not on the way there make beta infinite.
     "max-newton": Variant("max-newton", {}, 500, not_on=("huber",)),
     "newton-star": Variant("newton-star", {}, 200),

@@ -158,17 +158,17 @@ class Learning(Method):
     def lesson(self, worker: Worker) -> Lesson:
         """What the worker tells of its coefficients where it stands; r floats, and rows that are new to the driver."""
         model, h, m = linear(worker), worker.memory["h"], worker.rows
-        change = worker.point.curvatures() - h
+        now = worker.point.curvatures()
+        change = now - h
         J = drawn(worker.rng(), m, self.r, self.p)
         if self.choice == "top" and len(J):
-            weight = model.shares() * model.rows.squares
-            J = np.argsort(-np.abs(change) * weight, kind="stable")[: self.r]
+            J = np.argsort(-np.abs(change) * (model.shares * model.rows.squares), kind="stable")[: self.r]
         # One rate on either side of the chance: eta (omega + 1) of the difference, all of it by default.
         rate = 1.0 if self.eta is None else self.eta if self.choice == "top" else self.eta * m / (self.r * self.p)
         after = h.copy()
-        after[J] = worker.point.curvatures()[J] - (1.0 - min(1.0, rate)) * change[J]
+        after[J] = now[J] - (1.0 - min(1.0, rate)) * change[J]
         worker.memory["h"] = after
-        c = worker.weight * model.shares(J) * (after[J] - h[J])
+        c = worker.weight * model.shares[J] * (after[J] - h[J])
         numbers = [(J, width_of(m))] if self.choice == "top" else []
         if self.repeats:
             return c, pack_bits(*numbers), made_dense(worker, J)

@@ -51,4 +51,4 @@ class NewtonCoefficients(Method):
 
     def coefficients(self, worker: Worker) -> Array:
         """h_ij where the worker stands, times what the row counts in the whole; shape (m,)."""
-        return np.asarray(worker.weight * linear(worker).shares() * worker.point.curvatures())
+        return np.asarray(worker.weight * linear(worker).shares * worker.point.curvatures())

@@ -88,4 +88,4 @@ def factored(H: Array) -> Array:
 def bounding_curvature(worker: Worker) -> Array:
     """The upper triangle of sum gamma a a' over the rows of a worker, no ridge."""
     model = linear(worker)
-    return pack_triangle(model.rows.gram(model.shares() * model.loss.gamma(model.t)))
+    return pack_triangle(model.rows.gram(model.shares * model.loss.gamma(model.t)))

@@ -71,7 +71,7 @@ class Nl1(Learning):
 
     def first_curvature(self, worker: Worker, *w: Array) -> Array:
         h, model = self.first_h(worker, *w), linear(worker)
-        return pack_triangle(model.rows.gram(model.shares() * h))
+        return pack_triangle(model.rows.gram(model.shares * h))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +109,12 @@ class Majorising(Learning):
 
     def first_two(self, worker: Worker, w: Array) -> tuple[Array, Array]:
         h, model = self.first_h(worker, w), linear(worker)
-        return pack_triangle(model.rows.gram(model.shares() * h) + self.bound(worker)), pack_triangle(
-            self.bound(worker)
-        )
+        return pack_triangle(model.rows.gram(model.shares * h) + self.bound(worker)), pack_triangle(self.bound(worker))
 
     def bound(self, worker: Worker) -> Array:
         """Sum of 2 gamma a a' over the rows of a worker."""
         model = linear(worker)
-        return model.rows.gram(model.shares() * 2.0 * model.loss.gamma(model.t))
+        return model.rows.gram(model.shares * 2.0 * model.loss.gamma(model.t))
 
     def ratio_and_lesson(self, worker: Worker) -> tuple[float, Array, Bytes, NDArray[Any]]:
         model = linear(worker)

@@ -94,7 +94,7 @@ class MaxNewton(Method):
     def ratio(self, worker: Worker) -> float:
         """The largest h(x) / h(x*) of rows that count and bend."""
         h, best = worker.point.curvatures(), worker.memory["h"]
-        seen = (h > 0) & (linear(worker).shares() > 0)
+        seen = (h > 0) & (linear(worker).shares > 0)
         with np.errstate(divide="ignore"):
             return float((h[seen] / best[seen]).max(initial=0.0))
 
