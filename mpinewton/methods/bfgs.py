@@ -10,6 +10,7 @@ import numpy as np
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet
+from mpinewton.linalg.lowrank import combined
 from mpinewton.linalg.symmetric import unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.methods.base import Iterate, Method
@@ -78,7 +79,7 @@ class Bfgs(Method):
         if self.hessian_start == "exact":
             e, Q = np.linalg.eigh(unpack_triangle(fleet.mean(curvature, w)))
             e = np.abs(e)  # a direction of negative curvature is one to go far along, downhill
-            return np.asarray((Q / np.maximum(e, FLAT * e.max(initial=1e-300))) @ Q.T)
+            return combined(1.0 / np.maximum(e, FLAT * e.max(initial=1e-300)), Q.T)
         if self.hessian_start == "bound":
             L = fleet.mean(largest_curvature) if self.smoothness is None else self.smoothness
             return np.diag(1.0 / (L + fleet.problem.ridge))
@@ -107,4 +108,4 @@ def learnt(now: Secant, w: Array, g: Array) -> Secant:
     # (I - s y'/<s, y>) B (I - y s'/<s, y>) + s s'/<s, y>, multiplied out.
     By = B @ y
     side = np.outer(s, By) / curved
-    return replace(after, B=B - side - side.T + ((y @ By) / curved + 1.0) / curved * np.outer(s, s))
+    return replace(after, B=B - (side + side.T) + ((y @ By) / curved + 1.0) / curved * np.outer(s, s))
