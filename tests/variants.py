@@ -88,7 +88,7 @@ VARIANTS = {
     "dcgd": Variant("dcgd", {}, 500, gap=0.1),
     "diana": Variant("diana", {}, 3000, gap=1e-4),
     "diana-dithering": Variant(
-        "diana", {"compressor": "dithering", "smoothness": 3.0}, 2000, gap=1e-3, not_on=("poisson",)
+        "diana", {"compressor": "dithering", "smoothness": 3.0}, 1000, gap=1e-2, not_on=("poisson",)
     ),
     "adiana": Variant("adiana", {}, 2000, gap=1e-4),
     "bfgs": Variant("bfgs", {}, 200, monotone=True),
