@@ -10,16 +10,26 @@ from mpinewton.choices import chosen
 from mpinewton.compress.base import Compressor, Message
 from mpinewton.compress.levels import Bernoulli, Dithering, Natural
 from mpinewton.compress.sparse import Identity, Random, Some, Top
-from mpinewton.compress.symmetric import Rank, Triangle
+from mpinewton.compress.symmetric import Eigenpairs, Triangle
 from mpinewton.errors import ConfigError
 
 __all__ = [
-    "COMPRESSORS", "Bernoulli", "Compressor", "Dithering", "Identity", "Message", "Natural", "Random", "Rank", "Top",
-    "Triangle", "make_compressor",
+    "COMPRESSORS",
+    "Bernoulli",
+    "Compressor",
+    "Dithering",
+    "Eigenpairs",
+    "Identity",
+    "Message",
+    "Natural",
+    "Random",
+    "Top",
+    "Triangle",
+    "make_compressor",
 ]  # fmt: skip
 
 COMPRESSORS: dict[str, type[Compressor]] = {
-    kind.name: kind for kind in (Identity, Random, Top, Rank, Dithering, Natural, Bernoulli)
+    kind.name: kind for kind in (Identity, Random, Top, Eigenpairs, Dithering, Natural, Bernoulli)
 }
 
 
@@ -41,7 +51,7 @@ def make_compressor(text: str, r: int | None = None, matrices: bool = False) -> 
             raise ConfigError(f"compressor {made.name} has no setting 'of'; bernoulli has")
         made = replace(made, of=make_compressor(inner[0]))
     if r is not None:
-        if not isinstance(made, Some | Rank):
+        if not isinstance(made, Some | Eigenpairs):
             raise ConfigError(f"compressor {made.name} has no setting 'r'; random, top and rank have")
         made = replace(made, r=r)
     if matrices and not made.matrices:

@@ -26,7 +26,7 @@ KRYLOV = 24
 
 
 @dataclass(frozen=True)
-class Rank(Compressor):
+class Eigenpairs(Compressor):
     """The best approximation of rank r of a symmetric matrix, by moduli of eigenvalues: r eigenvalues and eigenvectors.
 
     r (d + 1) floats; contractive, delta = r / d. For r = 1, from 150 rows on, the eigenvector is that of a Krylov space

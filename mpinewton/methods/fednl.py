@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.compress import Compressor, Rank, make_compressor
+from mpinewton.compress import Compressor, Eigenpairs, make_compressor
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
@@ -102,7 +102,7 @@ class HessianLearner(Method):
 
     def learn(self, worker: Worker) -> tuple[AnyArray, ...]:
         """S_i where the worker stands; H_i has learnt it."""
-        if not (isinstance(self.C, Rank) and self.products):
+        if not (isinstance(self.C, Eigenpairs) and self.products):
             return self.learn_dense(worker)[1:]
         H = Growing(*(worker.memory[name] for name in ("e", "V", "base")))
         start = worker.memory.get("start")

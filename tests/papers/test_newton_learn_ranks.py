@@ -1,4 +1,4 @@
-"""NEWTON-LEARN, FedNL and others stopped, resumed on another number of ranks: the bits of the undisturbed serial run."""
+"""NEWTON-LEARN, FedNL and others stopped, resumed on another number of ranks: the bits of an undisturbed serial run."""
 
 from __future__ import annotations
 

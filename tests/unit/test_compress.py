@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mpinewton.compress import COMPRESSORS, Rank, Top, Triangle, make_compressor
+from mpinewton.compress import COMPRESSORS, Eigenpairs, Top, Triangle, make_compressor
 from mpinewton.compress.base import index_bits, pack_bits, pack_indices, unpack_bits, unpack_indices, width
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.packing import arrays_of, joined, layout_of, parted
@@ -222,7 +222,7 @@ def test_rank_is_the_best_of_its_rank(size, r):
     A = symmetric(size, 3)
     e, Q = np.linalg.eigh(A)
     order = np.argsort(-np.abs(e))[:r]
-    np.testing.assert_allclose(Rank(r).compress(A, rng()).value, combined(e[order], Q.T[order]), atol=1e-13)
+    np.testing.assert_allclose(Eigenpairs(r).compress(A, rng()).value, combined(e[order], Q.T[order]), atol=1e-13)
 
 
 def test_rank_of_a_large_matrix_is_the_best_to_a_few_digits():
@@ -230,22 +230,22 @@ def test_rank_of_a_large_matrix_is_the_best_to_a_few_digits():
     A += A.T  # the hardest: the spectrum of noise has no gaps
     e = np.linalg.eigvalsh(A)
     best = np.linalg.norm(A) ** 2 - np.sort(e**2)[-1]
-    left = np.linalg.norm(A - Rank(1).compress(A, rng()).value) ** 2
+    left = np.linalg.norm(A - Eigenpairs(1).compress(A, rng()).value) ** 2
     assert best * (1 - 1e-12) <= left <= best * 1.001
 
 
 def test_rank_by_products_needs_a_matrix_only_through_them():
     A, start = symmetric(200, 5), rng().standard_normal(200)
-    sent, after = Rank(2).pack_product(lambda v: A @ v, start, 40)
+    sent, after = Eigenpairs(2).pack_product(lambda v: A @ v, start, 40)
     e, Q = np.linalg.eigh(A)
     order = np.argsort(-np.abs(e))[:2]
-    np.testing.assert_allclose(Rank(2).expand(sent, 200), combined(e[order], Q.T[order]), atol=1e-10)
+    np.testing.assert_allclose(Eigenpairs(2).expand(sent, 200), combined(e[order], Q.T[order]), atol=1e-10)
     assert np.abs(Q.T[order] @ after).max() < 1e-6 * np.linalg.norm(after)  # what was sent is no place to start from
-    few, _ = Rank(1).pack_product(lambda v: A @ v, start, 2)
-    S = Rank(1).expand(few, 200)
+    few, _ = Eigenpairs(1).pack_product(lambda v: A @ v, start, 2)
+    S = Eigenpairs(1).expand(few, 200)
     assert np.linalg.norm(A - S) ** 2 == pytest.approx(np.linalg.norm(A) ** 2 - np.linalg.norm(S) ** 2)
-    zero, again = Rank(1).pack_product(lambda v: 0 * v, start, 4)
-    assert not Rank(1).expand(zero, 200).any()
+    zero, again = Eigenpairs(1).pack_product(lambda v: 0 * v, start, 4)
+    assert not Eigenpairs(1).expand(zero, 200).any()
     assert np.array_equal(again, start)
 
 
@@ -312,10 +312,15 @@ def test_mistakes_are_told_in_words(text, says):
 
 def test_r_is_given_once_and_fits():
     assert make_compressor("top", 5) == Top(5)
-    assert make_compressor("rank", 5, matrices=True) == Rank(5)
+    assert make_compressor("rank", 5, matrices=True) == Eigenpairs(5)
     with pytest.raises(ConfigError, match="natural has no setting 'r'"):
         make_compressor("natural", 5)
-    for c, size in ((Top(8), 7), (Triangle(Top(29)), 7), (Rank(8), 7), (make_compressor("bernoulli:of=random:r=8"), 7)):
+    for c, size in (
+        (Top(8), 7),
+        (Triangle(Top(29)), 7),
+        (Eigenpairs(8), 7),
+        (make_compressor("bernoulli:of=random:r=8"), 7),
+    ):
         c.fit(size + 1)
         with pytest.raises(ConfigError, match="set r to fewer"):
             c.fit(size)
