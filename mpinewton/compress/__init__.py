@@ -26,7 +26,7 @@ __all__ = [
     "Top",
     "Triangle",
     "make_compressor",
-]  # fmt: skip
+]
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     kind.name: kind for kind in (Identity, Random, Top, Eigenpairs, Dithering, Natural, Bernoulli)
