@@ -7,29 +7,19 @@ to 5 %, with a coin or a cubic step 10 %. One word is sent for every trial of a 
 
 from __future__ import annotations
 
-import lzma
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
-from scipy import sparse
-from sklearn.datasets import load_svmlight_file
+from splits import SHARED, SPLITS, optimum, placed
 
-from mpinewton.data.shard import Shard
-from mpinewton.fleet.local import local_fleet
-from mpinewton.losses import make_loss
 from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, Iterations
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [
     pytest.mark.shared,
     pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets beside the checkout"),
 ]
 
-SPLITS = {"a2a": (15, 151, 123), "a7a": (100, 161, 123), "a9a": (80, 407, 123), "w8a": (142, 350, 300)}
 OPTIMA = {
     ("a2a", 1e-3): (0.350757461, 4.673161), ("a2a", 1e-4): (0.333353735, 9.911796),
     ("a7a", 1e-3): (0.336798108, 4.038500), ("a9a", 1e-3): (0.333347206, 3.988085),
@@ -62,30 +52,6 @@ METHODS = {
     "cnl-coin": ("cnl", EXACT | {"M": "radius", "p": 0.05}),
     "cnl-tight": ("cnl", EXACT | {"M": "tight"}),
 }
-
-
-@cache
-def split(name: str, dense: bool) -> list[Shard]:
-    """Rows of a worker one block after another; surplus rows are dropped."""
-    n, m, d = SPLITS[name]
-    with lzma.open(SHARED / f"{name}.xz") as file:
-        X, y = load_svmlight_file(file, n_features=d)
-    X = X.toarray() if dense else sparse.csr_array(X)
-    return [Shard(X[i * m : (i + 1) * m], y[i * m : (i + 1) * m]) for i in range(n)]
-
-
-def placed(name, l2, method, seed=0, dense=False):
-    fleet = local_fleet(split(name, dense), make_loss("logistic"), (-1.0, 1.0), l2, seed=seed)
-    method.fit(fleet.problem)
-    fleet.adopt(method)
-    return fleet
-
-
-@cache
-def optimum(name: str, l2: float):
-    method = make_method("newton", {})
-    ended = run(method, placed(name, l2, method), np.zeros(SPLITS[name][2]), [Iterations(12)])
-    return ended.state.w, ended.row.loss
 
 
 def crossings(name, l2, shift, cell, seed=0, gap=1e-12):

@@ -1,4 +1,4 @@
-"""The NEWTON-LEARN family stopped and resumed on another number of ranks: the bits of the undisturbed serial run."""
+"""NEWTON-LEARN, FedNL and others stopped, resumed on another number of ranks: the bits of an undisturbed serial run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ RUNS = {
     "cnl": ["cnl", "--set", "M=adaptive", "--set", "p=0.5"],
     "max-newton": ["max-newton"],
     "ship-data": ["ship-data"],
+    "fednl-ls": ["fednl-ls"],
+    "fednl-cr-dithering": ["fednl-cr", "--set", "compressor=dithering:levels=7"],
+    "fednl-pp": ["fednl-pp", "--set", "tau=3"],
+    "adiana": ["adiana"],
+    "bfgs-exact": ["bfgs", "--set", "hessian_start=exact", "--set", "search=none"],
 }
 ITERATIONS = {"ship-data": (2, 4), "max-newton": (2, 4)}
 
