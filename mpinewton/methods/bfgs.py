@@ -11,14 +11,12 @@ from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet
 from mpinewton.linalg.lowrank import combined
+from mpinewton.linalg.secant import FLAT, bfgs_inverse
 from mpinewton.linalg.symmetric import unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.methods.base import Iterate, Method
 from mpinewton.methods.linesearch import Backtracking, descend
 from mpinewton.methods.tasks import begun, curvature, largest_curvature, slope
-
-# Pairs with <s, y> below this part of |s| |y| have no curvature to learn from.
-FLAT = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +98,4 @@ def learnt(now: Secant, w: Array, g: Array) -> Secant:
     after = replace(now, place=w, slope=g)
     if not now.place.size:
         return after
-    s, y = w - now.place, g - now.slope
-    curved = float(s @ y)
-    if curved <= FLAT * np.sqrt((s @ s) * (y @ y)):
-        return after
-    B = now.B if now.B.size else curved / (y @ y) * np.eye(len(s))
-    # (I - s y'/<s, y>) B (I - y s'/<s, y>) + s s'/<s, y>, multiplied out.
-    By = B @ y
-    side = np.outer(s, By) / curved
-    return replace(after, B=B - (side + side.T) + ((y @ By) / curved + 1.0) / curved * np.outer(s, s))
+    return replace(after, B=bfgs_inverse(now.B, w - now.place, g - now.slope))
