@@ -32,8 +32,8 @@ class CompressedGradients(Method):
     """What the three share: an unbiased C, and L, from which their steps follow.
 
     Where `smoothness` is not given, every worker sends one float at the start, its own L_i, from a bound of the loss'
-    second derivative; L is their mean, which is not below the L of all rows (0.7 % above it on a2a, 43 % on w8a). In the
-    theory's steps n stands for 1 / max omega_i, the number of workers where their shares are equal.
+    second derivative; L is their mean, not below the L of all rows: 0.7 % above it on a2a, 43 % on w8a. In the theory's
+    steps n stands for 1 / max omega_i, the number of workers where their shares are equal.
     """
 
     compressor: str = "natural"  # C; or random:r=30, dithering:levels=11, ...
