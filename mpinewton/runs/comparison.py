@@ -85,7 +85,10 @@ def _provide(data: Data, folder: Path, session: Session, fresh: bool) -> None:
     log.info("packing %s", data.name)
     note.unlink(missing_ok=True)
     assert data.workers is not None
-    reading = Reading(format=data.format, features=data.features, rows=data.rows, label_column=data.label_column)
+    reading = Reading(
+        format=data.format, features=data.features, rows=data.rows, label_column=data.label_column,
+        allow_partial_last_line=data.allow_partial_last_line,
+    )  # fmt: skip
     pack(
         data.source, target, data.workers, partition=data.partition, seed=data.seed, scale=data.scale,
         storage=data.storage, overwrite=fresh, reading=reading, each=session.each,
