@@ -9,7 +9,8 @@ import numpy as np
 from scipy.special import expit
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import Classes, Loss, Targets
+from mpinewton.losses.base import Classes, Targets
+from mpinewton.losses.linear import LinearLoss
 
 
 def softplus(z: Array) -> Array:
@@ -18,7 +19,7 @@ def softplus(z: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Softplus(Loss):
+class Softplus(LinearLoss):
     """(softplus(z) - y)^2, softplus(z) = log(1 + exp(z))."""
 
     name: ClassVar[str] = "softplus"
