@@ -31,6 +31,8 @@ class Worker:
     rows : int
     l2 : array, shape (d,)
         Regularisation of every weight.
+    shapes : tuple of Shape
+        What the weights are.
     memory : dict of arrays
         What a method keeps here between calls; saved in checkpoints.
     """
@@ -39,6 +41,7 @@ class Worker:
         self.index, self.weight = index, float(problem.shares[index])
         self.l2, self.seed = problem.ridge, problem.seed
         self.rows = shard.rows
+        self.shapes = problem.shapes
         self.model: Model = problem.loss.on(shard, problem.classes)
         self.memory: dict[str, Array] = {}
         self.iteration = 0  # of the run; set by the host before every task

@@ -6,7 +6,14 @@ from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.pisa import Nsisa, Pisa, Sisa
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Newton, Giant, Dino, Lbfgs, GradientDescent)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        Newton, Giant, Dino, Lbfgs, GradientDescent,
+        Pisa, Sisa, Nsisa,
+    )
+}  # fmt: skip
 
 __all__ = ["METHODS", "Iterate", "Method"]

@@ -13,6 +13,19 @@ def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     return worker.value(), worker.gradient()
 
 
+def drawn(worker: Worker, batch: float | None, *key: int) -> Worker:
+    """The worker on a minibatch of (seed, worker, iteration, key), placed nowhere: rows without replacement.
+
+    `batch` is a number of rows from 1 on, a share of the worker's rows below 1, and None, or more than there are, all.
+    """
+    if batch is None:
+        return worker.part()
+    size = int(batch) if batch >= 1 else max(1, round(batch * worker.rows))
+    if size >= worker.rows:
+        return worker.part()
+    return worker.part(worker.rng(*key).choice(worker.rows, size, replace=False))
+
+
 def begun(fleet: Fleet, w: Array) -> Iterate:
     """The iterate at w, f and g known. 2 rounds."""
     f, g = fleet.mean(value_and_gradient, w)
