@@ -100,7 +100,7 @@ class Pisa(Method):
         if not loss.convex and (self.sigma is None or self._other_sigma_missing):
             raise ConfigError(
                 f"{self.name}: {loss.name} is not convex, so that sigma cannot be estimated: set sigma = 1/(learning "
-                "rate of plain SGD), 0.3 to 10 for networks; with newton-schulz 20 to 80, and schulz.other_sigma 0.3 to 10"
+                "rate of plain SGD), 0.3 to 10 for networks; newton-schulz 20 to 80, schulz.other_sigma 0.3 to 10"
             )
 
     @property
