@@ -12,6 +12,7 @@ from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.losses.base import Loss
 from mpinewton.losses.huber import Huber
 from mpinewton.losses.logistic import Logistic
+from mpinewton.losses.mlp import Mlp
 from mpinewton.losses.poisson import Poisson
 from mpinewton.losses.ridge import Ridge
 from mpinewton.losses.softmax import Softmax
@@ -19,7 +20,7 @@ from mpinewton.losses.softplus import Softplus
 
 __all__ = ["LOSSES", "Loss", "describe", "make_loss"]
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus)}
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus, Mlp)}
 
 
 def make_loss(text: str) -> Loss:
