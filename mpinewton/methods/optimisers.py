@@ -14,7 +14,7 @@ from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.preconditioners import hidden_weights, orthogonalised
 from mpinewton.methods.schedules import Decay
-from mpinewton.methods.tasks import drawn
+from mpinewton.methods.tasks import Sampling, drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,7 @@ class Optimiser(Method):
     lr: float = 0.1  # step size
     decay: Decay = field(default_factory=Decay)  # lr is multiplied by it
     batch: float | None = None  # rows a worker draws; below 1 a share of them; none: all
+    sampling: Sampling = "fresh"  # minibatches of their own each, or passes over the rows: epochs
 
     state: ClassVar[type[Iterate]] = Moving
     squares: ClassVar[bool] = False  # whether the second moment is kept
@@ -51,7 +52,7 @@ class Optimiser(Method):
         return replace(self.moved(fleet, now, g, factor), step=self.lr * factor)
 
     def slope(self, worker: Worker, w: Array) -> Array:
-        part = drawn(worker, self.batch)
+        part = drawn(worker, self.batch, self.sampling)
         part.place(w)
         return part.gradient()
 

@@ -16,7 +16,7 @@ from mpinewton.losses import Loss
 from mpinewton.methods.base import NAN, Iterate, Method, stuck
 from mpinewton.methods.preconditioners import NewtonSchulz, SecondMoment, Solver, hidden_weights, solve_curved
 from mpinewton.methods.schedules import Decay, spacing
-from mpinewton.methods.tasks import drawn
+from mpinewton.methods.tasks import Sampling, drawn
 
 log = logging.getLogger("mpinewton")
 LARGEST_SIGMA = 1e12  # no step is seen beyond
@@ -56,6 +56,7 @@ class Pisa(Method):
     every: int | Literal["auto"] = 1  # ... after so many iterations; auto: as fast as 0.99 at each
     decay: Decay = field(default_factory=Decay)  # sigma, and rho, are divided by it
     batch: float | None = None  # rows a worker draws; below 1 a share of them; none: all
+    sampling: Sampling = "fresh"  # minibatches of their own each, or passes over the rows: epochs
     ridge_local: float | None = None  # what of l2 the workers see; none: what the driver does not take
     ridge_driver: float = 0.0  # what of l2 the driver takes
     solver: Solver = "auto"  # for hessian
@@ -225,7 +226,7 @@ class Pisa(Method):
         return part.hessian_product(v)
 
     def local(self, worker: Worker, w: Array, pace: Array) -> tuple[Array, float, float]:
-        part, lam = drawn(worker, self.batch), self.freed(worker.l2)
+        part, lam = drawn(worker, self.batch, self.sampling), self.freed(worker.l2)
         part.place(w)
         memory = worker.memory
         pi = memory.get("pi", np.zeros_like(w))

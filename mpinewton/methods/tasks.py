@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.methods.base import Iterate
+
+Sampling = Literal["fresh", "epochs"]
 
 
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
@@ -13,17 +17,23 @@ def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     return worker.value(), worker.gradient()
 
 
-def drawn(worker: Worker, batch: float | None, *key: int) -> Worker:
-    """The worker on a minibatch of (seed, worker, iteration, key), placed nowhere: rows without replacement.
+def drawn(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> Worker:
+    """The worker on a minibatch of (seed, worker, iteration), placed nowhere: rows without replacement.
 
     `batch` is a number of rows from 1 on, a share of the worker's rows below 1, and None, or more than there are, all.
+    `fresh` draws from all rows every time; `epochs` goes through a permutation of them, and then draws another, so that
+    none is left out for long; the few rows that are left at its end are dropped.
     """
-    if batch is None:
-        return worker.part()
-    size = int(batch) if batch >= 1 else max(1, round(batch * worker.rows))
+    size = worker.rows if batch is None else int(batch) if batch >= 1 else max(1, round(batch * worker.rows))
     if size >= worker.rows:
         return worker.part()
-    return worker.part(worker.rng(*key).choice(worker.rows, size, replace=False))
+    if sampling == "fresh":
+        return worker.part(worker.rng().choice(worker.rows, size, replace=False))
+    left: Any = worker.memory.get("left")
+    if left is None or len(left) < size:
+        left = worker.rng().permutation(worker.rows)
+    worker.memory["left"] = left[size:]
+    return worker.part(left[:size])
 
 
 def begun(fleet: Fleet, w: Array) -> Iterate:

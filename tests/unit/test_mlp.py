@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -35,7 +37,7 @@ def slow(text, w, shard):
     total, mass = 0.0, np.ones(len(X)) if shard.weight is None else shard.weight
     for x, y, m in zip(X, shard.y, mass):
         first, a = 0, x.astype(float)
-        for k, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+        for k, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
             W = w[first : first + inputs * outputs].reshape(outputs, inputs)
             first += inputs * outputs
             z = W @ a + w[first : first + outputs]
@@ -171,5 +173,5 @@ def test_second_order_methods_train_it(method, settings):
     fleet.adopt(made)
     begun = fleet.problem.begin()
     run(made, fleet, begun, [Iterations(25)], watchers=[lambda row, _: losses.append(row.loss)])
-    assert all(after <= before + 1e-12 for before, after in zip(losses, losses[1:]))
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(losses))
     assert losses[-1] < 0.95 * losses[0]  # labels drawn at random: there is not much to learn
