@@ -10,9 +10,17 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.base import NAN, Iterate, Method, stuck
+from mpinewton.methods.tasks import runaway
 
 Drift = Callable[[Array], Array]  # of the local weights v (d,): what is added to every gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Walked(Iterate):
+    """An iterate, which the workers have not seen."""
+
+    first: float = NAN  # how far the workers went in the first round
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class FedAvg(Method):
     batch: int | None = 32  # rows of a local step; none: all
 
     name: ClassVar[str] = "fedavg"
+    state: ClassVar[type[Iterate]] = Walked
 
     def __post_init__(self) -> None:
         self.require(self.lr > 0, "lr", "greater than 0")
@@ -38,17 +47,19 @@ class FedAvg(Method):
         self.require(self.epochs >= 1, "epochs", "at least 1")
         self.require(self.batch is None or self.batch >= 1, "batch", "at least 1")
 
-    def start(self, fleet: Fleet, w: Array) -> Iterate:
-        return Iterate(w)
+    def start(self, fleet: Fleet, w: Array) -> Walked:
+        return Walked(w)
 
-    def step(self, fleet: Fleet, now: Iterate) -> Iterate:
+    def step(self, fleet: Fleet, now: Walked) -> Walked:
         return self.gone(now, fleet.mean(self.local, now.w))
 
-    def gone(self, now: Iterate, p: Array) -> Iterate:
+    def gone(self, now: Walked, p: Array) -> Walked:
         """The iterate after w <- w - p."""
-        if not np.isfinite(p @ p):
-            return stuck(now, f"diverged: a local step is not finite; set lr = {self.lr / 4:.3g}, not {self.lr:.3g}")
-        return replace(now, w=now.w - p, step=self.lr)
+        length = float(np.linalg.norm(p))
+        if runaway(length, now.first):
+            lr = f"set lr = {self.lr / 4:.3g} instead of {self.lr:.3g}"
+            return stuck(now, f"diverged: the workers went {length:.3g} away, and at first {now.first:.3g}; {lr}")
+        return replace(now, w=now.w - p, step=self.lr, first=length if now.first != now.first else now.first)
 
     def local(self, worker: Worker, w: Array) -> Array:
         return w - self.walked(worker, w)[0]
@@ -58,7 +69,7 @@ class FedAvg(Method):
     ) -> tuple[Array, int]:
         """Where the local steps lead from w, shape (d,), and their number tau. `late` is taken off each, times lr."""
         v, heavy, tau = w, np.zeros_like(w), 0
-        size = self.batch or worker.rows
+        size = self.batch or max(1, worker.rows)
         for epoch in range(self.epochs):
             order = worker.rng(epoch).permutation(worker.rows)
             for first in range(0, worker.rows, size):
@@ -101,7 +112,7 @@ class FedNova(FedAvg):
 
     name: ClassVar[str] = "fednova"
 
-    def step(self, fleet: Fleet, now: Iterate) -> Iterate:
+    def step(self, fleet: Fleet, now: Walked) -> Walked:
         p, a = fleet.mean(self.normalised, now.w)
         return self.gone(now, a * p)
 
@@ -113,7 +124,7 @@ class FedNova(FedAvg):
 
 
 @dataclass(frozen=True, eq=False)
-class Controlled(Iterate):
+class Controlled(Walked):
     """An iterate and the mean of the workers' controls."""
 
     control: Array = field(default_factory=lambda: np.zeros(0))  # c, shape (d,)

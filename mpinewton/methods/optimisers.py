@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.base import NAN, Iterate, Method, stuck
 from mpinewton.methods.preconditioners import hidden_weights, orthogonalised
 from mpinewton.methods.schedules import Decay
-from mpinewton.methods.tasks import Sampling, drawn
+from mpinewton.methods.tasks import Sampling, drawn, runaway
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,8 @@ class Moving(Iterate):
 
     momentum: Array = field(default_factory=lambda: np.zeros(0))  # shape (d,)
     square: Array = field(default_factory=lambda: np.zeros(0))  # of the gradient, shape (d,); (0,) where none is kept
+    steps: int = 0  # taken so far
+    first: float = NAN  # norm of the first gradient
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,12 @@ class Optimiser(Method):
 
     def step(self, fleet: Fleet, now: Moving) -> Moving:
         g = fleet.mean(self.slope, now.w)
-        if not np.isfinite(g @ g):
-            return stuck(now, f"diverged: the gradient is not finite; set lr = {self.lr / 4:.3g}, not {self.lr:.3g}")
-        factor = self.decay(fleet.iteration)
+        length = float(np.linalg.norm(g))
+        if runaway(length, now.first):
+            lr = f"set lr = {self.lr / 4:.3g} instead of {self.lr:.3g}"
+            return stuck(now, f"diverged: the gradient's norm is {length:.3g}, and was {now.first:.3g} at first; {lr}")
+        now = replace(now, steps=now.steps + 1, first=now.first if now.steps else length)
+        factor = self.decay(now.steps)
         return replace(self.moved(fleet, now, g, factor), step=self.lr * factor)
 
     def slope(self, worker: Worker, w: Array) -> Array:
@@ -105,7 +110,7 @@ class Adam(Optimiser):
         self.require(self.weight_decay >= 0, "weight_decay", "0 or more")
 
     def moved(self, fleet: Fleet, now: Moving, g: Array, factor: float) -> Moving:
-        m, v, p = adam_step(now.momentum, now.square, g, fleet.iteration, self)
+        m, v, p = adam_step(now, g, self)
         w = now.w * (1.0 - self.lr * factor * self.weight_decay) - self.lr * factor * p
         return replace(now, w=w, momentum=m, square=v)
 
@@ -164,14 +169,14 @@ class Muon(Optimiser):
         hidden = hidden_weights(shapes)
         b = self.momentum * now.momentum + g
         o = orthogonalised(g + self.momentum * b if self.nesterov else b, shapes, self.steps, True)
-        m, v, p = adam_step(now.momentum, now.square, g, fleet.iteration, self)
+        m, v, p = adam_step(now, g, self)
         w = now.w - factor * np.where(hidden, self.lr * o, self.other_lr * p)
         return replace(now, w=w, momentum=np.where(hidden, b, m), square=v)
 
 
-def adam_step(m: Array, v: Array, g: Array, t: int, betas: Any) -> tuple[Array, Array, Array]:
-    """Adam's moments after iteration t = 1, 2, ... and its direction, shapes (d,)."""
-    m = betas.beta1 * m + (1.0 - betas.beta1) * g
-    v = betas.beta2 * v + (1.0 - betas.beta2) * (g * g)
-    root = np.sqrt(v / (1.0 - betas.beta2**t)) + betas.eps
-    return m, v, m / (1.0 - betas.beta1**t) / root
+def adam_step(now: Moving, g: Array, betas: Adam | Muon) -> tuple[Array, Array, Array]:
+    """Adam's moments and its direction in step number now.steps, shapes (d,)."""
+    m = betas.beta1 * now.momentum + (1.0 - betas.beta1) * g
+    v = betas.beta2 * now.square + (1.0 - betas.beta2) * (g * g)
+    root = np.sqrt(v / (1.0 - betas.beta2**now.steps)) + betas.eps
+    return m, v, m / (1.0 - betas.beta1**now.steps) / root

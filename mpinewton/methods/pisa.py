@@ -19,7 +19,7 @@ from mpinewton.methods.schedules import Decay, spacing
 from mpinewton.methods.tasks import Sampling, drawn
 
 log = logging.getLogger("mpinewton")
-LARGEST_SIGMA = 1e12  # no step is seen beyond
+LARGEST_SIGMA = 1e12  # times the first: no step is seen beyond
 SKEWED = ("label-skew", "dirichlet")
 PATIENCE, LONGEST = 20, 100  # rounds in which a loss above its first is no sign, and after which nothing is restarted
 SPENT = 1e-9  # of |w|: a way still to go that is not worth going
@@ -90,9 +90,9 @@ class Pisa(Method):
 
     def fit_loss(self, loss: Loss) -> None:
         super().fit_loss(loss)
-        need = {"hessian": "hessian_product"}.get(self.preconditioner, "gradient")
-        if need not in loss.provides:
-            raise ConfigError(f"{self.name}: preconditioner=hessian needs {need}, which {loss.name} does not provide")
+        need = {"cholesky": "hessian", "woodbury": "curvature"}.get(self.solver, "hessian_product")
+        if self.preconditioner == "hessian" and need not in loss.provides:
+            raise ConfigError(f"{self.name}: solver={self.solver} needs {need}, which {loss.name} does not provide")
         if self.preconditioner == "hessian" and not loss.convex:
             raise ConfigError(
                 f"{self.name}: preconditioner=hessian wants a Hessian without negative eigenvalues (Gauss-Newton's "
@@ -169,15 +169,14 @@ class Pisa(Method):
     def paced(self, begun: Array, l: int) -> Array:  # noqa: E741
         """sigma and rho in iteration l = 1, 2, ... (2.12), of other weights too: shape (2,) or (4,)."""
         pace, slower = begun.copy(), self.decay(l)
-        pace[::2] /= self.gamma ** (l // spacing(self.every, self.gamma)) * slower
-        pace[::2] = np.maximum(np.minimum(pace[::2], LARGEST_SIGMA), begun[::2])
+        pace[::2] /= max(self.gamma ** (l // spacing(self.every, self.gamma)) * slower, 1 / LARGEST_SIGMA)
         pace[1::2] /= slower if self.decay.also_rho else 1.0
         return pace
 
     def sickness(self, now: Multiplied, u: Array, f: float, l: int) -> str:  # noqa: E741
         """Why the run goes wrong, in a sentence; "" if it does not."""
         advice = f"set sigma = {4 * now.pace[0]:.3g} instead of {now.pace[0]:.3g}"
-        if not (np.isfinite(f) and np.isfinite(u @ u)):
+        if not (np.isfinite(f) and np.isfinite(u).all()):
             return f"diverged: the workers' replies are not finite; {advice}, or lower rho if its momentum is near 1"
         if f > self.divergence * abs(now.first):
             return f"diverged: the loss is {f:.3g}, and was {now.first:.3g} in the beginning; {advice}"

@@ -9,6 +9,7 @@ from mpinewton.fleet import Fleet, Worker
 from mpinewton.methods.base import Iterate
 
 Sampling = Literal["fresh", "epochs"]
+RUNAWAY = 1e6
 
 
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
@@ -34,6 +35,11 @@ def drawn(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> 
         left = worker.rng().permutation(worker.rows)
     worker.memory["left"] = left[size:]
     return worker.part(left[:size])
+
+
+def runaway(length: float, first: float) -> bool:
+    """Whether a gradient or a way of this length, after a first one, means that the step size is too large."""
+    return not length <= RUNAWAY * first if first == first else length != length
 
 
 def begun(fleet: Fleet, w: Array) -> Iterate:
