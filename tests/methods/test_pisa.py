@@ -83,10 +83,10 @@ def test_the_stability_bound_is_sharp(rho):
     (w, _), far = problem.optimum, []
     for factor in (1.03, 0.97):
         method = Pisa(sigma=factor * 1.5 * largest - 2 * rho, rho=rho, gamma=1.0, divergence=1e300)
-        found = iterates(method, on_many(problem), problem.start, 1500)
+        found = iterates(method, on_many(problem), problem.start, 1000)
         far.append(np.linalg.norm(found[-1] - w) / np.linalg.norm(found[0] - w))
-    assert far[0] < 1e-6
-    assert far[1] > 1e6
+    assert far[0] < 1e-4
+    assert far[1] > 1e4
 
 
 @pytest.mark.parametrize("name", ["ridge-csr", "logistic-dense"])
