@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 from scipy.special import log_softmax
 
+from mpinewton.api import minimize
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet.local import local_fleet
@@ -148,6 +149,13 @@ def test_biases_and_intercept_are_not_regularised():
 def test_settings_that_are_refused(text, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make_loss(text)
+
+
+def test_who_names_no_start_gets_the_loss_s_own():
+    X, y = np.eye(6), np.array([0.0, 1.0, 2.0] * 2)
+    found = minimize("lbfgs", (X, y), loss="mlp:hidden=4", max_iterations=0, seed=3)
+    np.testing.assert_array_equal(found.x, make_loss("mlp:hidden=4").begin(6, (0.0, 1.0, 2.0), 3))
+    assert not minimize("lbfgs", (X, y), loss="softmax", max_iterations=0, seed=3).x.any()
 
 
 def test_labels_must_be_classes():
