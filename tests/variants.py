@@ -96,6 +96,21 @@ VARIANTS = {
     "bfgs-exact": Variant("bfgs", {"hessian_start": "exact"}, 200, monotone=True),
     "bfgs-bound": Variant("bfgs", {"hessian_start": "bound"}, 200, monotone=True),
     "bfgs-naive": Variant("bfgs", {"hessian_start": "exact", "search": None}, 200, not_on=("huber", "poisson")),
+    # As it is, sigma grows until the steps are spent: far enough for most of the way.
+    "pisa": Variant("pisa", {}, 100, gap=0.02),
+    "pisa-hessian": Variant("pisa", {"preconditioner": "hessian", "sigma": 1.0, "gamma": 1.0}, 500, gap=1e-4),
+    "sisa": Variant("sisa", {}, 100, gap=0.05),
+    "sisa-steady": Variant("sisa", {"gamma": 1.0, "rho": 10.0}, 500, gap=1e-3),
+    "nsisa": Variant("nsisa", {}, 100, gap=0.05),
+    # The workers' own optima draw it away from the common one, the less the smaller lr is.
+    "fedavg": Variant("fedavg", {"lr": 0.05, "momentum": 0.5}, 300, gap=0.15),
+    "fedprox": Variant("fedprox", {"lr": 0.05, "momentum": 0.5, "mu": 0.1}, 300, gap=0.15),
+    "fednova": Variant("fednova", {"lr": 0.05, "momentum": 0.5}, 300, gap=0.15),
+    "scaffold": Variant("scaffold", {"batch": None, "epochs": 2}, 300, gap=0.05),
+    "sgdm": Variant("sgdm", {}, 500, gap=1e-6),
+    "adam": Variant("adam", {"lr": 0.05}, 200, gap=0.01),
+    "adamw": Variant("adamw", {"lr": 0.05, "weight_decay": 1e-4}, 200, gap=0.01),
+    "muon": Variant("muon", {"other_lr": 0.05}, 200, gap=0.01),
 }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Shard
 from mpinewton.fleet.problem import Problem
-from mpinewton.losses.base import Point, Ray
+from mpinewton.losses.base import Model, Point, Ray
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
 REFRESH = 50
@@ -31,6 +31,8 @@ class Worker:
     rows : int
     l2 : array, shape (d,)
         Regularisation of every weight.
+    shapes : tuple of Shape
+        What the weights are.
     memory : dict of arrays
         What a method keeps here between calls; saved in checkpoints.
     """
@@ -39,7 +41,8 @@ class Worker:
         self.index, self.weight = index, float(problem.shares[index])
         self.l2, self.seed = problem.ridge, problem.seed
         self.rows = shard.rows
-        self.model = problem.loss.on(shard, problem.classes)
+        self.shapes = problem.shapes
+        self.model: Model = problem.loss.on(shard, problem.classes)
         self.memory: dict[str, Array] = {}
         self.iteration = 0  # of the run; set by the host before every task
         self._steps = 0
@@ -117,10 +120,11 @@ class Worker:
         """Random numbers of (seed, worker, iteration, key): the same in every layout and after every resume."""
         return random_numbers(self.seed, self.index, self.iteration, key)
 
-    def part(self, rows: Indices) -> Worker:
-        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,): a minibatch, placed nowhere yet."""
+    def part(self, rows: Indices | None = None) -> Worker:
+        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,), or on all: placed nowhere yet."""
         part = copy.copy(self)
-        part.model, part.rows = self.model.part(rows), len(rows)
+        if rows is not None:
+            part.model, part.rows = self.model.part(rows), len(rows)
         part._point = part._ray = part._p = None
         return part
 

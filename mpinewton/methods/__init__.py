@@ -5,6 +5,7 @@ from mpinewton.methods.bfgs import Bfgs
 from mpinewton.methods.cnl import Cnl
 from mpinewton.methods.compressed_gradients import Adiana, Dcgd, Diana
 from mpinewton.methods.dino import Dino
+from mpinewton.methods.federated import FedAvg, FedNova, FedProx, Scaffold
 from mpinewton.methods.fednl import FedNL, FedNLCubic, FedNLSearch
 from mpinewton.methods.fednl_pp import FedNLPartial
 from mpinewton.methods.giant import Giant
@@ -14,6 +15,8 @@ from mpinewton.methods.newton import Newton
 from mpinewton.methods.newton_coefficients import NewtonCoefficients
 from mpinewton.methods.newton_zero import NewtonZero
 from mpinewton.methods.nl import Nl1, Nl2
+from mpinewton.methods.optimisers import Adam, AdamW, Muon, Sgdm
+from mpinewton.methods.pisa import Nsisa, Pisa, Sisa
 from mpinewton.methods.quantised_bfgs import QuantisedBfgs
 from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
@@ -23,6 +26,8 @@ ALL: tuple[type[Method], ...] = (
     # NEWTON-LEARN and what it is compared with
     NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
     FedNL, FedNLSearch, FedNLCubic, FedNLPartial, Dcgd, Diana, Adiana, QuantisedBfgs,
+    # PISA and what it is compared with
+    Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {method.name: method for method in ALL}
 
