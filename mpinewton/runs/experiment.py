@@ -259,6 +259,7 @@ def _located(section: Any, base: Path, names: Iterable[str]) -> Any:
 
 def _shown(path: Path) -> str:
     """The path as one would type it from where the command was given."""
+    path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
