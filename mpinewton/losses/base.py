@@ -163,6 +163,12 @@ class LinearModel:
         part.weight = (1.0 if isinstance(self.weight, float) else self.weight[rows]) / (mass or 1.0)
         return part
 
+    def emphasis(self, rows: NDArray[np.intp]) -> float:
+        """Mean weight of some of its rows over that of all."""
+        if isinstance(self.weight, float):
+            return 1.0
+        return float(self.weight[rows].sum() * self.rows.n) / max(1, len(rows))
+
     def logits(self, w: Array) -> Array:
         """X w, shape (n,) or (n, C)."""
         return self.rows.times(w if self.outputs == 1 else w.reshape(-1, self.outputs))

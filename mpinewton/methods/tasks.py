@@ -23,3 +23,8 @@ def advance(worker: Worker, step: float) -> tuple[float, Array]:
     """Go the step along the direction that was searched: f_i and its gradient there, d + 1 floats."""
     worker.advance(step)
     return worker.value(), worker.gradient()
+
+
+def hessian_product(worker: Worker, v: Array) -> Array:
+    """The Hessian of f_i where the worker stands, times v: d floats."""
+    return worker.hessian_product(v)
