@@ -35,9 +35,9 @@ class Dino(Inner):
     `lsmr` solves the two problems as published, by LSMR and CG, at two products with H_i a step. `lanczos` solves both
     in one Krylov space K(H_i, g), at one product a step, and comes closer with as many products.
 
-    theta and phi have units. With `adaptive` they are theta_hat/h and phi_hat h, where h is the mean of |H_i g_i|/|g_i|,
-    which comes with the gradient; phi_hat falls to a quarter after a step of 1/2 or more, and rises fourfold after a
-    step of 1/8 or less along tilted directions.
+    theta and phi have units. With `adaptive` they are theta_hat/h and phi_hat h, where h is the mean of
+    |H_i g_i|/|g_i| and comes with the gradient; phi_hat falls to a quarter after a step of 1/2 or more, and rises
+    fourfold after a step of 1/8 or less along tilted directions.
 
     6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up. (adaptive: two more down, one more up.)
     """
