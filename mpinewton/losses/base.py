@@ -43,6 +43,7 @@ class Model(Protocol):
     """A loss on one shard: a function of the weights alone."""
 
     size: int  # d, the number of weights
+    weight: Array | float  # what every row counts in the mean, shape (n,); one number where all count alike
 
     def at(self, w: Array, **kept: Array) -> Point: ...
     def part(self, rows: NDArray[np.intp]) -> Model: ...  # the mean over some of the rows, shape (k,)
@@ -154,3 +155,8 @@ def weights_of_part(weight: Array | float, rows: NDArray[np.intp]) -> Array | fl
         return 1.0 / max(1, len(rows))
     part = weight[rows]
     return np.asarray(part / (part.sum() or 1.0))
+
+
+def emphasis(weight: Array | float, rows: NDArray[np.intp]) -> float:
+    """Mean weight of some of the rows, (k,), over that of all."""
+    return 1.0 if isinstance(weight, float) else float(weight[rows].sum() * len(weight)) / max(1, len(rows))

@@ -103,3 +103,8 @@ def largest_curvature(worker: Worker) -> float:
     e, Y = np.linalg.eigh(space.T[:-1])
     # Of a Krylov space comes a lower bound; an eigenvalue is no further from it than its residual is long.
     return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))
+
+
+def hessian_product(worker: Worker, v: Array) -> Array:
+    """The Hessian of f_i where the worker stands, times v: d floats."""
+    return worker.hessian_product(v)
