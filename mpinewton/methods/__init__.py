@@ -11,6 +11,7 @@ from mpinewton.methods.newton_coefficients import NewtonCoefficients
 from mpinewton.methods.newton_zero import NewtonZero
 from mpinewton.methods.nl import Nl1, Nl2
 from mpinewton.methods.quantised_bfgs import QuantisedBfgs
+from mpinewton.methods.ranl import Ranl
 from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
 
@@ -19,6 +20,7 @@ ALL: tuple[type[Method], ...] = (
     # NEWTON-LEARN and what it is compared with
     NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
     QuantisedBfgs,
+    Ranl,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {method.name: method for method in ALL}
 
