@@ -50,5 +50,6 @@ def solve_following(H: Array, g: Array, L: Array) -> tuple[Solved, Array]:
 
 
 def solve_factored(L: Array, g: Array) -> Array:
-    """(L L')^-1 g for lower triangular L (d, d)."""
-    return np.asarray(solve_triangular(L, solve_triangular(L, g, lower=True), lower=True, trans=1))
+    """(L L')^-1 g for lower triangular L (d, d); not finite where g is not."""
+    half = solve_triangular(L, g, lower=True, check_finite=False)
+    return np.asarray(solve_triangular(L, half, lower=True, trans=1, check_finite=False))

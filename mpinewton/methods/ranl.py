@@ -35,7 +35,7 @@ class Remembered(Factored):
 
 @dataclass(frozen=True)
 class Ranl(Method):
-    """RANL, resource-adaptive Newton learning (complete in Algorithm 1 of its paper), repaired: convex losses, l2 > 0.
+    """RANL, resource-adaptive Newton learning (its paper's Algorithm 1), repaired: any loss with a Hessian.
 
     The weights are cut in Q regions. A round, every worker sends the gradient of its own choice of them, and Q bits
     that say which; the driver remembers the latest block of every worker and region, and goes
@@ -46,10 +46,11 @@ class Ranl(Method):
     the pruned losses, and H^-1 amplifies what differs between workers and between blocks: after the first step the
     objective rises. Here, x is not pruned, only what is sent, and g is the mean of the memory over all workers. Both
     are needed, and with them convergence is linear, at the rate of Newton Zero or somewhat slower; where a region may
-    go unheard for long the step must be smaller. Fixed masks never hear some regions: no repair makes them exact.
+    go unheard for long the step must be smaller. It is local, as Newton Zero is. No repair is exact where regions of a
+    worker are never heard: with fixed masks, and with those by magnitude as long as the same weights stay large.
 
     Work and memory: at an unpruned x a worker needs the logits X x of all weights, and saves of the other half, X'r,
-    what it does not keep; as printed both products shrink. Copies of the data are never made.
+    what it does not keep; as printed both products shrink. Nothing is copied: parts of the data are views.
 
     Policies: `full` masks are Newton Zero; `fixed` keeps the same regions for good; `bernoulli` keeps each with chance
     `keep`; `round-robin` so many neighbouring ones, one on a round; `magnitude` those with the largest weights;
@@ -84,7 +85,6 @@ class Ranl(Method):
 
     name: ClassVar[str] = "ranl"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
-    convex_only: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Remembered
     aliases: ClassVar[Mapping[str, str]] = {"step": "step_size"}
 
