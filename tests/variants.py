@@ -72,6 +72,18 @@ VARIANTS = {
     "cnl-radius": Variant("cnl", {"r": 5, "M": "radius", "h0": "exact"}, 3000, monotone=True),
     "cnl-adaptive": Variant("cnl", {"r": 5, "M": "adaptive", "p": 0.5}, 3000, monotone=True),
     "ship-data": Variant("ship-data", {}, 30),
+    # As local as newton-zero.
+    "ranl": Variant("ranl", {}, 500, not_on=("huber", "poisson")),
+    "ranl-full": Variant("ranl", {"policy": "full"}, 500, not_on=("huber", "poisson")),
+    "ranl-round-robin": Variant("ranl", {"policy": "round-robin"}, 500, not_on=("huber", "poisson")),
+    "ranl-groups": Variant(
+        "ranl",
+        {"policy": "round-robin", "split": "features", "groups": "1,2,3"},
+        500,
+        not_on=("huber", "poisson"),
+    ),
+    "ranl-resources": Variant("ranl", {"policy": "resources", "budget": "18,9"}, 500, not_on=("huber", "poisson")),
+    "ranl-short-steps": Variant("ranl", {"step": 0.5}, 500, not_on=("huber", "poisson")),
 }
 
 
