@@ -153,7 +153,7 @@ class Ranl(Method):
         H = unpack_triangle(fleet.mean(self.curvature, w))
         # Short of l2 by more than rounding: where l2 is the least eigenvalue, H is to pass as it is.
         mu = (1 - 1e-6) * fleet.problem.l2 if self.mu is None else self.mu
-        return factored(projected(H, mu) if np.isfinite(H).all() else H)
+        return factored(projected(H, mu) if mu and np.isfinite(H).all() else H)
 
     def length(self, coverage: float) -> float:
         """The step, where such a share of the gradients has been sent."""
