@@ -37,7 +37,7 @@ def weights(found):
     return np.array([state.w for state in found])
 
 
-# -- against other methods ----------------------------------------------------------------------------------------------
+# -- against other methods ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -96,7 +96,7 @@ def test_a_large_mu_is_gradient_descent():
         w = w - problem.objective(w)[1] / 50.0
 
 
-# -- against the algorithm, slowly ----------------------------------------------------------------------------------------
+# -- against the algorithm, slowly -------------------------------------------------------------------------------------
 
 
 def shard_gradient(problem, i, w):
@@ -167,7 +167,7 @@ def test_by_magnitude_the_largest_weights_are_kept():
     assert norms[sent].min() > norms[~sent].max()
 
 
-# -- regions ------------------------------------------------------------------------------------------------------------
+# -- regions -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_vector_of_few_weights_has_a_region_each():
     assert np.array_equal(make_method("ranl", {}).numbers(6, 1), np.arange(6))
 
 
-# -- what travels, and what the history says --------------------------------------------------------------------------------
+# -- what travels, and what the history says ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["bernoulli", "round-robin", "fixed", "magnitude"])
@@ -245,7 +245,7 @@ def test_the_step_is_twice_what_is_kept_and_1_at_most(policy, keep, step):
     assert states(on_many(problem), problem.start, 2, policy=policy, keep=keep, step="0.25")[-1].step == 0.25
 
 
-# -- resources ------------------------------------------------------------------------------------------------------------
+# -- resources ---------------------------------------------------------------------------------------------------------
 
 
 def test_budgets_are_kept_and_all_regions_heard_in_turn():
@@ -295,7 +295,7 @@ def test_the_slowdown_is_in_proportion_to_the_products_done(printed, work, monke
     np.testing.assert_allclose(slept, (factor * work(sent))[busy])
 
 
-# -- trouble and refusals -------------------------------------------------------------------------------------------------
+# -- trouble and refusals ----------------------------------------------------------------------------------------------
 
 
 def test_a_hessian_without_a_factor_is_said():
@@ -369,7 +369,7 @@ def test_layers_of_one_vector_are_refused():
         make_method("ranl", {"split": "layers"}).fit(problem)
 
 
-# -- chance and resuming ----------------------------------------------------------------------------------------------------
+# -- chance and resuming -----------------------------------------------------------------------------------------------
 
 
 def test_minibatches_are_drawn_anew_and_right_in_the_mean():
