@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,10 +25,11 @@ class SubModel:
     def __init__(self, model: LinearModel, kept: NDArray[np.bool_]) -> None:
         self.model = model
         grid = kept.reshape(-1, model.outputs)
-        features, self.outputs = grid.any(axis=1), np.flatnonzero(grid.any(axis=0))
+        features: NDArray[np.bool_] = np.asarray(grid.any(axis=1))
+        self.outputs = np.flatnonzero(grid.any(axis=0))
         # Neighbouring features are one product.
-        turns = np.flatnonzero(np.diff(features, prepend=False, append=False))
-        self.runs = [slice(int(first), int(end)) for first, end in zip(turns[::2], turns[1::2])]
+        turns = np.flatnonzero(features[1:] != features[:-1]) + 1
+        self.runs = [slice(a, b) for a, b in pairwise([0, *turns.tolist(), len(features)]) if features[a]]
         self.within = grid[features][:, self.outputs]
         self.work = self.within.size / kept.size  # of a product with all weights
 
