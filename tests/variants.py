@@ -72,6 +72,30 @@ VARIANTS = {
     "cnl-radius": Variant("cnl", {"r": 5, "M": "radius", "h0": "exact"}, 3000, monotone=True),
     "cnl-adaptive": Variant("cnl", {"r": 5, "M": "adaptive", "p": 0.5}, 3000, monotone=True),
     "ship-data": Variant("ship-data", {}, 30),
+    # Local methods without a safeguard, started too far away.
+    "fednl": Variant("fednl", {}, 300, not_on=("huber", "poisson")),
+    "fednl-dithering": Variant("fednl", {"compressor": "dithering", "alpha": 0.3}, 300, not_on=("huber", "poisson")),
+    "fednl-2": Variant("fednl", {"option": 2, "hessian_start": "zero"}, 500),
+    "fednl-ls": Variant("fednl-ls", {}, 300, monotone=True),
+    "fednl-ls-formed": Variant("fednl-ls", {"products": 0, "r": 2}, 300, monotone=True),
+    "fednl-ls-exact": Variant("fednl-ls", {"hessian_start": "exact", "r": 2}, 300, monotone=True),
+    "fednl-ls-top": Variant("fednl-ls", {"compressor": "top", "r": 6}, 300, monotone=True),
+    "fednl-ls-32": Variant("fednl-ls", {"compressor": "rank:word=32"}, 300, monotone=True),
+    "fednl-cr": Variant("fednl-cr", {}, 2000, monotone=True),
+    "fednl-cr-zero": Variant("fednl-cr", {"hessian_start": "zero", "r": 2}, 2000, monotone=True),
+    "fednl-pp": Variant("fednl-pp", {}, 1000),
+    "fednl-pp-zero": Variant("fednl-pp", {"hessian_start": "zero", "tau": 1}, 2000),
+    # What a constant step and noise leave; and linear rates in the condition of the problem.
+    "dcgd": Variant("dcgd", {}, 500, gap=0.1),
+    "diana": Variant("diana", {}, 3000, gap=1e-4),
+    "diana-dithering": Variant(
+        "diana", {"compressor": "dithering", "smoothness": 3.0}, 1000, gap=1e-2, not_on=("poisson",)
+    ),
+    "adiana": Variant("adiana", {}, 2000, gap=1e-4),
+    "bfgs": Variant("bfgs", {}, 200, monotone=True),
+    "bfgs-exact": Variant("bfgs", {"hessian_start": "exact"}, 200, monotone=True),
+    "bfgs-bound": Variant("bfgs", {"hessian_start": "bound"}, 200, monotone=True),
+    "bfgs-naive": Variant("bfgs", {"hessian_start": "exact", "search": None}, 200, not_on=("huber", "poisson")),
     # As local as newton-zero.
     "ranl": Variant("ranl", {}, 500, not_on=("huber", "poisson")),
     "ranl-full": Variant("ranl", {"policy": "full"}, 500, not_on=("huber", "poisson")),

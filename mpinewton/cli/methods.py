@@ -30,7 +30,7 @@ def command(name: str | None) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for row in rows:
         click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip())
-    click.echo("\nRounds and floats per worker are those of one iteration; d is the number of weights.")
+    click.echo("\nRounds and floats per worker are those of one iteration; d weights, and m rows on the worker.")
 
 
 def flattened(settings: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:

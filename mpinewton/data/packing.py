@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from mpinewton.data.shardfile import Header, write_shard
 from mpinewton.data.source import CLASSES, Block, Reading, Source
 from mpinewton.data.sources import open_source
 from mpinewton.data.spool import Spool, join, scaled, spool
+from mpinewton.durable import sync_folder
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 
 Item = dict[str, Any]
@@ -173,7 +173,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _put_in_place(work: Path, target: Path) -> None:
-    _flush(work / FOLDER)
+    sync_folder(work / FOLDER)
     old = work / "old"
     if target.exists():
         target.rename(old)
@@ -183,15 +183,7 @@ def _put_in_place(work: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    _flush(target.parent)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)
 
 
 def _spool(source: Source, scale: str, work: Path, each: Each) -> Spool:

@@ -74,7 +74,7 @@ class Ledger:
 
     @contextmanager
     def free(self) -> Iterator[None]:
-        """What crosses while this is open is entered as round 0, for all to see, and counts nowhere."""
+        """What crosses while this is open is entered as round 0, for all to see, and counts for no worker."""
         before, self._free = self._free, True
         try:
             yield

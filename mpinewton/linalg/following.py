@@ -34,14 +34,9 @@ def solve_following(H: Array, g: Array, L: Array) -> tuple[Solved, Array]:
     if len(g) < SMALL:
         return solve_positive(H, g), L
     if L.size:
-        solved = cg(
-            lambda v: solve_triangular(L, H @ solve_triangular(L, v, lower=True, trans=1), lower=True),
-            solve_triangular(L, g, lower=True),
-            STALE,
-            TOLERANCE,
-        )
+        solved = cg(lambda v: _down(L, H @ _up(L, v)), _down(L, g), STALE, TOLERANCE)
         if solved.status == "solved":
-            return Solved(solve_triangular(L, solved.x, lower=True, trans=1), solved.iterations, "solved"), L
+            return Solved(_up(L, solved.x), solved.iterations, "solved"), L
     try:
         L = np.ascontiguousarray(cholesky(H, lower=True))
     except (LinAlgError, ValueError):  # ValueError: not finite
@@ -51,5 +46,12 @@ def solve_following(H: Array, g: Array, L: Array) -> tuple[Solved, Array]:
 
 def solve_factored(L: Array, g: Array) -> Array:
     """(L L')^-1 g for lower triangular L (d, d); not finite where g is not."""
-    half = solve_triangular(L, g, lower=True, check_finite=False)
-    return np.asarray(solve_triangular(L, half, lower=True, trans=1, check_finite=False))
+    return _up(L, _down(L, g))
+
+
+def _down(L: Array, v: Array) -> Array:
+    return np.asarray(solve_triangular(L, v, lower=True, check_finite=False))
+
+
+def _up(L: Array, v: Array) -> Array:
+    return np.asarray(solve_triangular(L, v, lower=True, trans=1, check_finite=False))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any, get_type_hints
 
-import msgspec
-
-from mpinewton.errors import ConfigError, did_you_mean
+from mpinewton.choices import chosen
 from mpinewton.losses.base import Loss
 from mpinewton.losses.huber import Huber
 from mpinewton.losses.logistic import Logistic
@@ -30,26 +27,7 @@ def make_loss(text: str) -> Loss:
     ConfigError
         If there is no such loss or setting, or a value does not fit.
     """
-    name, colon, rest = text.partition(":")
-    if name not in LOSSES:
-        raise ConfigError(f"there is no loss {name!r}{did_you_mean(name, LOSSES)}")
-    loss = LOSSES[name]
-    known = {field.name: get_type_hints(loss)[field.name] for field in dataclasses.fields(loss)}
-    settings: dict[str, Any] = {}
-    for item in rest.split(",") if colon else ():
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals:
-            raise ConfigError(f"loss {text!r}: {item!r} is not key=value; write {name}:key=value,key=value")
-        if key not in known:
-            raise ConfigError(f"loss {name} has no setting {key!r}{did_you_mean(key, known)}")
-        try:
-            settings[key] = msgspec.convert(value, known[key], strict=False)
-        except msgspec.ValidationError:
-            kind = {bool: "true or false", float: "a number", int: "a whole number"}.get(
-                known[key], known[key].__name__
-            )
-            raise ConfigError(f"loss {name}: {key} = {value!r} must be {kind}") from None
-    return loss(**settings)
+    return chosen(text, LOSSES, "loss")
 
 
 def describe() -> list[str]:

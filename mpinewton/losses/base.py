@@ -186,9 +186,10 @@ class LinearModel:
             return self.rows.transpose_times(r).ravel() * self.weight
         return self.rows.transpose_times((self.weight * r.T).T).ravel()
 
-    def shares(self, rows: slice | NDArray[np.intp] = slice(None)) -> Array:
-        """What (some of) the rows count in the mean, shape (n,)."""
-        return np.full(self.rows.n, self.weight)[rows] if isinstance(self.weight, float) else self.weight[rows]
+    @property
+    def shares(self) -> Array:
+        """What every row counts in the mean, shape (n,)."""
+        return np.full(self.rows.n, self.weight) if isinstance(self.weight, float) else self.weight
 
     def mean(self, values: Array, rows: slice = slice(None)) -> Array:
         """Weighted sum over (some of) the rows, shape (...) for values of shape (..., n)."""

@@ -47,7 +47,7 @@ class SubModel:
         """What the mean loss, without l2, has as gradient for the kept weights where the logits are z: shape (k,)."""
         if not self.runs:
             return np.zeros(0)
-        r = (self.model.shares() * self.model.loss.slopes(z, self.model.t).T).T
+        r = (self.model.shares * self.model.loss.slopes(z, self.model.t).T).T
         if r.ndim == 2:
             r = r[:, self.outputs]
         G = np.concatenate([self.model.rows.transpose_times_some(r, run) for run in self.runs])

@@ -1,8 +1,12 @@
 """The methods, by name."""
 
 from mpinewton.methods.base import Iterate, Method
+from mpinewton.methods.bfgs import Bfgs
 from mpinewton.methods.cnl import Cnl
+from mpinewton.methods.compressed_gradients import Adiana, Dcgd, Diana
 from mpinewton.methods.dino import Dino
+from mpinewton.methods.fednl import FedNL, FedNLCubic, FedNLSearch
+from mpinewton.methods.fednl_pp import FedNLPartial
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
@@ -16,10 +20,10 @@ from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
 
 ALL: tuple[type[Method], ...] = (
-    Newton, GradientDescent, Lbfgs, Giant, Dino,
+    Newton, GradientDescent, Lbfgs, Bfgs, Giant, Dino,
     # NEWTON-LEARN and what it is compared with
     NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
-    QuantisedBfgs,
+    FedNL, FedNLSearch, FedNLCubic, FedNLPartial, Dcgd, Diana, Adiana, QuantisedBfgs,
     Ranl,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {method.name: method for method in ALL}

@@ -13,7 +13,7 @@ import numpy as np
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem
-from mpinewton.losses import Loss
+from mpinewton.losses import LOSSES, Loss
 
 NAN = float("nan")
 
@@ -87,6 +87,15 @@ class Method(ABC):
         if self.convex_only and not loss.convex:
             raise ConfigError(
                 f"{self.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do"
+            )
+
+    def need(self, loss: Loss, what: str, setting: str, remedy: str) -> None:
+        """Refuse a setting that this loss cannot serve, naming losses that can. Raises ConfigError."""
+        if what not in loss.provides:
+            able = ", ".join(name for name, kind in LOSSES.items() if what in kind.provides)
+            raise ConfigError(
+                f"{self.name}: {setting} needs the {what.replace('_', ' ')} of the loss, and {loss.name} has none; "
+                f"{remedy}, and {able} have one"
             )
 
     def require(self, holds: bool, setting: str, rule: str) -> None:

@@ -54,7 +54,7 @@ class Cnl(Majorising):
             self.need(loss, "curvature_slope", f"M={self.M}", "M=adaptive needs none")
 
     def start(self, fleet: Fleet, w: Array) -> Cubed:
-        now: Cubed = self.begun(fleet, Cubed(w))
+        now = self.begun(fleet, Cubed(w))
         if self.M == "adaptive":
             return replace(now, cube=1.0, value=fleet.mean(loss_at, w))
         if self.M == "radius":
@@ -65,7 +65,9 @@ class Cnl(Majorising):
     def step(self, fleet: Fleet, now: Cubed) -> Cubed:
         g = fleet.mean(slope, now.w)
         lessons = fleet.gather(self.ratio_and_lesson)
-        H = self.majorised(fleet, now, lessons)
+        H = self.majorised(fleet, now, [lesson[0] for lesson in lessons])
+        if not (np.isfinite(H).all() and np.isfinite(g).all()):
+            return stuck(now, "the gradient or the curvature is not finite: start nearer, or scale the features")
         later = self.learnt(fleet, now, [lesson[1:] for lesson in lessons])
         if self.M != "adaptive":
             s = cubic_step(H, g, now.cube).s
@@ -84,7 +86,7 @@ class Cnl(Majorising):
         """The mean of nu |a| a a' over the rows of a worker: its upper triangle."""
         model = linear(worker)
         nu = model.loss.nu(model.t)
-        return pack_triangle(model.rows.gram(model.shares() * nu * np.sqrt(model.rows.squares)))
+        return pack_triangle(model.rows.gram(model.shares * nu * np.sqrt(model.rows.squares)))
 
     def radius_cubed(self, worker: Worker) -> float:
         """max nu |a|^3 over the rows of a worker."""

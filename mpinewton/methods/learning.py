@@ -15,7 +15,7 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.following import with_rows
 from mpinewton.linalg.packed import Bits, Bytes, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
-from mpinewton.losses import LOSSES, Loss
+from mpinewton.losses import Loss
 from mpinewton.methods.base import NAN, Iterate, Method
 from mpinewton.methods.known_rows import Informed, all_rows, first_numbers, made_dense, told
 from mpinewton.methods.tasks import linear
@@ -62,6 +62,7 @@ class Learning(Method):
     h0: Literal["quarter", "exact"] = "quarter"
 
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian", "curvature")
+    rows_travel: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Learned
 
     def __post_init__(self) -> None:
@@ -73,15 +74,6 @@ class Learning(Method):
         super().fit_loss(loss)
         if self.h0 == "quarter":
             self.need(loss, "curvature_bound", "h0=quarter", "h0=exact needs none")
-
-    def need(self, loss: Loss, what: str, setting: str, remedy: str) -> None:
-        """Refuse a setting that this loss cannot serve, naming losses that can. Raises ConfigError."""
-        if what not in loss.provides:
-            able = ", ".join(name for name, kind in LOSSES.items() if what in kind.provides)
-            raise ConfigError(
-                f"{self.name}: {setting} needs the {what.replace('_', ' ')} of the loss, and {loss.name} has none; "
-                f"{remedy}, and {able} have one"
-            )
 
     def fit(self, problem: Problem) -> None:
         super().fit(problem)
@@ -158,17 +150,17 @@ class Learning(Method):
     def lesson(self, worker: Worker) -> Lesson:
         """What the worker tells of its coefficients where it stands; r floats, and rows that are new to the driver."""
         model, h, m = linear(worker), worker.memory["h"], worker.rows
-        change = worker.point.curvatures() - h
+        now = worker.point.curvatures()
+        change = now - h
         J = drawn(worker.rng(), m, self.r, self.p)
         if self.choice == "top" and len(J):
-            weight = model.shares() * model.rows.squares
-            J = np.argsort(-np.abs(change) * weight, kind="stable")[: self.r]
+            J = np.argsort(-np.abs(change) * (model.shares * model.rows.squares), kind="stable")[: self.r]
         # One rate on either side of the chance: eta (omega + 1) of the difference, all of it by default.
         rate = 1.0 if self.eta is None else self.eta if self.choice == "top" else self.eta * m / (self.r * self.p)
         after = h.copy()
-        after[J] = worker.point.curvatures()[J] - (1.0 - min(1.0, rate)) * change[J]
+        after[J] = now[J] - (1.0 - min(1.0, rate)) * change[J]
         worker.memory["h"] = after
-        c = worker.weight * model.shares(J) * (after[J] - h[J])
+        c = worker.weight * model.shares[J] * (after[J] - h[J])
         numbers = [(J, width_of(m))] if self.choice == "top" else []
         if self.repeats:
             return c, pack_bits(*numbers), made_dense(worker, J)

@@ -33,6 +33,7 @@ class NewtonCoefficients(Method):
 
     name: ClassVar[str] = "newton-coefficients"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian", "curvature")
+    rows_travel: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Informed
 
     def start(self, fleet: Fleet, w: Array) -> Informed:
@@ -51,4 +52,4 @@ class NewtonCoefficients(Method):
 
     def coefficients(self, worker: Worker) -> Array:
         """h_ij where the worker stands, times what the row counts in the whole; shape (m,)."""
-        return np.asarray(worker.weight * linear(worker).shares() * worker.point.curvatures())
+        return np.asarray(worker.weight * linear(worker).shares * worker.point.curvatures())

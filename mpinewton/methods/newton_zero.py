@@ -9,11 +9,10 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
 from mpinewton.data.shard import Array
-from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.following import solve_factored
 from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
-from mpinewton.losses import LOSSES, Loss
+from mpinewton.losses import Loss
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.linesearch import Backtracking, no_step
 from mpinewton.methods.tasks import advance, curvature, linear, slope, value_and_gradient
@@ -46,12 +45,8 @@ class NewtonZero(Method):
 
     def fit_loss(self, loss: Loss) -> None:
         super().fit_loss(loss)
-        if self.h0 == "quarter" and "curvature_bound" not in loss.provides:
-            able = ", ".join(name for name, kind in LOSSES.items() if "curvature_bound" in kind.provides)
-            raise ConfigError(
-                f"newton-zero: h0=quarter needs the curvature bound of the loss, and {loss.name} has none; "
-                f"h0=exact needs none, and {able} have one"
-            )
+        if self.h0 == "quarter":
+            self.need(loss, "curvature_bound", "h0=quarter", "h0=exact needs none")
 
     def start(self, fleet: Fleet, w: Array) -> Factored:
         if self.h0 == "exact":
@@ -88,4 +83,4 @@ def factored(H: Array) -> Array:
 def bounding_curvature(worker: Worker) -> Array:
     """The upper triangle of sum gamma a a' over the rows of a worker, no ridge."""
     model = linear(worker)
-    return pack_triangle(model.rows.gram(model.shares() * model.loss.gamma(model.t)))
+    return pack_triangle(model.rows.gram(model.shares * model.loss.gamma(model.t)))

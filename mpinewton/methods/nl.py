@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from mpinewton.linalg.following import solve_following
 from mpinewton.linalg.packed import Bytes
 from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
 from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.learning import Learned, Learning, Lesson
+from mpinewton.methods.learning import Learned, Learning
 from mpinewton.methods.linesearch import Backtracking, no_step
 from mpinewton.methods.tasks import go, linear, loss_at, slope, slope_here
 
@@ -71,7 +71,7 @@ class Nl1(Learning):
 
     def first_curvature(self, worker: Worker, *w: Array) -> Array:
         h, model = self.first_h(worker, *w), linear(worker)
-        return pack_triangle(model.rows.gram(model.shares() * h))
+        return pack_triangle(model.rows.gram(model.shares * h))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,9 @@ class Shifted(Learned):
     C: Array = field(default_factory=lambda: np.zeros((0, 0)))  # sum 2 gamma a_ij a_ij', shape (d, d)
 
 
+Begun = TypeVar("Begun", bound=Shifted)
+
+
 @dataclass(frozen=True)
 class Majorising(Learning):
     """H^k = beta A^k - C majorises the Hessian at x^k: beta is the largest (h(x^k) + 2 gamma) / (h^k + 2 gamma)."""
@@ -88,7 +91,7 @@ class Majorising(Learning):
     needs: ClassVar[tuple[str, ...]] = (*Learning.needs, "curvature_bound")
     state: ClassVar[type[Iterate]] = Shifted
 
-    def begun(self, fleet: Fleet, now: Any) -> Any:
+    def begun(self, fleet: Fleet, now: Begun) -> Begun:
         """The state with A^0 and C; where h^0 is gamma, A^0 = 3/2 C need not travel."""
         now = self.informed(fleet, now)
         with self.charged(fleet):
@@ -98,9 +101,9 @@ class Majorising(Learning):
             A, C = fleet.mean(self.first_two, now.w)
         return replace(now, H=unpack_triangle(A), C=unpack_triangle(C))
 
-    def majorised(self, fleet: Fleet, now: Any, lessons: Sequence[tuple[float, Lesson]]) -> Array:
+    def majorised(self, fleet: Fleet, now: Shifted, ratios: Sequence[float]) -> Array:
         """H^k with the ridge, shape (d, d), of the state before the lessons."""
-        beta = max(lesson[0] for lesson in lessons)
+        beta = max(ratios)
         return np.asarray(beta * now.H - now.C + np.diag(fleet.problem.ridge))
 
     def first_bound(self, worker: Worker) -> Array:
@@ -109,14 +112,13 @@ class Majorising(Learning):
 
     def first_two(self, worker: Worker, w: Array) -> tuple[Array, Array]:
         h, model = self.first_h(worker, w), linear(worker)
-        return pack_triangle(model.rows.gram(model.shares() * h) + self.bound(worker)), pack_triangle(
-            self.bound(worker)
-        )
+        C = self.bound(worker)
+        return pack_triangle(model.rows.gram(model.shares * h) + C), pack_triangle(C)
 
     def bound(self, worker: Worker) -> Array:
         """Sum of 2 gamma a a' over the rows of a worker."""
         model = linear(worker)
-        return model.rows.gram(model.shares() * 2.0 * model.loss.gamma(model.t))
+        return model.rows.gram(model.shares * 2.0 * model.loss.gamma(model.t))
 
     def ratio_and_lesson(self, worker: Worker) -> tuple[float, Array, Bytes, NDArray[Any]]:
         model = linear(worker)
@@ -139,12 +141,13 @@ class Nl2(Majorising):
     name: ClassVar[str] = "nl2"
 
     def start(self, fleet: Fleet, w: Array) -> Shifted:
-        return self.begun(fleet, Shifted(w))  # type: ignore[no-any-return]
+        return self.begun(fleet, Shifted(w))
 
     def step(self, fleet: Fleet, now: Shifted) -> Shifted:
         g = fleet.mean(slope, now.w)
         lessons = fleet.gather(self.ratio_and_lesson)
-        solved, L = solve_following(self.majorised(fleet, now, lessons), g, now.factor)
+        H = self.majorised(fleet, now, [lesson[0] for lesson in lessons])
+        solved, L = solve_following(H, g, now.factor)
         if solved.status != "solved":
             return stuck(now, "P is not strongly convex here: beta A - C + l2 I is not positive definite; dino goes on")
         later = self.learnt(fleet, now, [lesson[1:] for lesson in lessons])

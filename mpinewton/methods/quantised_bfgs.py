@@ -12,6 +12,7 @@ from mpinewton.compress.rice import packed_integers, unpacked_integers
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.fleet.packing import Bytes
+from mpinewton.linalg.secant import bfgs_inverse
 from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
 from mpinewton.methods.base import NAN, Iterate, Method
 
@@ -103,7 +104,7 @@ class QuantisedBfgs(Method):
         g, finite = self.heard(fleet, now, now.w + s, np.zeros_like(s))
         if not finite:
             return replace(now, inverse=now.inverse / 16, step=0.0, note="not finite there: shorter steps")
-        inverse = updated_inverse(now.inverse, s, g - now.g)
+        inverse = bfgs_inverse(now.inverse, s, g - now.g)
         if g @ s > self.overshoot * abs(now.g @ s):
             return replace(now, inverse=inverse, step=0.0, note="overshot: learned from, not taken")
         return replace(now, w=now.w + s, g=g, inverse=inverse, step=1.0, note="")
@@ -154,13 +155,3 @@ def without_noise(H: Array) -> Array:
     e, Q = np.linalg.eigh(H / size[:, None] / size)
     noise = max(-e[0], 1e-12 * max(e[-1], 1.0))
     return np.asarray((Q * np.maximum(e, noise)) @ Q.T * size[:, None] * size)
-
-
-def updated_inverse(inverse: Array, s: Array, y: Array) -> Array:
-    """BFGS: the inverse Hessian (d, d) that is nearest to this one and takes y to s; itself where s'y says nothing."""
-    curvature = float(s @ y)
-    if curvature <= 1e-12 * np.sqrt((s @ s) * (y @ y)):
-        return inverse
-    v = inverse @ y
-    cross = np.outer(s, v) / curvature
-    return np.asarray(inverse - cross - cross.T + ((1.0 + y @ v / curvature) / curvature) * np.outer(s, s))

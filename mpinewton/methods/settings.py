@@ -28,7 +28,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     ConfigError
         For an unknown name or setting (with the nearest known one), a value of the wrong kind or out of its range.
     """
-    kind = find_method(name)
+    kind, settings = find_method(name), _with_none(settings)
     settings = {kind.aliases.get(key, key): value for key, value in settings.items()}
     _refuse_unknown(kind, settings, kind.name)
     # A part that is only partly set keeps this method's own defaults for the rest.
@@ -58,7 +58,7 @@ def parsed_settings(pairs: Sequence[str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {pair!r}: {part} is set to a value already")
-        place[last] = None if value == "none" else value
+        place[last] = value
     return settings
 
 
@@ -69,6 +69,11 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
         if isinstance(value, Mapping) and isinstance(below.get(name), Mapping):
             both[name] = overlaid(below[name], value)
     return both
+
+
+def _with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    # Neither TOML nor the command line has a null: the word none stands for it.
+    return {k: None if v == "none" else _with_none(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
 
 
 def _refuse_unknown(kind: type, settings: Mapping[str, Any], name: str) -> None:

@@ -28,11 +28,11 @@ class Shipped(Informed):
 
 @dataclass(frozen=True)
 class ShipData(Method):
-    """All rows, labels and row weights travel once, in as few bits as they need; then Newton's method on the driver.
+    """Ship the data once, solve on the driver: any convex loss with a Hessian.
 
-    Any convex loss with a Hessian. What every method that lets rows travel must be compared with: the start is one
-    round, and the steps cost nothing. Sparse rows go as the features of their entries, in ceil(log2 d) bits each, with
-    values only where these are not all 1; labels of few kinds in as many bits as tell them apart.
+    Rows, labels and row weights travel; Newton's method with Armijo's rule then costs nothing. What every method that
+    lets rows travel must be compared with. Sparse rows go as the features of their entries, in ceil(log2 d) bits each,
+    with values only where these are not all 1; labels of few kinds in as many bits as tell them apart.
 
     0 rounds an iteration; floats per worker: 0 down, 0 up.
     """
@@ -41,6 +41,7 @@ class ShipData(Method):
 
     name: ClassVar[str] = "ship-data"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
+    rows_travel: ClassVar[bool] = True
     convex_only: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Shipped
 

@@ -55,7 +55,7 @@ class Starred(Iterate):
 
 @dataclass(frozen=True)
 class MaxNewton(Method):
-    """MAX-NEWTON (Islamov, Qian and Richtarik 2021, Section H, which its text does not spell out: derived).
+    """MAX-NEWTON (Islamov, Qian and Richtarik 2021): derived, since their Section H, which has it, was not to be found.
 
     x^{k+1} = x^k - (beta H(x*) + l2 I)^-1 grad P(x^k), beta the largest h_ij(x^k) / h_ij(x*): the matrix majorises the
     Hessian at x^k. Near x* locally quadratic; far away beta explodes where some h_ij(x*) is nearly 0, and steps shrink.
@@ -94,7 +94,7 @@ class MaxNewton(Method):
     def ratio(self, worker: Worker) -> float:
         """The largest h(x) / h(x*) of rows that count and bend."""
         h, best = worker.point.curvatures(), worker.memory["h"]
-        seen = (h > 0) & (linear(worker).shares() > 0)
+        seen = (h > 0) & (linear(worker).shares > 0)
         with np.errstate(divide="ignore"):
             return float((h[seen] / best[seen]).max(initial=0.0))
 

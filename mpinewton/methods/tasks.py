@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.symmetric import pack_triangle
 from mpinewton.losses.base import LinearModel
 from mpinewton.methods.base import Iterate
@@ -60,3 +63,14 @@ def linear(worker: Worker) -> LinearModel:
     if not isinstance(worker.model, LinearModel):
         raise TypeError(f"{type(worker.model).__name__} has no rows: only losses with a formula per row have")
     return worker.model
+
+
+def largest_curvature(worker: Worker) -> float:
+    """L_i: the largest eigenvalue of sum_j weight_j gamma_j a_j a_j' over the rows, gamma a bound of loss''."""
+    model = linear(worker)
+    gamma = model.loss.gamma(model.t)
+    start = worker.rng().standard_normal(model.size)
+    space = lanczos(lambda v: model.pull_back(gamma * model.logits(v)), start, 50, 0.0)
+    e, Y = np.linalg.eigh(space.T[:-1])
+    # Of a Krylov space comes a lower bound; an eigenvalue is no further from it than its residual is long.
+    return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))

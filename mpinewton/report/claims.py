@@ -8,7 +8,9 @@ from fnmatch import fnmatch
 import msgspec
 import numpy as np
 
+from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
+from mpinewton.report.curves import bits_up
 from mpinewton.report.reading import RunRecord
 from mpinewton.report.tables import Table
 
@@ -68,10 +70,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.on is None or any(fnmatch(problem, pattern) for pattern in self.on)
 
 
-def judged(claims: Sequence[Claim], problems: Mapping[str, Sequence[RunRecord]]) -> Table:
-    """Every claim on every problem it is about and has runs of: the figures, and whether it holds there."""
+def judged(
+    claims: Sequence[Claim], problems: Mapping[str, Sequence[RunRecord]], bits_per_float: int | None = None
+) -> Table:
+    """Every claim on every problem it is about and has runs of: the figures, and whether it holds there.
+
+    bits_per_float : restate `bits_up` as if a float had this many.
+    """
     rows = [
-        (claim.says + (f" ({claim.source})" if claim.source else ""), problem, *_verdict(claim, runs))
+        (claim.says + (f" ({claim.source})" if claim.source else ""), problem, *_verdict(claim, runs, bits_per_float))
         for claim in claims
         for problem, runs in problems.items()
         if claim.about(problem) and _has_all(claim, runs)
@@ -88,7 +95,7 @@ def _has_all(claim: Claim, runs: Sequence[RunRecord]) -> bool:
     return all(any(_named(run.label, name) for run in runs) for name in names)
 
 
-def _verdict(claim: Claim, runs: Sequence[RunRecord]) -> tuple[str, str]:
+def _verdict(claim: Claim, runs: Sequence[RunRecord], width: int | None) -> tuple[str, str]:
     def of(name: str | None) -> list[RunRecord]:
         return [run for run in runs if name is not None and _named(run.label, name)]
 
@@ -102,10 +109,10 @@ def _verdict(claim: Claim, runs: Sequence[RunRecord]) -> tuple[str, str]:
     what, value = claim.target
     to = f"{claim.measure} to {what} {value:g}"
     if claim.reaches is not None:
-        used = _median(of(claim.reaches), claim)
+        used = _median(of(claim.reaches), claim, width)
         enough = bool(np.isfinite(used)) and (claim.within is None or used <= claim.within)
         return f"{to}: {claim.reaches} {_shown(used)}", _said(enough)
-    mine, theirs = _median(of(claim.better), claim), _median(of(claim.than), claim)
+    mine, theirs = (_median(of(name), claim, width) for name in (claim.better, claim.than))
     found = f"{to}: {claim.better} {_shown(mine)}, {claim.than} {_shown(theirs)}"
     if np.isinf(mine) and np.isinf(theirs):
         return found, "cannot be told: neither arrived"
@@ -121,16 +128,22 @@ def _shown(value: float) -> str:
     return "never arrived" if np.isinf(value) else f"{value:.6g}"
 
 
-def _median(runs: Sequence[RunRecord], claim: Claim) -> float:
+def _median(runs: Sequence[RunRecord], claim: Claim, width: int | None) -> float:
     """The measure at the first row that reaches the target; infinite where none does. Of several seeds the median."""
     what, value = claim.target
     used = []
     for run in runs:
         values = run.columns[what]
         reached = np.flatnonzero(values >= value if what == "test_accuracy" else values <= value)
-        column = run.columns["iteration" if claim.measure == "iterations" else claim.measure]
+        column = _column(run, claim.measure, width)
         used.append(float(column[reached[0]]) if len(reached) else np.inf)
     return sorted(used)[len(used) // 2]
+
+
+def _column(run: RunRecord, measure: str, width: int | None) -> Array:
+    if measure == "bits_up":
+        return bits_up(run, width)
+    return run.columns["iteration" if measure == "iterations" else measure]
 
 
 def _largest_rise(run: RunRecord) -> float:

@@ -21,13 +21,17 @@ def apart(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return {heading: [run for run in runs if run.rows_travel is travel] for travel, heading in APART.items()}
 
 
-def tables(runs: Sequence[RunRecord]) -> list[tuple[str, Table]]:
-    """How the runs of one problem ended, and the rounds to each level, kept apart by where the rows are."""
+def tables(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> list[tuple[str, Table]]:
+    """How the runs of one problem ended, and rounds and bits to each level, kept apart by where the rows are."""
     return [
         (heading, table)
         for heading, group in apart(runs).items()
         if group
-        for table in (summary(group), rounds_to(group), kilobits_to(group))
+        for table in (
+            summary(group, bits_per_float),
+            rounds_to(group),
+            kilobits_to(group, bits_per_float=bits_per_float),
+        )
     ]
 
 
@@ -38,6 +42,7 @@ def sheet(
     claims: Sequence[Claim],
     figures: Mapping[str, str],
     command: str,
+    bits_per_float: int | None = None,
 ) -> str:
     """The page.
 
@@ -47,17 +52,18 @@ def sheet(
     problems : runs by problem, in order.
     figures : problem -> where its picture is, seen from the page.
     command : how to redo it.
+    bits_per_float : restate the bits as if a float had this many.
     """
     parts = [f"# {title}", *([text.strip()] if text.strip() else [])]
     parts.append(f"Written by the runs themselves; `{command}` does them again.")
     if claims:
-        parts += ["## Claims", judged(claims, problems).markdown()]
+        parts += ["## Claims", judged(claims, problems, bits_per_float).markdown()]
     for problem, runs in problems.items():
         parts.append(f"## {problem}")
         if problem in figures:
             parts.append(f"![{problem}: the runs against rounds, bits and seconds]({figures[problem]})")
         last = None
-        for heading, table in tables(runs):
+        for heading, table in tables(runs, bits_per_float):
             if heading != last and heading:
                 parts.append(f"### {heading}")
             last = heading

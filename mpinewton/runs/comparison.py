@@ -85,7 +85,10 @@ def _provide(data: Data, folder: Path, session: Session, fresh: bool) -> None:
     log.info("packing %s", data.name)
     note.unlink(missing_ok=True)
     assert data.workers is not None
-    reading = Reading(format=data.format, features=data.features, rows=data.rows, label_column=data.label_column)
+    reading = Reading(
+        format=data.format, features=data.features, rows=data.rows, label_column=data.label_column,
+        allow_partial_last_line=data.allow_partial_last_line,
+    )  # fmt: skip
     pack(
         data.source, target, data.workers, partition=data.partition, seed=data.seed, scale=data.scale,
         storage=data.storage, overwrite=fresh, reading=reading, each=session.each,
@@ -123,17 +126,18 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
         if (folder / cell.name / "history.csv").exists():
             run = replace(read_run(folder / cell.name), label=cell.label)
             problems.setdefault(cell.problem, []).append(run)
-    figures = _drawn(problems, folder)
+    width = experiment.bits_per_float
+    figures = _drawn(problems, folder, width)
     for problem, records in problems.items():
-        for heading, table in tables(records):
+        for heading, table in tables(records, width):
             log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
     if experiment.claim:
-        log.info("\n%s", judged(experiment.claim, problems).text())
+        log.info("\n%s", judged(experiment.claim, problems, width).text())
     folder.mkdir(parents=True, exist_ok=True)
     command = f"mpinewton compare {experiment.file} -o DIR"
     for file in filter(None, (folder / "tables.md", page_file)):
         beside = _beside(figures, file)
-        text = sheet(experiment.title, experiment.text, problems, experiment.claim, beside, command)
+        text = sheet(experiment.title, experiment.text, problems, experiment.claim, beside, command, width)
         file.write_text(text, encoding="utf-8")
     if figures:
         runs = list(itertools.chain.from_iterable(problems.values()))
@@ -141,7 +145,7 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
         log.info("\n%s", folder / "report.html")
 
 
-def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path) -> dict[str, Path]:
+def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path, bits_per_float: int | None) -> dict[str, Path]:
     """A figure of every problem that has something to show."""
     if importlib.util.find_spec("matplotlib") is None:
         log.warning("no figures and no page without matplotlib: pip install mpinewton[plot]")
@@ -150,7 +154,7 @@ def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path) -> dict[st
     for problem, records in problems.items():
         path = folder / f"{plain(problem.replace('/', '-'))}.png"
         try:
-            draw(records, path, title=problem.replace("/", ", "))
+            draw(records, path, title=problem.replace("/", ", "), bits_per_float=bits_per_float)
         except MpinewtonError as error:
             log.warning("%s: nothing to draw: %s", problem, error)
             continue

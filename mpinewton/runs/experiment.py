@@ -1,9 +1,10 @@
 """A comparison as its TOML file describes it: every objective on every data set by every method, setting and seed.
 
-    title     heading of the page; `text`: what stands below it
+    title     heading of the page; `text`: what stands below it; `bits_per_float`: restate bits as if a float had these
     seeds     of the methods' random numbers; [0] if left out
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
-              workers, partition, seed, scale, storage, rows, features, format, label_column; `test`: rows to test on
+              workers, partition, seed, scale, storage, rows, features, format, label_column,
+              allow_partial_last_line; `test`: rows to test on
     [[objective]]  `loss`; `l2`, one number or several; `intercept`; `start`; `data`: names of the data it is for, all
               if left out
     [[method]]     `method`; `label`; `settings`, where a list means one run for every value; `on`: patterns of the
@@ -56,6 +57,7 @@ class Data(Section, frozen=True, kw_only=True):
     features: int | None = None
     format: str = "auto"
     label_column: str | None = None
+    allow_partial_last_line: bool = False
 
 
 class Objective(Section, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ class Experiment(Section, frozen=True, kw_only=True):
     title: str = ""
     text: str = ""
     file: str = ""
+    bits_per_float: int | None = None
     seeds: tuple[int, ...] = (0,)
     data: list[Data]
     objective: list[Objective]

@@ -14,6 +14,7 @@ from typing import IO
 import h5py
 import numpy as np
 
+from mpinewton.durable import replacing
 from mpinewton.errors import DataError
 
 
@@ -73,29 +74,6 @@ class Table:
 
     def close(self) -> None:
         self._file.close()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, put in its place, whole and on the disk, if nothing goes wrong."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # A sealed HDF5 file begins with a block that is the application's own: its format and the digest of all that follows.

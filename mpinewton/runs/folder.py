@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 
 from mpinewton import __version__
+from mpinewton.durable import replacing
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.fleet import Entry, Fleet
 from mpinewton.methods.base import Iterate
 from mpinewton.runs import checkpoint as checkpoints
 from mpinewton.runs.checkpoint import Checkpoint
-from mpinewton.runs.files import Table, replacing
+from mpinewton.runs.files import Table
 from mpinewton.runs.history import COLUMNS, Row
 
 log = logging.getLogger("mpinewton")

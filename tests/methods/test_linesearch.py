@@ -34,6 +34,8 @@ def test_takes_the_largest_step_that_passes(scale, first):
     rounds = fleet.ledger.rounds
     assert fleet.method.search(fleet, now, p) == a
     assert fleet.ledger.rounds - rounds == (2 if a in search.grid[:first] else 4)
+    step, loss = fleet.method.search.found(fleet, now, p)
+    assert (step, loss) == (a, pytest.approx(problem.objective(now.w + a * p)[0], rel=1e-13))
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])

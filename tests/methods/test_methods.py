@@ -13,7 +13,7 @@ from problems import SIZES, ZOO
 from variants import VARIANTS, pairs
 
 from mpinewton.methods import METHODS
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.settings import make_method, parsed_settings
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, GradientBelow, Iterations
 
@@ -104,3 +104,8 @@ def test_settings_survive_the_trip(name):
     again = msgspec.convert(msgspec.to_builtins(method), type(method))
     assert again == method
     assert all(getattr(again, field.name) == getattr(method, field.name) for field in fields(method))
+
+
+def test_the_word_none_switches_a_part_off_wherever_it_is_written():
+    for settings in ({"search": None}, {"search": "none"}, parsed_settings(["search=none"])):
+        assert make_method("newton", settings).search is None

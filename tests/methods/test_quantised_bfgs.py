@@ -9,7 +9,8 @@ import pytest
 from fleets import on_many
 from problems import ZOO
 
-from mpinewton.methods.quantised_bfgs import QuantisedBfgs, scaled, updated_inverse, without_noise
+from mpinewton.linalg.secant import bfgs_inverse
+from mpinewton.methods.quantised_bfgs import QuantisedBfgs, scaled, without_noise
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
 
@@ -40,8 +41,8 @@ def test_the_inverse_is_updated_as_the_hessian():
     H, s = A @ A.T + np.eye(5), rng.standard_normal(5)
     y = (H + np.diag(rng.random(5))) @ s
     B = H - np.outer(H @ s, s @ H) / (s @ H @ s) + np.outer(y, y) / (y @ s)
-    np.testing.assert_allclose(updated_inverse(np.linalg.inv(H), s, y), np.linalg.inv(B), atol=1e-12)
-    assert updated_inverse(H, s, -y) is H
+    np.testing.assert_allclose(bfgs_inverse(np.linalg.inv(H), s, y), np.linalg.inv(B), atol=1e-12)
+    assert bfgs_inverse(H, s, -y) is H
 
 
 @pytest.mark.parametrize("levels", [1, 3, 50])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mpinewton.durable import replacing
 from mpinewton.errors import DataError
 from mpinewton.methods.base import Iterate
 from mpinewton.methods.lbfgs import Remembered
 from mpinewton.runs import checkpoint
 from mpinewton.runs.checkpoint import Checkpoint, newest, read, state_fields, write
-from mpinewton.runs.files import Table, replacing
+from mpinewton.runs.files import Table
 
 RNG = np.random.default_rng(0)
 

@@ -299,3 +299,15 @@ def test_chance_follows_seed_and_iteration_not_the_call() -> None:
     assert [number for number, _ in drawn[0]] == [4] * 5 and len(set(drawn[0])) == 5
     fleets[0].iteration = 5
     assert not set(fleets[0].gather(iteration)) & set(drawn[0])
+
+
+def test_the_driver_can_draw_what_a_worker_draws() -> None:
+    fleet = fleet_on(ZOO["logistic-dense"], seed=3)
+    for fleet.iteration in (0, 5):
+        drawn = fleet.gather(some_numbers)
+        for index, numbers in enumerate(drawn):
+            assert np.array_equal(fleet.rng_of(index, 4).random(3), numbers)
+
+
+def some_numbers(worker: Worker) -> Array:
+    return worker.rng(4).random(3)

@@ -1,0 +1,221 @@
+"""First-order methods whose workers send compressed gradients: DCGD, DIANA and ADIANA, with their theoretical steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import inf, sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mpinewton.compress import Compressor, make_compressor
+from mpinewton.data.shard import Array
+from mpinewton.errors import ConfigError
+from mpinewton.fleet import Fleet, Problem, Worker
+from mpinewton.fleet.packing import AnyArray
+from mpinewton.losses import Loss
+from mpinewton.methods.base import Iterate, Method
+from mpinewton.methods.tasks import largest_curvature
+
+Packed = tuple[AnyArray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(Iterate):
+    """An iterate, and how smooth the objective is."""
+
+    L: float = 0.0  # a bound of the Hessian's eigenvalues, the ridge apart
+
+
+@dataclass(frozen=True)
+class CompressedGradients(Method):
+    """What the three share: an unbiased C, and L, from which their steps follow.
+
+    Where `smoothness` is not given, every worker sends one float at the start, its own L_i, from a bound of the loss'
+    second derivative; L is their mean, which is not below the L of all rows (0.7 % above on a2a, 43 % on w8a). In the
+    theory's steps n stands for 1 / max omega_i, the number of workers where their shares are equal.
+    """
+
+    compressor: str = "natural"  # C; or random:r=30, dithering:levels=11, ...
+    r: int | None = None  # the r of the compressor; None for its own
+    smoothness: float | None = None  # L, where it is known
+
+    state: ClassVar[type[Iterate]] = Smooth
+
+    def __post_init__(self) -> None:
+        self.require(self.smoothness is None or self.smoothness > 0, "smoothness", "greater than 0")
+        if self.C.omega(1) is None:
+            raise ConfigError(f"{self.name}: {self.compressor} is biased; random, dithering and natural are not")
+
+    def fit(self, problem: Problem) -> None:
+        super().fit(problem)
+        self.C.fit(problem.size)
+
+    def fit_loss(self, loss: Loss) -> None:
+        super().fit_loss(loss)
+        if self.smoothness is None and "curvature_bound" not in loss.provides:
+            raise ConfigError(
+                f"{self.name}: no bound of the second derivative of {loss.name} is known; set smoothness to a bound of "
+                "the Hessian's eigenvalues, or use gradient-descent, which needs none"
+            )
+
+    @property
+    def C(self) -> Compressor:
+        return make_compressor(self.compressor, self.r)
+
+    def bound(self, fleet: Fleet) -> float:
+        """L."""
+        return fleet.mean(largest_curvature) if self.smoothness is None else self.smoothness
+
+    def omega(self, size: int) -> float:
+        omega = self.C.omega(size)
+        assert omega is not None, "a biased compressor is refused when the method is made"
+        return omega
+
+    def mean(self, fleet: Fleet, messages: list[Packed]) -> Array:
+        return self.C.mean(messages, fleet.shares, fleet.size)
+
+    def noise(self, fleet: Fleet) -> float:
+        """omega / n."""
+        return self.omega(fleet.size) * float(fleet.shares.max())
+
+
+@dataclass(frozen=True)
+class Dcgd(CompressedGradients):
+    """DCGD (Khirirat, Feyzmahdavian and Johansson 2018): gradient descent on compressed gradients, smooth objectives.
+
+    w - eta mean C(g_i), eta = 1 / L. The noise of C does not vanish with the gradient, since the g_i do not: it comes
+    no closer than that noise lets it. 9 bits a coordinate by default.
+    2 rounds an iteration; floats per worker: d down, 0 up.
+    """
+
+    eta: float | None = None  # the step; None for 1 / L
+
+    name: ClassVar[str] = "dcgd"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.eta is None or self.eta > 0, "eta", "greater than 0")
+
+    def start(self, fleet: Fleet, w: Array) -> Smooth:
+        return Smooth(w, L=self.bound(fleet))
+
+    def step(self, fleet: Fleet, now: Smooth) -> Smooth:
+        eta = 1.0 / now.L if self.eta is None else self.eta
+        g = self.mean(fleet, fleet.gather(self.send_gradient, now.w))
+        return replace(now, w=now.w - eta * g, step=eta)
+
+    def send_gradient(self, worker: Worker, w: Array) -> Packed:
+        worker.place(w)
+        return self.C.compress(worker.gradient(), worker.rng()).arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted(Smooth):
+    """An iterate, and what the workers have learnt of their gradients."""
+
+    h: Array = field(default_factory=lambda: np.zeros(0))  # mean of the h_i, shape (d,)
+
+
+@dataclass(frozen=True)
+class Diana(CompressedGradients):
+    """DIANA (Mishchenko, Gorbunov, Takac and Richtarik 2019): compressed differences of gradients, smooth convex ones.
+
+    Workers send D_i = C(g_i - h_i), and both sides learn h_i + alpha D_i, alpha = 1 / (1 + omega): the differences
+    vanish, and with them the noise. The step is w - eta (mean D_i + h),
+    eta = min(alpha / (2 l2), 2 / ((L + l2) (1 + 6 omega / n))).
+    2 rounds an iteration; floats per worker: d down, 0 up.
+    """
+
+    name: ClassVar[str] = "diana"
+    state: ClassVar[type[Iterate]] = Shifted
+
+    def start(self, fleet: Fleet, w: Array) -> Shifted:
+        fleet.send(forget)
+        return Shifted(w, L=self.bound(fleet), h=np.zeros_like(w))
+
+    def step(self, fleet: Fleet, now: Shifted) -> Shifted:
+        l2, alpha = fleet.problem.l2, self.C.rate(fleet.size)
+        eta = min(alpha / (2 * l2) if l2 else inf, 2 / ((now.L + l2) * (1 + 6 * self.noise(fleet))))
+        D = self.mean(fleet, fleet.gather(self.send_difference, now.w))
+        return replace(now, w=now.w - eta * (D + now.h), h=now.h + alpha * D, step=eta)
+
+    def send_difference(self, worker: Worker, w: Array) -> Packed:
+        worker.place(w)
+        g, h = worker.gradient(), worker.memory.get("h", 0.0)
+        message = self.C.compress(g - h, worker.rng())
+        worker.memory["h"] = h + self.C.rate(len(w)) * message.value
+        return message.arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Accelerated(Shifted):
+    """The iterate y, and the other sequences."""
+
+    z: Array = field(default_factory=lambda: np.zeros(0))  # the momentum, shape (d,)
+    anchor: Array = field(default_factory=lambda: np.zeros(0))  # where h is learnt, shape (d,); the paper's w
+
+
+@dataclass(frozen=True)
+class Adiana(CompressedGradients):
+    """ADIANA (Li, Kovalev, Qian and Richtarik 2020): DIANA accelerated, smooth and strongly convex objectives.
+
+    Workers send two messages, C(g_i(x) - h_i) for the step and C(g_i(anchor) - h_i) to learn h_i from; both count. The
+    iterate is y. (With the released parameters; omega = 0 has prob = 1 and eta = 1 / (2 L).)
+    2 rounds an iteration; floats per worker: 2*d down, 0 up.
+    """
+
+    name: ClassVar[str] = "adiana"
+    state: ClassVar[type[Iterate]] = Accelerated
+
+    def fit(self, problem: Problem) -> None:
+        super().fit(problem)
+        if not problem.l2 > 0:
+            raise ConfigError(f"{self.name} needs l2 > 0, which its momentum is made for; diana does not")
+
+    def start(self, fleet: Fleet, w: Array) -> Accelerated:
+        fleet.send(forget)
+        return Accelerated(w, L=self.bound(fleet), h=np.zeros_like(w), z=w, anchor=w)
+
+    def step(self, fleet: Fleet, now: Accelerated) -> Accelerated:
+        l2, y = fleet.problem.l2, now.w
+        prob, eta = self.chance_and_step(fleet, now.L)
+        theta1, theta2 = min(0.25, sqrt(eta * l2 / prob)), 0.5
+        gamma = eta / (2 * (theta1 + eta * l2))
+        beta = 1 - gamma * l2
+        x = theta1 * now.z + theta2 * now.anchor + (1 - theta1 - theta2) * y
+        replies = fleet.gather(self.send_two, x, now.anchor)
+        first = [reply[: len(reply) // 2] for reply in replies]
+        second = [reply[len(reply) // 2 :] for reply in replies]
+        after = x - eta * (self.mean(fleet, first) + now.h)
+        return replace(
+            now,
+            w=after,
+            z=beta * now.z + (1 - beta) * x + (gamma / eta) * (after - x),
+            h=now.h + self.C.rate(fleet.size) * self.mean(fleet, second),
+            anchor=y if fleet.rng().random() < prob else now.anchor,
+            step=eta,
+        )
+
+    def chance_and_step(self, fleet: Fleet, L: float) -> tuple[float, float]:
+        """The probability of a new anchor, and eta."""
+        omega, per_worker = self.omega(fleet.size), self.noise(fleet)
+        if omega == 0:
+            return 1.0, 1 / (2 * L)
+        alpha = 1 / (1 + omega)
+        prob = min(1.0, max(alpha / 2, alpha / 2 * (sqrt(1 / (32 * per_worker)) - 1)))
+        return prob, min(1 / (2 * L), 1 / (64 * per_worker * L * (2 * prob * (omega + 1) + 1) ** 2))
+
+    def send_two(self, worker: Worker, x: Array, anchor: Array) -> tuple[Any, ...]:
+        h = worker.memory.get("h", 0.0)
+        worker.place(x)
+        step = self.C.compress(worker.gradient() - h, worker.rng(0))
+        worker.place(anchor)
+        learnt = self.C.compress(worker.gradient() - h, worker.rng(1))
+        worker.memory["h"] = h + self.C.rate(len(x)) * learnt.value
+        return *step.arrays, *learnt.arrays
+
+
+def forget(worker: Worker) -> None:
+    """h_i = 0."""
+    worker.memory.pop("h", None)

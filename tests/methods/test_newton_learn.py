@@ -1,0 +1,453 @@
+"""NL1, NL2, CNL and their kin against dense, slow versions written here, and against one another."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from fleets import on_many, on_one
+from problems import ZOO
+from scipy import sparse
+
+from mpinewton.data.shard import Shard
+from mpinewton.errors import ConfigError
+from mpinewton.fleet import Problem
+from mpinewton.fleet.local import local_fleet
+from mpinewton.linalg import following
+from mpinewton.losses import make_loss
+from mpinewton.methods.settings import make_method
+
+PROBLEMS = ["logistic-dense", "logistic-csr"]
+
+
+def states(name, settings, fleet, w, count, see=None):
+    """The first states; `see(fleet, now, after)` looks at every step."""
+    method = make_method(name, settings)
+    method.fit(fleet.problem)
+    fleet.adopt(method)
+    found = [method.start(fleet, w)]
+    for fleet.iteration in range(1, count + 1):
+        found.append(method.step(fleet, found[-1]))
+        assert not found[-1].trouble, found[-1].trouble
+        if see:
+            see(fleet, found[-2], found[-1])
+    return found
+
+
+def iterates(*arguments):
+    return np.array([state.w for state in states(*arguments)])
+
+
+def kept_h(fleet):
+    return [worker.memory["h"].copy() for worker in fleet.host.workers]
+
+
+def dense(problem):
+    """All rows, and what each of them counts."""
+    X = np.vstack([shard.X.toarray() if sparse.issparse(shard.X) else shard.X for shard in problem.shards])
+    mass = np.concatenate([np.ones(s.rows) if s.weight is None else s.weight for s in problem.shards])
+    return X, mass / mass.sum()
+
+
+def curvature(problem, w):
+    X, _ = dense(problem)
+    s = 1 / (1 + np.exp(-X @ w))
+    return s * (1 - s)
+
+
+def weighted_gram(problem, h):
+    X, share = dense(problem)
+    return (X * (share * h)[:, None]).T @ X
+
+
+# -- special settings are other methods -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_newton_in_coefficients_is_newton(name):
+    problem = ZOO[name]
+    newton = iterates("newton", {"search": None}, on_many(problem), problem.start, 5)
+    for settings in ({}, {"rows": "dense"}, {"option": 2}):
+        other = iterates("newton-coefficients", settings, on_many(problem), problem.start, 5)
+        np.testing.assert_allclose(other, newton, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_nl1_that_learns_all_at_once(name):
+    problem = ZOO[name]
+    m = sum(shard.rows for shard in problem.shards)
+    whole = {"r": m, "eta": 1.0, "h0": "exact"}
+    last = []
+
+    def see(fleet, now, after):
+        (h,) = kept_h(fleet)
+        worker = fleet.host.workers[0]
+        assert np.array_equal(h, worker.model.at(now.w).curvatures())  # h^{k+1} = h(x^k), every bit of it
+        last.append(h)
+
+    found = states("nl1", whole, on_one(problem), problem.start, 5, see)
+    zero = iterates("newton-zero", {}, on_one(problem), problem.start, 2)
+    for nl1, n0 in zip(found[:3], zero):
+        np.testing.assert_allclose(nl1.w, n0, atol=1e-12)
+    fresh = iterates("nl1", whole | {"fresh": True}, on_one(problem), problem.start, 5)
+    newton = iterates("newton", {"search": None}, on_one(problem), problem.start, 5)
+    np.testing.assert_allclose(fresh, newton, atol=1e-12)
+
+
+def test_nl1_is_newton_on_a_quadratic_and_so_are_all_that_know_the_hessian():
+    problem = ZOO["ridge-csr"]
+    newton = iterates("newton", {"search": None}, on_many(problem), problem.start, 2)
+    for name, settings in [
+        ("nl1", {}), ("nl2", {}), ("newton-zero", {}), ("newton-zero", {"h0": "quarter"}), ("newton-star", {}),
+        ("max-newton", {}), ("cnl", {}),
+    ]:  # fmt: skip
+        np.testing.assert_allclose(iterates(name, settings, on_many(problem), problem.start, 2), newton, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["logistic-dense", "softmax-csr", "poisson-csr", "huber-dense"])
+def test_shipped_data_are_solved_as_newton_solves_them(name):
+    problem = ZOO[name]
+    fleet = on_many(problem)
+    found = states("ship-data", {}, fleet, problem.start, 4)
+    newton = iterates("newton", {}, on_many(problem), problem.start, 4)
+    np.testing.assert_allclose([state.w for state in found], newton, atol=1e-10)
+    assert fleet.ledger.rounds == 1
+    for state in found:
+        value, gradient, _ = problem.objective(state.w)
+        assert state.loss == pytest.approx(value, rel=1e-13)
+        np.testing.assert_allclose(state.gradient, gradient, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("method", ["nl1", "nl2", "cnl"])
+@pytest.mark.parametrize("settings", [{}, {"choice": "top"}, {"r": 3, "p": 0.5}], ids=["random", "top", "coin"])
+def test_how_rows_travel_changes_nothing_but_the_cost(method, name, settings):
+    problem = ZOO[name]
+    ways = [{}, {"rows": "dense"}, {"option": 2}]
+    found = [iterates(method, settings | way, on_many(problem), problem.start, 25) for way in ways]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-12)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-12)
+
+
+# -- what is learnt --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "settings",
+    [{"r": 2}, {"r": 2, "h0": "exact", "p": 0.4}, {"r": 2, "choice": "top"}, {"r": 2, "rows": "dense"}],
+    ids=["random", "coin", "top", "dense"],
+)
+def test_nl1_learns_coefficients_and_the_driver_their_sum(name, settings):
+    problem = ZOO[name]
+    before = []
+
+    def see(fleet, now, after):
+        h = kept_h(fleet)
+        if before:
+            for worker, old, new in zip(fleet.host.workers, before, h):
+                there = worker.model.at(now.w).curvatures()
+                changed = old != new
+                assert changed.sum() <= settings["r"]
+                assert np.array_equal(new[changed], there[changed])  # to the last bit
+        before[:] = h
+        every = np.concatenate(h)
+        assert ((every >= 0) & (every <= 0.25)).all()
+        H = weighted_gram(problem, every)
+        np.testing.assert_allclose(after.H, H, atol=1e-12 * np.abs(H).max())
+
+    states("nl1", settings, on_many(problem), problem.start, 200, see)
+
+
+def test_top_takes_the_coefficients_that_change_the_hessian_most():
+    problem = ZOO["logistic-csr"]
+    fleet, method = on_many(problem), make_method("nl1", {"choice": "top", "r": 3})
+    fleet.adopt(method)
+    method.start(fleet, problem.start)
+    for worker in fleet.host.workers:
+        if worker.rows:
+            X = problem.shards[worker.index].X.toarray()
+            weight = problem.shards[worker.index].weight
+            worker.place(problem.start)
+            gain = np.abs(worker.point.curvatures() - 0.25) * weight * (X**2).sum(axis=1)
+            method.lesson(worker)
+            assert set(np.flatnonzero(worker.memory["h"] != 0.25)) == set(np.argsort(gain)[-3:])
+
+
+@pytest.mark.parametrize("eta", [0.01, 0.04])
+def test_eta_moves_chosen_coefficients_part_of_the_way(eta):
+    problem = ZOO["logistic-dense"]
+    fleet = on_many(problem)
+    method = make_method("nl1", {"eta": eta, "r": 2, "h0": "quarter"})
+    method.fit(fleet.problem)
+    fleet.adopt(method)
+    fleet.iteration = 0
+    now = method.start(fleet, problem.start)
+    fleet.iteration = 1
+    method.step(fleet, now)
+    for worker in fleet.host.workers:
+        if worker.rows:
+            truth, h = worker.model.at(problem.start).curvatures(), worker.memory["h"]
+            chosen = h != 0.25
+            assert chosen.sum() == 2
+            # eta C(h(x) - h) at a chosen place is eta (m / r) times the difference there
+            move = eta * worker.rows / 2
+            np.testing.assert_allclose(h[chosen], 0.25 + move * (truth[chosen] - 0.25), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("method", ["nl2", "cnl"])
+@pytest.mark.parametrize("settings", [{}, {"h0": "exact", "p": 0.3}, {"choice": "top", "eta": 0.5}], ids=str)
+def test_the_learnt_hessian_majorises_the_true_one(method, name, settings):
+    problem, worst = ZOO[name], []
+
+    def see(fleet, now, after):
+        h = curvature(problem, now.w)
+        beta = max(
+            (worker.model.at(now.w).curvatures() + 0.5).__truediv__(old + 0.5).max(initial=0.0)
+            for worker, old in zip(fleet.host.workers, before)
+        )
+        before[:] = kept_h(fleet)
+        worst.append(np.linalg.eigvalsh(beta * now.H - now.C - weighted_gram(problem, h))[0])
+        H = weighted_gram(problem, np.concatenate(before) + 0.5)
+        np.testing.assert_allclose(after.H, H, atol=1e-12 * np.abs(H).max())
+
+    fleet = on_many(problem)
+    made = make_method(method, settings)
+    fleet.adopt(made)
+    made.start(fleet, problem.start)
+    before = kept_h(fleet)
+    fleet.iteration = 0
+    states(method, settings, fleet, problem.start, 60, see)
+    assert min(worst) >= -1e-12
+
+
+@pytest.mark.parametrize("name", ["logistic-dense", "logistic-csr", "softplus-dense", "softplus-csr"])
+@pytest.mark.parametrize("settings", [{}, {"M": "radius"}, {"M": "adaptive"}, {"p": 0.2, "h0": "exact"}], ids=str)
+@pytest.mark.parametrize("distance", [0.0, 1.0, 20.0])
+def test_cnl_never_climbs_from_anywhere(name, settings, distance):
+    problem = ZOO[name]
+    found = iterates("cnl", settings, on_many(problem), problem.start * distance, 40)
+    losses = [problem.objective(w)[0] for w in found]
+    assert all(after <= before + 1e-14 * abs(before) for before, after in itertools.pairwise(losses))
+    assert losses[-1] < losses[0]
+
+
+def test_tight_and_radius_are_lipschitz_constants_of_the_hessian():
+    problem, rng = ZOO["logistic-csr"], np.random.default_rng(0)
+    tight, radius = (states("cnl", {"M": M}, on_many(problem), problem.start, 0)[0].cube for M in ("tight", "radius"))
+    assert tight <= radius
+    for scale in (1e-3, 0.1, 1.0):
+        for _ in range(50):
+            x, y = problem.start + scale * rng.standard_normal((2, 6))
+            change = problem.objective(x)[2] - problem.objective(y)[2]
+            assert np.linalg.norm(change, 2) <= tight * np.linalg.norm(x - y) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("distance", [1.0, 30.0])
+@pytest.mark.parametrize("choice", ["random", "top"])
+def test_nl1_with_a_search_comes_down_from_far_away(choice, distance):
+    problem = ZOO["logistic-dense"]
+    found = iterates("nl1", {"choice": choice, "search": {}}, on_many(problem), problem.start * distance, 150)
+    losses = [problem.objective(w)[0] for w in found]
+    assert all(after <= before + 1e-14 for before, after in itertools.pairwise(losses))
+    assert losses[-1] - problem.optimum[1] <= 1e-10
+
+
+def test_nl2_is_a_local_method_where_only_the_whole_is_convex():
+    problem = ZOO["softplus-csr"]
+    w = states("cnl", {"r": 5}, on_many(problem), problem.start, 400)[-1].w
+    _, gradient, hessian = problem.objective(w)
+    assert np.linalg.norm(gradient) <= 1e-10
+    assert np.linalg.eigvalsh(hessian)[0] > 0
+    near = states("nl2", {"r": 5}, on_many(problem), w + 0.1, 300)[-1].w
+    np.testing.assert_allclose(near, w, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("nl1", {"r": 5}), ("nl2", {"r": 5, "choice": "top"}), ("cnl", {"r": 5}), ("newton-coefficients", {})],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_an_intercept_and_narrow_rows(name, settings, dtype):
+    problem = ZOO["logistic-csr"]
+    shards = [Shard(shard.X.astype(dtype), shard.y, shard.weight) for shard in problem.shards]
+
+    def fleet():
+        return local_fleet(shards, problem.loss, problem.classes, problem.l2, intercept=True)
+
+    start = np.zeros(7)
+    newton = iterates("newton", {}, fleet(), start, 8)[-1]
+    assert newton[-1] != 0
+    found = states(name, settings, fleet(), start, 300 if name != "newton-coefficients" else 8)[-1].w
+    np.testing.assert_allclose(found, newton, atol=1e-9)
+
+
+# -- what travels ---------------------------------------------------------------------------------------------------
+
+
+def adult(rows=(30, 20)):
+    """0/1 rows with 4 ones of 40 features, and a fleet of two workers."""
+    rng = np.random.default_rng(1)
+    shards = []
+    for m in rows:
+        X = np.zeros((m, 40))
+        for row in X:
+            row[rng.choice(40, 4, replace=False)] = 1.0
+        shards.append(Shard(sparse.csr_array(X), rng.choice([-1.0, 1.0], m)))
+    return local_fleet(shards, make_loss("logistic"), (-1.0, 1.0), 0.1, seed=3)
+
+
+def sent_up(fleet, name, settings, count):
+    """Bits up of every worker in every step, beside the gradient, shape (count, m)."""
+    bits = []
+    fleet.adopt(make_method(name, settings))
+    start = fleet.method.start(fleet, np.zeros(40))
+    begun = fleet.ledger.bits_up.copy()
+    for fleet.iteration in range(1, count + 1):
+        before = fleet.ledger.bits_up.copy()
+        start = fleet.method.step(fleet, start)
+        bits.append(fleet.ledger.bits_up - before - 64 * 40)
+    return begun, np.array(bits)
+
+
+def test_rows_of_zeros_and_ones_travel_as_indices_and_once():
+    fleet = adult()
+    begun, bits = sent_up(fleet, "nl1", {}, 300)
+    assert begun.tolist() == [64 * 820] * 2  # a triangle
+    # A row: how many ones (6 bits, up to 40) and where (4 times 6), filled up to bytes; a change is one float.
+    assert set(bits.ravel()) == {64, 64 + 32}
+    assert ((bits == 96).sum(axis=0) == [30, 20]).all()  # every row once
+    assert (bits[0] == 96).all()
+
+
+def test_greedy_numbers_travel_in_as_many_bits_as_they_need():
+    _, bits = sent_up(adult(), "nl1", {"choice": "top", "r": 3, "option": 2}, 5)
+    assert (bits == 3 * 64 + 16).all()  # three numbers of five bits, filled up to two bytes
+    begun, bits = sent_up(adult(), "nl1", {"r": 3, "option": 2}, 5)
+    assert (begun == 0).all()
+    assert (bits == 3 * 64).all()  # drawn numbers cost nothing
+
+
+def test_dense_rows_travel_every_time():
+    _, bits = sent_up(adult(), "nl1", {"r": 2, "rows": "dense"}, 50)
+    assert (bits == 2 * 64 + 2 * 40 * 64).all()
+
+
+def test_a_coin_that_falls_the_other_way_costs_nothing():
+    _, bits = sent_up(adult(), "nl1", {"p": 0.25, "option": 2}, 400)
+    assert set(bits.ravel()) == {0, 64}
+    assert abs((bits == 64).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / bits.size)
+
+
+def test_data_are_shipped_in_few_bits():
+    fleet = adult()
+    fleet.adopt(make_method("ship-data", {}))
+    fleet.method.start(fleet, np.zeros(40))
+    # 30 bits a row, one for its label; the two kinds of labels are floats.
+    assert fleet.ledger.bits_up.tolist() == [128 + 8 * -(-30 * 31 // 8), 128 + 8 * -(-20 * 31 // 8)]
+    assert fleet.ledger.rounds == 1
+
+
+def test_what_is_supposed_is_shown_and_not_charged():
+    fleet = adult()
+    fleet.adopt(make_method("newton-star", {}))
+    fleet.method.start(fleet, np.zeros(40))
+    entries = fleet.ledger.entries()
+    assert entries
+    assert {entry.round for entry in entries} == {0}
+    assert fleet.ledger.rounds == fleet.ledger.bits_up.sum() == fleet.ledger.bits_down.sum() == 0
+    fleet.iteration = 1
+    with pytest.raises(RuntimeError, match="before it begins"), fleet.supposed():
+        pass
+
+
+# -- on a checkpoint's terms ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("nl1", {}), ("nl1", {"choice": "top", "search": {}}), ("nl1", {"p": 0.5, "rows": "dense", "fresh": True}),
+        ("nl2", {"r": 3}), ("cnl", {"M": "adaptive"}), ("newton-zero", {"search": {}}), ("max-newton", {}),
+        ("newton-coefficients", {}), ("ship-data", {}),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("small", [500, 0], ids=["factored", "following"])
+def test_a_resumed_run_has_the_bits_of_the_undisturbed_one(name, settings, small, monkeypatch):
+    monkeypatch.setattr(following, "SMALL", small)
+    problem = ZOO["logistic-csr"]
+    whole = states(name, settings, on_many(problem), problem.start, 9)
+    first, again = on_many(problem), on_many(problem)
+    half = states(name, settings, first, problem.start, 4)[-1]
+    again.adopt(make_method(name, settings))
+    again.restore(first.saved(half.w), half.w)
+    now = type(half)(**{key: np.array(v) if isinstance(v, np.ndarray) else v for key, v in vars(half).items()})
+    for again.iteration in range(5, 10):
+        now = again.method.step(again, now)
+    for key, value in vars(whole[-1]).items():
+        assert np.array_equal(getattr(now, key), value, equal_nan=isinstance(value, float)), key
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def a_problem(loss="logistic", l2=0.1, rows=(20, 0, 10)):
+    return Problem(make_loss(loss), (-1.0, 1.0), rows, tuple(map(float, rows)), 5, l2)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "problem", "words"),
+    [
+        ("nl1", {"r": 11}, {}, "r = 11, but a worker has only 10 rows.*r can be 1 to 10"),
+        ("nl2", {"eta": 0.06}, {}, r"eta = 0.06, but it must be at most 1/\(omega \+ 1\) = 0.05 for r = 1"),
+        ("cnl", {"r": 4, "p": 0.5, "eta": 0.11}, {}, "at most .* = 0.1 for r = 4, p = 0.5"),
+        ("nl1", {}, {"l2": 0.0}, "l2 = 0, but it must be greater than 0.*nl2 or newton"),
+        ("nl1", {}, {"loss": "softmax"}, "needs curvature, which softmax does not provide"),
+        ("nl1", {}, {"loss": "softplus"}, "needs a convex loss"),
+        ("nl1", {}, {"loss": "poisson"}, "h0=quarter needs the curvature bound.*poisson has none; h0=exact.*logistic"),
+        ("nl2", {"h0": "exact"}, {"loss": "poisson"}, "needs curvature_bound"),
+        ("cnl", {}, {"loss": "huber"}, "M=tight needs the curvature slope.*M=adaptive needs none.*logistic"),
+        ("newton-zero", {"h0": "quarter"}, {"loss": "softmax"}, "h0=exact needs none, and logistic"),
+        ("ship-data", {}, {"loss": "softplus"}, "needs a convex loss"),
+        ("newton-coefficients", {}, {"loss": "softmax"}, "needs curvature"),
+    ],
+)
+def test_refused_before_the_start(name, settings, problem, words):
+    with pytest.raises(ConfigError, match=words):
+        make_method(name, settings).fit(a_problem(**problem))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("nl1", {"r": 0}, "at least 1"),
+        ("nl1", {"p": 0.0}, "greater than 0 and at most 1"),
+        ("nl1", {"eta": 1.5}, r"at most 1/\(omega \+ 1\)"),
+        ("nl1", {"h0": "zero"}, "quarter, exact"),
+        ("cnl", {"M": 3}, "tight, radius, adaptive"),
+    ],
+)
+def test_settings_out_of_range(name, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        make_method(name, settings)
+
+
+def test_largest_eta_is_the_usual_one():
+    make_method("nl1", {"eta": 0.05}).fit(a_problem())
+    make_method("nl1", {"eta": 1.0, "choice": "top"}).fit(a_problem())
+
+
+def test_what_cannot_be_solved_is_said():
+    zeros = [Shard(np.zeros((4, 3)), np.array([-1.0, 1.0, 1.0, -1.0]))]
+    fleet = local_fleet(zeros, make_loss("logistic"), (-1.0, 1.0), 0.0)
+    for name, words in [
+        ("newton-zero", "not positive definite"), ("nl2", "not strongly convex"), ("newton-star", "needs l2 > 0"),
+        ("max-newton", "set l2 > 0"),
+    ]:  # fmt: skip
+        fleet.iteration = 0
+        fleet.adopt(make_method(name, {}))
+        state = fleet.method.start(fleet, np.zeros(3))
+        assert words in fleet.method.step(fleet, state).trouble, name
