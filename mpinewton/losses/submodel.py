@@ -47,8 +47,10 @@ class SubModel:
         """What the mean loss, without l2, has as gradient for the kept weights where the logits are z: shape (k,)."""
         if not self.runs:
             return np.zeros(0)
-        r = (self.model.shares * self.model.loss.slopes(z, self.model.t).T).T
+        weight, r = self.model.weight, self.model.loss.slopes(z, self.model.t)
         if r.ndim == 2:
             r = r[:, self.outputs]
+        if not isinstance(weight, float):
+            weight, r = 1.0, (weight * r.T).T
         G = np.concatenate([self.model.rows.transpose_times_some(r, run) for run in self.runs])
-        return np.asarray(G[self.within] if G.ndim == 2 else G)
+        return np.asarray(G[self.within] if G.ndim == 2 else G) * weight
