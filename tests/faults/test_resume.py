@@ -24,17 +24,7 @@ RUNS = {
     "dino": ["dino", "--set", "solver=lanczos", "--tol", "1e-13", "--max-iterations", "25"],
     "lbfgs": ["lbfgs", "--tol", "1e-13", "--max-iterations", "70"],
     "gradient-descent": ["gradient-descent", "--tol", "1e-13", "--max-iterations", "70"],
-    "ranl": [
-        "ranl",
-        "--set",
-        "policy=resources",
-        "--set",
-        "budget=640,200",
-        "--tol",
-        "1e-13",
-        "--max-iterations",
-        "40",
-    ],
+    "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
 }
 
 
