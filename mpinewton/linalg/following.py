@@ -45,7 +45,7 @@ def solve_following(H: Array, g: Array, L: Array) -> tuple[Solved, Array]:
 
 
 def solve_factored(L: Array, g: Array) -> Array:
-    """(L L')^-1 g for lower triangular L (d, d)."""
+    """(L L')^-1 g for lower triangular L (d, d); not finite where g is not."""
     return _up(L, _down(L, g))
 
 

@@ -23,6 +23,7 @@ from mpinewton.methods.nl import Nl1, Nl2
 from mpinewton.methods.optimisers import Adam, AdamW, Muon, Sgdm
 from mpinewton.methods.pisa import Nsisa, Pisa, Sisa
 from mpinewton.methods.quantised_bfgs import QuantisedBfgs
+from mpinewton.methods.ranl import Ranl
 from mpinewton.methods.sgd import LocalSgd, Sgd
 from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
@@ -34,6 +35,7 @@ ALL: tuple[type[Method], ...] = (
     # NEWTON-LEARN and what it is compared with
     NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
     FedNL, FedNLSearch, FedNLCubic, FedNLPartial, Dcgd, Diana, Adiana, QuantisedBfgs,
+    Ranl,
     # PISA and what it is compared with
     Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon,
 )  # fmt: skip

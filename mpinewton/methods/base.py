@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -52,6 +53,8 @@ class Method(ABC):
         Whether rows of the data leave their workers: such methods are compared apart from the others.
     state : type
         The class of what `start` and `step` return.
+    aliases : dict
+        Settings that people may call by another name than the field has: {"step": "step_size"}.
     """
 
     name: ClassVar[str]
@@ -59,6 +62,7 @@ class Method(ABC):
     convex_only: ClassVar[bool] = False
     rows_travel: ClassVar[bool] = False
     state: ClassVar[type[Iterate]] = Iterate
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def start(self, fleet: Fleet, w: Array) -> Any:

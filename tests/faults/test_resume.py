@@ -26,6 +26,7 @@ RUNS = {
     "gradient-descent": ["gradient-descent", "--tol", "1e-13", "--max-iterations", "70"],
     "dingo": ["dingo", "--tol", "1e-13", "--max-iterations", "25"],
     "auto": ["auto", "--tol", "1e-13", "--max-iterations", "20"],
+    "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
 }
 
 
@@ -83,6 +84,7 @@ def killed_in_mid_run(arguments: list[str], ranks: int, victim: int, out: Path, 
         ("gradient-descent", 1, 5, 1),
         ("dingo", 1, 2, 3),
         ("auto", 2, 3, 1),
+        ("ranl", 2, 3, 2),
     ],
 )
 def test_killed_and_resumed_on_other_ranks(method, victim, ranks, again, shards, tmp_path):

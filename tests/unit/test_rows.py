@@ -46,6 +46,34 @@ def test_products(storage, columns, monkeypatch):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("outputs", [(), (3,)])
+@pytest.mark.parametrize("columns", [slice(0, 7), slice(2, 5), slice(5, 7), slice(3, 3), slice(None)], ids=str)
+def test_products_with_some_columns_leave_the_others_alone(storage, outputs, columns, monkeypatch):
+    X, rng = sample()
+    rest = np.ones(7, dtype=bool)
+    rest[columns] = False
+    X[3, rest] = np.nan
+    rows, X = stored(storage, X, monkeypatch)
+    X = X[:, columns]
+    v, r = rng.standard_normal((X.shape[1], *outputs)), rng.standard_normal((50, *outputs))
+    for _ in range(2):  # views are kept
+        pairs = ((rows.times_some(v, columns), X @ v), (rows.transpose_times_some(r, columns), X.T @ r))
+        for got, truth in pairs:
+            assert got.dtype == np.float64
+            np.testing.assert_allclose(got, truth, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_parts_of_sparse_rows_are_views(storage, monkeypatch):
+    rows, _ = stored(storage, sample()[0], monkeypatch)
+    if rows.sparse:
+        rows.transpose_times_some(np.ones(50), slice(2, 5))
+        ((part, _),) = rows._views.values()
+        assert np.shares_memory(part.data, rows._transposed.data)
+        assert np.shares_memory(part.indices, rows._transposed.indices)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("sign", ["positive", "mixed", "negative", "zero"])
 def test_gram(storage, sign, monkeypatch):
     X, rng = sample()
