@@ -154,12 +154,18 @@ def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path, bits_per_f
     for problem, records in problems.items():
         path = folder / f"{plain(problem.replace('/', '-'))}.png"
         try:
-            draw(records, path, title=problem.replace("/", ", "), bits_per_float=bits_per_float)
+            draw(_told_apart(records), path, title=problem.replace("/", ", "), bits_per_float=bits_per_float)
         except MpinewtonError as error:
             log.warning("%s: nothing to draw: %s", problem, error)
             continue
         figures[problem] = path
     return figures
+
+
+def _told_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records, labels saying whose rows travel where those of others stay."""
+    mixed = len({run.rows_travel for run in records}) == 2
+    return [replace(run, label=f"{run.label} (rows travel)") if mixed and run.rows_travel else run for run in records]
 
 
 def _beside(figures: Mapping[str, Path], file: Path) -> dict[str, str]:
