@@ -60,7 +60,7 @@ def minimize(
     loss : str
         "logistic", "softmax", "huber:delta=1.5", ...
     l2 : float, default 1/N
-    w0 : array, shape (d,), default 0
+    w0 : array, shape (d,), default what the loss proposes: 0 for linear models
     tol : float
         Gradient norm to stop at.
     callback : function of (row of the history, w), called for every iterate
@@ -105,7 +105,7 @@ def _result(
     callback: Callable[[Row, Array], None] | None,
 ) -> OptimizeResult:
     fleet.adopt(method)
-    w = np.zeros(fleet.size) if w0 is None else np.array(w0, dtype=np.float64).ravel()
+    w = fleet.problem.begin() if w0 is None else np.array(w0, dtype=np.float64).ravel()
     if w.shape != (fleet.size,):
         raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
     history: list[Row] = []

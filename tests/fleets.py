@@ -6,8 +6,9 @@ import numpy as np
 from problems import Problem
 from scipy import sparse
 
-from mpinewton.data.shard import Shard
+from mpinewton.data.shard import Array, Shard
 from mpinewton.fleet.local import LocalFleet, local_fleet
+from mpinewton.methods import Method
 
 
 def on_many(problem: Problem) -> LocalFleet:
@@ -27,3 +28,14 @@ def together(shards: list[Shard]) -> Shard:
     weight = None if shards[0].weight is None else np.concatenate([shard.weight for shard in shards])
     X = sparse.csr_array(X) if sparse.issparse(X) else X
     return Shard(X, np.concatenate([shard.y for shard in shards]), weight)
+
+
+def iterates(method: Method, fleet: LocalFleet, w: Array, count: int = 6) -> Array:
+    """The first iterates, shape (count + 1, d); fewer where the method is done."""
+    fleet.adopt(method)
+    states = [method.start(fleet, w)]
+    for fleet.iteration in range(1, count + 1):
+        states.append(method.step(fleet, states[-1]))
+        if states[-1].trouble:
+            break
+    return np.array([state.w for state in states])

@@ -50,6 +50,27 @@ VARIANTS = {
     "dino-lanczos": Variant("dino", {"solver": "lanczos"}, 5000, monotone=True),
     "lbfgs": Variant("lbfgs", {}, 200, monotone=True),
     "quantised-bfgs": Variant("quantised-bfgs", {}, 300),
+    "dino-adaptive": Variant("dino", {"solver": "lanczos", "adaptive": True}, 5000, monotone=True),
+    "giant-exact": Variant("giant", {"solver": "exact"}, 5000),
+    "dingo": Variant("dingo", {}, 500),
+    "disco": Variant("disco", {}, 60, monotone=True),
+    # Without a search it goes to and fro where the curvature is 0 beyond a threshold.
+    "disco-published": Variant(
+        "disco", {"step_rule": "damped", "forcing": False, "negative": "stop"}, 500, not_on=("huber",)
+    ),
+    "disco-preconditioned": Variant("disco", {"mu": 0.1}, 60, monotone=True),
+    # Nothing keeps these three from rising: shards unlike in curvatures that grow with exp(z) make them.
+    "dane": Variant("dane", {"mu": 0.1}, 500, not_on=("poisson",), gap=1e-4),
+    "inexact-dane": Variant("inexact-dane", {"step_size": 0.05, "mu": 0.5}, 30, not_on=("poisson",), gap=0.2),
+    "aide": Variant("aide", {"step_size": 0.05}, 30, not_on=("poisson",), gap=0.2),
+    "local-newton": Variant("local-newton", {}, 50, gap=0.1),
+    "local-newton-cg": Variant("local-newton", {"solver": "cg", "local_steps": 1}, 50, gap=0.1),
+    "adaptive-local-newton": Variant("adaptive-local-newton", {}, 5000),
+    "adaptive-local-newton-at-once": Variant("adaptive-local-newton", {"check": "at_once"}, 5000),
+    "adaptive-local-newton-multi": Variant("adaptive-local-newton", {"check": "multi"}, 5000),
+    "sgd": Variant("sgd", {"step_size": 0.1}, 300, gap=0.1),
+    "local-sgd": Variant("local-sgd", {"step_size": 1.0}, 40, not_on=("poisson",), gap=0.2),
+    "auto": Variant("auto", {}, 200, monotone=True),
     "gradient-descent": Variant("gradient-descent", {}, 2000, monotone=True),
     "newton-coefficients": Variant("newton-coefficients", {}, 30, not_on=("huber",)),
     "newton-coefficients-dense": Variant("newton-coefficients", {"option": 2, "rows": "dense"}, 30, not_on=("huber",)),
@@ -108,6 +129,21 @@ VARIANTS = {
     ),
     "ranl-resources": Variant("ranl", {"policy": "resources", "budget": "18,9"}, 500, not_on=("huber", "poisson")),
     "ranl-short-steps": Variant("ranl", {"step": 0.5}, 500, not_on=("huber", "poisson")),
+    # As it is, sigma grows until the steps are spent: far enough for most of the way.
+    "pisa": Variant("pisa", {}, 100, gap=0.02),
+    "pisa-hessian": Variant("pisa", {"preconditioner": "hessian", "sigma": 1.0, "gamma": 1.0}, 500, gap=1e-4),
+    "sisa": Variant("sisa", {}, 100, gap=0.05),
+    "sisa-steady": Variant("sisa", {"gamma": 1.0, "rho": 10.0}, 500, gap=1e-3),
+    "nsisa": Variant("nsisa", {}, 100, gap=0.05),
+    # The workers' own optima draw it away from the common one, the less the smaller lr is.
+    "fedavg": Variant("fedavg", {"lr": 0.05, "momentum": 0.5}, 300, gap=0.15),
+    "fedprox": Variant("fedprox", {"lr": 0.05, "momentum": 0.5, "mu": 0.1}, 300, gap=0.15),
+    "fednova": Variant("fednova", {"lr": 0.05, "momentum": 0.5}, 300, gap=0.15),
+    "scaffold": Variant("scaffold", {"batch": None, "epochs": 2}, 300, gap=0.05),
+    "sgdm": Variant("sgdm", {}, 500, gap=1e-6),
+    "adam": Variant("adam", {"lr": 0.05}, 200, gap=0.01),
+    "adamw": Variant("adamw", {"lr": 0.05, "weight_decay": 1e-4}, 200, gap=0.01),
+    "muon": Variant("muon", {"other_lr": 0.05}, 200, gap=0.01),
 }
 
 

@@ -26,11 +26,13 @@ def command(name: str | None) -> None:
     for kind in METHODS.values():
         rounds, down, up = kind.cost()
         title = (inspect.getdoc(kind) or "").partition("\n")[0].partition(":")[0]
-        rows.append((kind.name, str(rounds), down, up, " ".join(kind.needs), title))
+        rows.append((kind.name, rounds, down, up, " ".join(kind.needs), title))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for row in rows:
         click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip())
-    click.echo("\nRounds and floats per worker are those of one iteration; d weights, and m rows on the worker.")
+    click.echo(
+        "\nRounds and floats per worker are those of one iteration; d weights, m rows on the worker, k inner steps."
+    )
 
 
 def flattened(settings: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -40,7 +40,7 @@ from mpinewton.errors import ConfigError
 @click.option("--max-bits", type=float, help="Bits on the busiest worker's link, down and up.")
 @click.option("--max-seconds", type=float)
 @click.option("--max-hours", type=float, help="Time limit: checkpoint and exit 3, to be run again.")
-@click.option("--start", metavar="zero|FILE|optimum+C", help="First weights.  [default: zero]")
+@click.option("--start", metavar="auto|zero|FILE|optimum+C", help="First weights.  [default: auto: the loss's own]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), help="Storage of the data; sums are float64 always."

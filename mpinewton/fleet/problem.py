@@ -9,7 +9,7 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.base import Classes, Loss
+from mpinewton.losses.base import Classes, Loss, Shape
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Problem:
     @property
     def size(self) -> int:
         """d, the number of weights."""
-        return self.features * self.loss.outputs(self.classes)
+        return self.loss.size(self.features, self.classes)
 
     @cached_property
     def shares(self) -> Array:
@@ -59,8 +59,14 @@ class Problem:
 
     @cached_property
     def ridge(self) -> Array:
-        """l2 for every weight, shape (d,): 0 for the intercept, which is the last feature."""
-        each = np.full((self.features, self.size // self.features), self.l2)
-        if self.intercept:
-            each[-1] = 0.0
-        return each.ravel()
+        """l2 for every weight, shape (d,): 0 for those that are not regularised, as the intercept's."""
+        return np.where(self.loss.regularised(self.features, self.classes, self.intercept), self.l2, 0.0)
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What the weights are, in the order in which w (d,) holds them."""
+        return self.loss.shapes(self.features, self.classes)
+
+    def begin(self) -> Array:
+        """The weights the loss proposes to start from, shape (d,): the same in every layout."""
+        return self.loss.begin(self.features, self.classes, self.seed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Shard
 from mpinewton.fleet.problem import Problem
-from mpinewton.losses.base import Point, Ray
+from mpinewton.losses.base import Model, Point, Ray, emphasis
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
 REFRESH = 50
@@ -31,6 +31,8 @@ class Worker:
     rows : int
     l2 : array, shape (d,)
         Regularisation of every weight.
+    shapes : tuple of Shape
+        What the weights are.
     memory : dict of arrays
         What a method keeps here between calls; saved in checkpoints.
     """
@@ -39,7 +41,8 @@ class Worker:
         self.index, self.weight = index, float(problem.shares[index])
         self.l2, self.seed = problem.ridge, problem.seed
         self.rows = shard.rows
-        self.model = problem.loss.on(shard, problem.classes)
+        self.shapes = problem.shapes
+        self.model: Model = problem.loss.on(shard, problem.classes)
         self.memory: dict[str, Array] = {}
         self.iteration = 0  # of the run; set by the host before every task
         self._steps = 0
@@ -106,6 +109,13 @@ class Worker:
         square = 0.5 * ((l2 * w) @ w + 2.0 * steps * ((l2 * w) @ p) + steps**2 * ((l2 * p) @ p))
         return np.asarray(self._ray.losses(steps) + square)
 
+    def gradients(self, steps: Array) -> Array:
+        """Gradient of f_i at w + a p for every a of `steps`, shape (len(steps), d); p as in `losses`."""
+        if self._ray is None or self._p is None:
+            raise RuntimeError("the worker was asked for trial steps before it was told a direction: call aim(p) first")
+        points = [self._ray.at(step) for step in steps]
+        return np.array([point.gradient() + self.l2 * point.w for point in points]).reshape(len(steps), -1)
+
     def look(self, w: Array) -> tuple[float, Array]:
         """f_i and its gradient at w, for the record: the worker stays where it is."""
         point = self.model.at(w)
@@ -117,12 +127,20 @@ class Worker:
         """Random numbers of (seed, worker, iteration, key): the same in every layout and after every resume."""
         return random_numbers(self.seed, self.index, self.iteration, key)
 
-    def part(self, rows: Indices) -> Worker:
-        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,): a minibatch, placed nowhere yet."""
+    def part(self, rows: Indices | None = None) -> Worker:
+        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,), or on all: placed nowhere yet."""
         part = copy.copy(self)
-        part.model, part.rows = self.model.part(rows), len(rows)
+        if rows is not None:
+            part.model, part.rows = self.model.part(rows), len(rows)
         part._point = part._ray = part._p = None
         return part
+
+    def sampled_gradient(self, rows: Indices, w: Array) -> Array:
+        """Gradient of f_i at w, (d,), from some of its rows, (k,): right in the mean over fair samples."""
+        part = self.part(rows)
+        part.place(w)
+        ridge = self.l2 * w
+        return ridge + emphasis(self.model.weight, rows) * (part.gradient() - ridge)
 
     def settle(self) -> None:
         """Have the memory as a checkpoint gives it back, in C order: H.T @ v rounds unlike H @ v."""

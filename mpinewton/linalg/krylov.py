@@ -18,6 +18,8 @@ Status = Literal["solved", "limit", "negative curvature", "not positive definite
 # A Krylov space is exhausted when what a product adds to it is rounding: this many ulps of the largest product so far,
 # times sqrt(d) for the d roundings of a vector.
 EXHAUSTED = 10 * np.finfo(np.float64).eps
+# Curvature below this part of the largest is none that a step should be divided by: what is left of it is rounding.
+FLAT = float(np.sqrt(np.finfo(np.float64).eps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,28 +40,35 @@ class Solved:
     status: Status
 
 
-def cg(product: Product, b: Array, limit: int, tolerance: float) -> Solved:
-    """Conjugate gradients for H x = b, until |H x - b| <= tolerance |b|.
+def cg(
+    product: Product, b: Array, limit: int, tolerance: float, flat: float = 0.0, precondition: Product | None = None
+) -> Solved:
+    """Conjugate gradients for H x = b, until |H x - b| <= tolerance |b|; `precondition` is P^-1, P positive definite.
 
-    On a direction u with u'Hu <= 0: the iterate before it, b itself at step one, so that <x, b> > 0 always.
+    On a direction u with u'Hu <= flat |H| |u|^2, |H| as far as it has been seen: the iterate before it, u itself at
+    step one, so that <x, b> > 0 always. Where H is singular, the part of b outside its range drives u'Hu / |u|^2 to 0
+    from above, and x to infinity: `flat` > 0 ends that in time.
     """
-    x, r, u = np.zeros_like(b), b.copy(), b.copy()
-    rr = float(r @ r)
-    goal = tolerance**2 * rr
-    if rr == 0:
+    x, r = np.zeros_like(b), b.copy()
+    goal = tolerance * sqrt(b @ b)
+    if not b.any():
         return Solved(x, 0, "solved")
+    s = precondition(r) if precondition else r
+    u, rs, largest = s.copy(), float(r @ s), 0.0
     for k in range(limit):
         Hu = product(u)
-        curvature = float(u @ Hu)
-        if curvature <= 0:
-            return Solved(x if k else b.copy(), k, "negative curvature")
-        alpha = rr / curvature
+        curvature, square = float(u @ Hu), float(u @ u)
+        largest = max(largest, sqrt((Hu @ Hu) / square))
+        if curvature <= flat * largest * square:
+            return Solved(x if k else u, k, "negative curvature")
+        alpha = rs / curvature
         x += alpha * u
         r -= alpha * Hu
-        before, rr = rr, float(r @ r)
-        if rr <= goal:
+        if sqrt(r @ r) <= goal:
             return Solved(x, k + 1, "solved")
-        u = r + (rr / before) * u
+        s = precondition(r) if precondition else r
+        before, rs = rs, float(r @ s)
+        u = s + (rs / before) * u
     return Solved(x, limit, "limit")
 
 
@@ -128,6 +137,12 @@ class Lanczos:
         """(H^2 + damp^2 I)^-1 b in the space, beta Q (T'T + damp^2 I)^-1 e_1, shape (d,); damp > 0."""
         _, s, V = self._svd
         return self._combine(V.T @ (V[:, 0] / (s**2 + damp**2)))
+
+    def solve_shortest(self, cutoff: float = 1e-10) -> Array:
+        """The shortest argmin over x = Q y of |H x - b|, shape (d,): singular values below cutoff |T| count as 0."""
+        U, s, V = self._svd
+        kept = s > cutoff * s.max(initial=0.0)
+        return self._combine(V[kept].T @ (U[0, kept] / s[kept]))
 
     def solve_absolute(self, floor: float) -> Array:
         """|H|^-1 b in the space, shape (d,): eigenvalues by modulus, none below `floor` times the largest.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import isqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from mpinewton.data.shard import Array
+from mpinewton.data.shard import Array, Matrix
 from mpinewton.linalg.krylov import Solved
 
 
@@ -43,6 +45,22 @@ def solve_positive(H: Array, g: Array) -> Solved:
     if not np.isfinite(x).all():  # not every LAPACK notices NaN in H
         return Solved(g.copy(), 0, "not positive definite")
     return Solved(x, 1, "solved")
+
+
+def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
+    """(diag(e) + X'diag(h)X)^-1 r for e > 0, h >= 0 and fewer rows (n, d) than columns: shape (d,), n x n factored.
+
+    NaN where the n x n matrix has no factor.
+    """
+    W = X * np.sqrt(h)[:, None]
+    scaled = W * (1.0 / e)
+    product: Any = scaled @ W.T
+    K = np.asarray(product.toarray() if sparse.issparse(product) else product, dtype=np.float64)
+    K[np.diag_indices_from(K)] += 1.0
+    solved = solve_positive(K, np.asarray(scaled @ r))
+    if solved.status != "solved":
+        return np.full_like(r, np.nan)
+    return np.asarray(r / e - scaled.T @ solved.x)
 
 
 def solve_semidefinite(H: Array, g: Array) -> Solved:

@@ -9,6 +9,7 @@ from mpinewton.choices import chosen
 from mpinewton.losses.base import Loss
 from mpinewton.losses.huber import Huber
 from mpinewton.losses.logistic import Logistic
+from mpinewton.losses.mlp import Mlp
 from mpinewton.losses.poisson import Poisson
 from mpinewton.losses.ridge import Ridge
 from mpinewton.losses.softmax import Softmax
@@ -16,7 +17,7 @@ from mpinewton.losses.softplus import Softplus
 
 __all__ = ["LOSSES", "Loss", "describe", "make_loss"]
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus)}
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus, Mlp)}
 
 
 def make_loss(text: str) -> Loss:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from math import prod
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Shard
-from mpinewton.errors import ConfigError, DataError
-from mpinewton.linalg.rows import Rows
+from mpinewton.errors import DataError
 
 Classes = Sequence[float] | None
 Targets = NDArray[Any]  # labels in the form a loss wants: floats, or numbers of classes
-
-# Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
-RAY_NUMBERS = 1 << 18
-CURVED = frozenset({"gradient", "hessian_product", "hessian", "curvature"})
 
 
 class Ray(Protocol):
@@ -49,31 +43,57 @@ class Model(Protocol):
     """A loss on one shard: a function of the weights alone."""
 
     size: int  # d, the number of weights
+    weight: Array | float  # what every row counts in the mean, shape (n,); one number where all count alike
 
     def at(self, w: Array, **kept: Array) -> Point: ...
+    def part(self, rows: NDArray[np.intp]) -> Model: ...  # the mean over some of the rows, shape (k,)
     def predict(self, w: Array) -> Array: ...
+
+
+class Shape(NamedTuple):
+    """Some weights that belong together: their place in w is after those of the shapes before, row by row."""
+
+    name: str
+    sizes: tuple[int, ...]
+    hidden: bool = False  # a matrix between layers, (outputs, the rest): what Newton-Schulz may orthogonalise
+
+    @property
+    def size(self) -> int:
+        return prod(self.sizes)
 
 
 @dataclass(frozen=True)
 class Loss(ABC):
-    """A loss of a linear model, one formula per derivative; z = X w are the logits.
+    """What every loss is. Subclasses are frozen dataclasses whose fields are the settings of the loss.
 
-    Subclasses are frozen dataclasses whose fields are the settings of the loss. Every formula works row by row:
-    z has shape (..., n) or, with C outputs, (..., n, C); t has shape (n,); leading axes are trial steps.
-
-    `provides` says what methods may ask for: "gradient", "hessian_product", "hessian", and, for losses with one
-    output, "curvature" (the coefficients loss''(z_j) of the Hessian X' diag(.) X / n), "curvature_bound" (`gamma`)
-    and "curvature_slope" (`nu`).
+    `provides` says what methods may ask for: "gradient", "hessian_product", "hessian", "curvature" (coefficients h_j of
+    a Hessian X' diag(h) X / n), and bounds of these: "curvature_bound" (`gamma`), "curvature_slope" (`nu`).
     """
 
     name: ClassVar[str]
     convex: ClassVar[bool]
     classifies: ClassVar[bool] = False  # predictions are class labels
-    provides: ClassVar[frozenset[str]] = CURVED
+    provides: ClassVar[frozenset[str]]
 
-    def outputs(self, classes: Classes) -> int:
-        """Number of logits a row has: 1, unless the loss says otherwise."""
-        return 1
+    @abstractmethod
+    def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:
+        """What the weights are, in the order in which w (d,) holds them."""
+
+    @abstractmethod
+    def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
+        """Which weights l2 holds for, shape (d,). `intercept`: the last feature is always 1, and its weights free."""
+
+    @abstractmethod
+    def on(self, shard: Shard, classes: Classes) -> Model:
+        """This loss on one shard."""
+
+    def size(self, features: int, classes: Classes) -> int:
+        """d, the number of weights."""
+        return sum(shape.size for shape in self.shapes(features, classes))
+
+    def begin(self, features: int, classes: Classes, seed: int) -> Array:
+        """The weights to start from where nobody names others, shape (d,): zeros, unless a loss says otherwise."""
+        return np.zeros(self.size(features, classes))
 
     def targets(self, y: Array, classes: Classes) -> Targets:
         """Labels of the shard in the form the formulae want, shape (n,): finite numbers, unless a loss says otherwise.
@@ -108,151 +128,35 @@ class Loss(ABC):
             row = int(wrong.argmax())
             raise DataError(f"{self.name} needs {rule}; row {row} has {y[row]:g}. Correct the data or use another loss")
 
-    @abstractmethod
-    def values(self, z: Array, t: Targets) -> Array:
-        """Loss of every row, shape (..., n)."""
 
-    @abstractmethod
-    def slopes(self, z: Array, t: Targets) -> Array:
-        """First derivative with respect to the logits, shape of z."""
+class PointRay:
+    """A point seen along p where a trial step is a new evaluation: for models that are not linear in the weights."""
 
-    @abstractmethod
-    def curvatures(self, z: Array, t: Targets) -> Array:
-        """Second derivative with respect to the one logit, shape (n,)."""
-
-    def gamma(self, t: Targets) -> Array:
-        """A bound of the modulus of the second derivative over all z, for every row, shape (n,)."""
-        raise self._unbounded("second derivative")
-
-    def nu(self, t: Targets) -> Array:
-        """A Lipschitz constant of the second derivative in z, for every row, shape (n,)."""
-        raise self._unbounded("third derivative")
-
-    def _unbounded(self, derivative: str) -> ConfigError:
-        return ConfigError(f"the {derivative} of {self.name} has no bound; logistic, ridge and softplus have one")
-
-    def second(self, z: Array, t: Targets) -> Array:
-        """What the second derivative is made of, shape of z: found once a point, then used by `bend` and `hessian`."""
-        return self.curvatures(z, t)
-
-    def bend(self, second: Array, dz: Array) -> Array:
-        """Second derivative with respect to the logits, applied to dz: shape of z."""
-        return second * dz
-
-    def hessian(self, rows: Rows, second: Array, weight: Array | float) -> Array:
-        """sum_j weight_j x_j loss''(z_j) x_j', shape (d, d)."""
-        return rows.gram(weight * second)
-
-    def predictions(self, z: Array, classes: Classes) -> Array:
-        """What a trained model says: the label nearest in meaning to the logits, shape (n,)."""
-        return z
-
-    def on(self, shard: Shard, classes: Classes) -> LinearModel:
-        """This loss on one shard."""
-        return LinearModel(self, shard, classes)
-
-
-class LinearModel:
-    """A `Loss` on the rows of one shard: mean over the rows by weight; 0 on an empty shard.
-
-    Weights are stored (p, C) row by row, flattened to d = p C numbers.
-    """
-
-    def __init__(self, loss: Loss, shard: Shard, classes: Classes) -> None:
-        self.loss, self.classes = loss, classes
-        self.rows = Rows(shard.X)
-        self.y, self.t = shard.y, loss.targets(shard.y, classes)
-        self.outputs = loss.outputs(classes)
-        self.size = shard.features * self.outputs
-        # Row weights sum to 1: every mean below is a plain sum.
-        mass = shard.mass or 1.0
-        self.weight: Array | float = 1.0 / mass if shard.weight is None else shard.weight / mass
-
-    def part(self, rows: NDArray[np.intp]) -> LinearModel:
-        """The model on some of its rows, shape (k,): their mean."""
-        part = copy.copy(self)
-        part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
-        mass = len(rows) if isinstance(self.weight, float) else self.weight[rows].sum()
-        part.weight = (1.0 if isinstance(self.weight, float) else self.weight[rows]) / (mass or 1.0)
-        return part
-
-    def logits(self, w: Array) -> Array:
-        """X w, shape (n,) or (n, C)."""
-        return self.rows.times(w if self.outputs == 1 else w.reshape(-1, self.outputs))
-
-    def pull_back(self, r: Array) -> Array:
-        """X'(weight r), shape (d,)."""
-        if isinstance(self.weight, float):
-            return self.rows.transpose_times(r).ravel() * self.weight
-        return self.rows.transpose_times((self.weight * r.T).T).ravel()
-
-    @property
-    def shares(self) -> Array:
-        """What every row counts in the mean, shape (n,)."""
-        return np.full(self.rows.n, self.weight) if isinstance(self.weight, float) else self.weight
-
-    def mean(self, values: Array, rows: slice = slice(None)) -> Array:
-        """Weighted sum over (some of) the rows, shape (...) for values of shape (..., n)."""
-        if isinstance(self.weight, float):
-            return np.asarray(values.sum(axis=-1) * self.weight)
-        return np.asarray(values @ self.weight[rows])
-
-    def at(self, w: Array, z: Array | None = None) -> LinearPoint:
-        """The loss at w; z, where given, are the logits there."""
-        return LinearPoint(self, w, self.logits(w) if z is None else z)
-
-    def predict(self, w: Array) -> Array:
-        return self.loss.predictions(self.logits(w), self.classes)
-
-
-class LinearPoint:
-    """A `LinearModel` at w, the logits kept."""
-
-    def __init__(self, model: LinearModel, w: Array, z: Array) -> None:
-        self.model, self.w, self.z = model, w, z
-
-    def value(self) -> float:
-        return float(self.model.mean(self.model.loss.values(self.z, self.model.t)))
-
-    def gradient(self) -> Array:
-        return self.model.pull_back(self.model.loss.slopes(self.z, self.model.t))
-
-    @cached_property
-    def second(self) -> Array:
-        return self.model.loss.second(self.z, self.model.t)
-
-    def hessian_product(self, v: Array) -> Array:
-        return self.model.pull_back(self.model.loss.bend(self.second, self.model.logits(v)))
-
-    def hessian(self) -> Array:
-        return self.model.loss.hessian(self.model.rows, self.second, self.model.weight)
-
-    def curvatures(self) -> Array:
-        return self.model.loss.curvatures(self.z, self.model.t)
-
-    def along(self, p: Array) -> LinearRay:
-        return LinearRay(self, p, self.model.logits(p))
-
-    def kept(self) -> dict[str, Array]:
-        return {"z": self.z}
-
-
-class LinearRay:
-    """A `LinearPoint` seen along p: the logits are affine in the step, so no trial step touches the data."""
-
-    def __init__(self, start: LinearPoint, p: Array, dz: Array) -> None:
-        self.start, self.p, self.dz = start, p, dz
+    def __init__(self, model: Model, w: Array, p: Array) -> None:
+        self.model, self.w, self.p = model, w, p
 
     def losses(self, steps: Array) -> Array:
         """Mean loss at w + a p for every a of `steps`, shape (len(steps),)."""
-        model, z, dz = self.start.model, self.start.z, self.dz
-        total = np.zeros(len(steps))
-        size = max(1, RAY_NUMBERS // max(1, len(steps) * model.outputs))
-        a = steps.reshape(-1, *[1] * z.ndim)
-        for first in range(0, len(z), size):
-            block = slice(first, first + size)
-            total += model.mean(model.loss.values(z[block] + a * dz[block], model.t[block]), block)
-        return total
+        return np.array([self.at(step).value() for step in steps], dtype=np.float64)
 
-    def at(self, step: float) -> LinearPoint:
-        return LinearPoint(self.start.model, self.start.w + step * self.p, self.start.z + step * self.dz)
+    def at(self, step: float) -> Point:
+        return self.model.at(self.w + step * self.p)
+
+
+def row_weights(shard: Shard) -> Array | float:
+    """Weights of the rows that sum to 1, so that a mean is a plain sum: shape (n,), or one number for all."""
+    mass = shard.mass or 1.0
+    return 1.0 / mass if shard.weight is None else shard.weight / mass
+
+
+def weights_of_part(weight: Array | float, rows: NDArray[np.intp]) -> Array | float:
+    """The same for some of the rows, shape (k,)."""
+    if isinstance(weight, float):
+        return 1.0 / max(1, len(rows))
+    part = weight[rows]
+    return np.asarray(part / (part.sum() or 1.0))
+
+
+def emphasis(weight: Array | float, rows: NDArray[np.intp]) -> float:
+    """Mean weight of some of the rows, (k,), over that of all."""
+    return 1.0 if isinstance(weight, float) else float(weight[rows].sum() * len(weight)) / max(1, len(rows))

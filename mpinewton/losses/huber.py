@@ -10,11 +10,12 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
-from mpinewton.losses.base import CURVED, Loss, Targets
+from mpinewton.losses.base import Targets
+from mpinewton.losses.linear import CURVED, LinearLoss
 
 
 @dataclass(frozen=True)
-class Huber(Loss):
+class Huber(LinearLoss):
     """r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2); r = z - y."""
 
     name: ClassVar[str] = "huber"

@@ -10,12 +10,13 @@ from scipy.special import expit
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.base import CURVED, Classes, Loss, Targets
+from mpinewton.losses.base import Classes, Targets
+from mpinewton.losses.linear import CURVED, LinearLoss
 from mpinewton.losses.softplus import softplus
 
 
 @dataclass(frozen=True)
-class Logistic(Loss):
+class Logistic(LinearLoss):
     """log(1 + exp(-b z)), b = -1 for the first of two classes and 1 for the second."""
 
     name: ClassVar[str] = "logistic"

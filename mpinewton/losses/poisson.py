@@ -9,7 +9,8 @@ import numpy as np
 from scipy.special import gammaln
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import Classes, Loss, Targets
+from mpinewton.losses.base import Classes, Targets
+from mpinewton.losses.linear import LinearLoss
 
 # Above this logit exp(z) goes on as its second-order Taylor polynomial: still convex with two continuous derivatives,
 # and values, gradients and their squares stay finite when a line search tries a step far too long.
@@ -17,7 +18,7 @@ TAYLOR_FROM = 300.0
 
 
 @dataclass(frozen=True)
-class Poisson(Loss):
+class Poisson(LinearLoss):
     """exp(z) - y z + log(y!), y >= 0; predicts the mean exp(z)."""
 
     name: ClassVar[str] = "poisson"

@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import CURVED, Loss, Targets
+from mpinewton.losses.base import Targets
+from mpinewton.losses.linear import CURVED, LinearLoss
 
 
 @dataclass(frozen=True)
-class Ridge(Loss):
+class Ridge(LinearLoss):
     """(z - y)^2 / 2."""
 
     name: ClassVar[str] = "ridge"

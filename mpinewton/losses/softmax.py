@@ -10,11 +10,12 @@ import numpy as np
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
-from mpinewton.losses.base import Classes, Loss, Targets
+from mpinewton.losses.base import Classes, Targets
+from mpinewton.losses.linear import LinearLoss
 
 
 @dataclass(frozen=True)
-class Softmax(Loss):
+class Softmax(LinearLoss):
     """log(sum_c exp(z_c)) - z_y, one logit a class.
 
     With C columns of weights the Hessian has p directions of curvature 0, so that l2 > 0 is wanted; `reduced` leaves

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.special import expit
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import CURVED, Classes, Loss, Targets
+from mpinewton.losses.base import Classes, Targets
+from mpinewton.losses.linear import CURVED, LinearLoss
 
 # Bounds over all z, found numerically and rounded up, of the second and third derivatives of softplus(z)^2; a label y
 # adds y times those of softplus.
@@ -23,7 +24,7 @@ def softplus(z: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Softplus(Loss):
+class Softplus(LinearLoss):
     """(softplus(z) - y)^2, softplus(z) = log(1 + exp(z))."""
 
     name: ClassVar[str] = "softplus"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array
-from mpinewton.losses.base import LinearModel
+from mpinewton.losses.linear import LinearModel
 
 
 class SubModel:

@@ -104,12 +104,15 @@ class Method(ABC):
             raise ConfigError(f"{self.name}: {setting} = {getattr(self, setting)!r}, but it must be {rule}")
 
     @classmethod
-    def cost(cls) -> tuple[int, str, str]:
-        """Rounds an iteration, floats down and floats up per worker (formulae in d), as the docstring promises them."""
+    def cost(cls) -> tuple[str, str, str]:
+        """Rounds an iteration, floats down and floats up per worker, as the docstring promises them.
+
+        Formulae in d, and in k where an iteration takes k steps of some inner solver between driver and workers.
+        """
         text = " ".join((cls.__doc__ or "").split())
-        found = re.search(r"(\d+) rounds an iteration; floats per worker: (.+?) down, (.+?) up", text)
+        found = re.search(r"(\d[\dk*+ ]*) rounds an iteration; floats per worker: (.+?) down, (.+?) up", text)
         assert found, f"{cls.__name__}'s docstring has no cost line"
-        return int(found[1]), found[2], found[3]
+        return found[1], found[2], found[3]
 
 
 def stuck(now: State, trouble: str) -> State:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import ClassVar, Literal
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg, lanczos, lsmr
-from mpinewton.methods.base import Iterate, Method
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import begun
+from mpinewton.methods.base import Iterate, stuck
+from mpinewton.methods.inner import Inner
+from mpinewton.methods.linesearch import Backtracking, descend, no_step
+from mpinewton.methods.tasks import advance, begun, value_and_gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Measured(Iterate):
+    """An iterate, and the size of the curvature there; all 0 where theta and phi are fixed."""
+
+    h: float = 0.0  # mean over the workers of |H_i g_i| / |g_i|, never below half the first
+    first: float = 0.0  # its value at the start
+    phi: float = 0.0  # damping, relative to h
 
 
 @dataclass(frozen=True)
-class Dino(Method):
+class Dino(Inner):
     """DINO (Crane and Roosta 2020, Algorithm 1): any smooth loss, convex or not, any split of the data.
 
     Worker i solves min_v |H_i v - g|^2 + phi^2 |v|^2 and sends -v, if <v, g> >= theta |g|^2; otherwise it is of I_t,
@@ -24,36 +35,74 @@ class Dino(Method):
     `lsmr` solves the two problems as published, by LSMR and CG, at two products with H_i a step. `lanczos` solves both
     in one Krylov space K(H_i, g), at one product a step, and comes closer with as many products.
 
-    6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up.
+    theta and phi have units. With `adaptive` they are theta_hat/h and phi_hat h, where h is the mean of
+    |H_i g_i|/|g_i| and comes with the gradient; phi_hat falls to a quarter after a step of 1/2 or more, and rises
+    fourfold after a step of 1/8 or less along tilted directions.
+
+    6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up. (adaptive: two more down, one more up.)
     """
 
     solver: Literal["lsmr", "lanczos"] = "lsmr"
     theta: float = 1e-4  # least descent asked of every worker, units 1/|H|
     phi: float = 1e-6  # damping of the local problem, units |H|
-    limit: int = 50  # iterations of the local solver
-    tolerance: float = 1e-4  # of the local solver, the paper's epsilon_i
+    adaptive: bool = False  # theta and phi from the size of the curvature, instead of the two above
+    theta_hat: float = 5.0  # adaptive theta, relative to 1/h; 1 is better where the objective is convex
+    phi_hat: float = 0.03  # adaptive phi at the start, relative to h
     search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "dino"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
+    state: ClassVar[type[Iterate]] = Measured
 
     def __post_init__(self) -> None:
-        self.require(self.theta > 0, "theta", "greater than 0")
-        self.require(self.phi > 0, "phi", "greater than 0")
-        self.require(self.limit >= 1, "limit", "at least 1")
-        self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
+        super().__post_init__()
+        for setting in ("theta", "phi", "theta_hat", "phi_hat"):
+            self.require(getattr(self, setting) > 0, setting, "greater than 0")
 
-    def start(self, fleet: Fleet, w: Array) -> Iterate:
-        return begun(fleet, w)
+    def start(self, fleet: Fleet, w: Array) -> Measured:
+        if not self.adaptive:
+            now = begun(fleet, w)
+            return Measured(w, now.loss, now.gradient)
+        f, g, h = fleet.mean(self.measured_start, w)
+        h = h or 1.0  # no curvature at all: any unit will do
+        return Measured(w, f, g, h=h, first=h, phi=self.phi_hat)
 
-    def step(self, fleet: Fleet, now: Iterate) -> Iterate:
+    def step(self, fleet: Fleet, now: Measured) -> Measured:
+        if self.adaptive:
+            return self.adaptive_step(fleet, now)
         p, tilted = fleet.sum(self.direction, now.gradient)
-        after = descend(fleet, self.search, now, p)
-        return replace(after, note=f"{tilted:.0f} of {fleet.workers} workers tilted" if tilted else "")
+        return replace(descend(fleet, self.search, now, p), note=self.note(fleet, tilted))
+
+    def adaptive_step(self, fleet: Fleet, now: Measured) -> Measured:
+        p, tilted = fleet.sum(self.tilted, now.gradient, self.theta_hat / now.h, now.phi * now.h)
+        a = self.search(fleet, now, p)
+        if not a:
+            return stuck(now, no_step(now, p))
+        f, g, h = fleet.mean(self.measured_advance, a)
+        phi = now.phi
+        if a >= 1 / 2:
+            phi = max(phi / 4, 1e-6)
+        elif a <= 1 / 8 and tilted:
+            phi = min(phi * 4, 1.0)
+        h, note = max(h, now.first / 2), self.note(fleet, tilted)
+        return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, note=note, h=h, phi=phi)
+
+    def note(self, fleet: Fleet, tilted: float) -> str:
+        return f"{tilted:.0f} of {fleet.workers} workers tilted" if tilted else ""
+
+    def measured_start(self, worker: Worker, w: Array) -> tuple[float, Array, float]:
+        return *value_and_gradient(worker, w), size_of_curvature(worker)
+
+    def measured_advance(self, worker: Worker, step: float) -> tuple[float, Array, float]:
+        return *advance(worker, step), size_of_curvature(worker)
 
     def direction(self, worker: Worker, g: Array) -> tuple[Array, bool]:
-        v1, tilt = self.solve(worker, g)
-        lack = self.theta * (g @ g) - v1 @ g
+        return self.tilted(worker, g, self.theta, self.phi)
+
+    def tilted(self, worker: Worker, g: Array, theta: float, phi: float) -> tuple[Array, bool]:
+        """omega_i p_i, and whether the worker is of I_t."""
+        v1, tilt = self.solve(worker, g, phi)
+        lack = theta * (g @ g) - v1 @ g
         if lack <= 0:
             return -worker.weight * v1, False
         v2 = tilt()
@@ -61,11 +110,18 @@ class Dino(Method):
             v2 = g
         return -worker.weight * (v1 + lack / (v2 @ g) * v2), worker.weight > 0
 
-    def solve(self, worker: Worker, g: Array) -> tuple[Array, Callable[[], Array]]:
+    def solve(self, worker: Worker, g: Array, phi: float) -> tuple[Array, Callable[[], Array]]:
         """v1, and v2 for whoever needs it, shapes (d,)."""
         H = worker.hessian_product
         if self.solver == "lanczos":
             space = lanczos(H, g, self.limit, 0.0)
-            return space.solve_damped(self.phi), lambda: space.solve_squared(self.phi)
-        v1 = lsmr(H, g, self.phi, self.limit, self.tolerance).x
-        return v1, lambda: cg(lambda v: H(H(v)) + self.phi**2 * v, g, self.limit, self.tolerance).x
+            return space.solve_damped(phi), lambda: space.solve_squared(phi)
+        v1 = lsmr(H, g, phi, self.limit, self.tolerance).x
+        return v1, lambda: cg(lambda v: H(H(v)) + phi**2 * v, g, self.limit, self.tolerance).x
+
+
+def size_of_curvature(worker: Worker) -> float:
+    """|H_i g_i| / |g_i| where the worker stands; 0 where its gradient is."""
+    g = worker.gradient()
+    Hg, norm = worker.hessian_product(g), sqrt(g @ g)
+    return sqrt(Hg @ Hg) / norm if norm else 0.0

@@ -7,18 +7,20 @@ from typing import ClassVar, Literal
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.krylov import cg, lanczos
-from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.linalg.krylov import FLAT, lanczos
+from mpinewton.methods.base import Iterate, stuck
+from mpinewton.methods.inner import LocalNewtonSystem
 from mpinewton.methods.linesearch import Backtracking, descend
 from mpinewton.methods.tasks import begun
 
 
 @dataclass(frozen=True)
-class Giant(Method):
+class Giant(LocalNewtonSystem):
     """GIANT (Wang, Roosta, Xu and Mahoney 2018): strongly convex objectives, shards that resemble one another.
 
-    Every worker solves H_i v = g by conjugate gradients; p = -sum_i omega_i v_i. On a direction u with u'H_i u <= 0:
-    `stop` ends the run, as published; `truncate` takes the iterate before it; `abs` solves |H_i| v = g in a Krylov
+    Every worker solves H_i v = g; p = -sum_i omega_i v_i. On a direction u with u'H_i u <= 0:
+    `stop` ends the run, as published; `truncate` takes the iterate before it (and counts
+    curvature at rounding level as none); `abs` solves |H_i| v = g in a Krylov
     space of the same size, eigenvalues by modulus and none below `floor` times the largest. These two descend always.
 
     6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up.
@@ -26,17 +28,15 @@ class Giant(Method):
 
     negative: Literal["stop", "truncate", "abs"] = "stop"
     floor: float = 1e-3  # least eigenvalue in `abs`, relative to the largest
-    limit: int = 50  # products with H_i
-    tolerance: float = 1e-4  # on |H_i v - g| / |g|
     search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "giant"
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(0 < self.floor < 1, "floor", "between 0 and 1")
-        self.require(self.limit >= 1, "limit", "at least 1")
-        self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
+        self.require(self.solver == "cg" or self.negative != "abs", "solver", "cg with negative=abs")
 
     def start(self, fleet: Fleet, w: Array) -> Iterate:
         return begun(fleet, w)
@@ -46,7 +46,7 @@ class Giant(Method):
         if bent and self.negative == "stop":
             return stuck(
                 now,
-                f"negative curvature: conjugate gradients failed on {bent:.0f} of {fleet.workers} workers; "
+                f"negative curvature: the local solver failed on {bent:.0f} of {fleet.workers} workers; "
                 "negative=truncate, negative=abs or dino go on",
             )
         return descend(fleet, self.search, now, p)
@@ -55,6 +55,6 @@ class Giant(Method):
         if self.negative == "abs":
             space = lanczos(worker.hessian_product, g, self.limit, 0.0)
             return -worker.weight * space.solve_absolute(self.floor), False
-        solved = cg(worker.hessian_product, g, self.limit, self.tolerance)
+        solved = self.solve(worker, g, FLAT if self.negative == "truncate" else 0.0)
         # A worker without rows has no curvature and no say.
-        return -worker.weight * solved.x, solved.status == "negative curvature" and worker.weight > 0
+        return -worker.weight * solved.x, solved.status not in ("solved", "limit") and worker.weight > 0

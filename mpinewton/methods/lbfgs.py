@@ -9,6 +9,7 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet
+from mpinewton.linalg.pairs import remembered, scaled
 from mpinewton.methods.base import Iterate, Method
 from mpinewton.methods.linesearch import Backtracking, descend
 from mpinewton.methods.tasks import value_and_gradient
@@ -44,25 +45,8 @@ class Lbfgs(Method):
         return Remembered(w, f, g, S=np.zeros((0, len(w))), Y=np.zeros((0, len(w))))
 
     def step(self, fleet: Fleet, now: Remembered) -> Remembered:
-        after = descend(fleet, self.search, now, -self.scaled(now))
+        after = descend(fleet, self.search, now, -scaled(now.S, now.Y, now.gradient))
         if after.trouble:
             return after
-        s, y = after.w - now.w, after.gradient - now.gradient
-        if s @ y <= 1e-12 * np.sqrt((s @ s) * (y @ y)):  # no curvature to learn from along s
-            return after
-        return replace(after, S=np.vstack([now.S, s])[-self.memory :], Y=np.vstack([now.Y, y])[-self.memory :])
-
-    def scaled(self, now: Remembered) -> Array:
-        """The inverse Hessian the pairs stand for, times the gradient: the two-loop recursion."""
-        q = now.gradient.copy()
-        if not len(now.S):
-            return q / max(1.0, float(np.sqrt(q @ q)))  # nothing known yet: a first step of length 1 at the most
-        rho = 1.0 / np.einsum("kd,kd->k", now.S, now.Y)
-        a = np.zeros(len(rho))
-        for k in reversed(range(len(rho))):
-            a[k] = rho[k] * (now.S[k] @ q)
-            q -= a[k] * now.Y[k]
-        q *= 1.0 / (rho[-1] * (now.Y[-1] @ now.Y[-1]))
-        for k in range(len(rho)):
-            q += (a[k] - rho[k] * (now.Y[k] @ q)) * now.S[k]
-        return q
+        S, Y = remembered(now.S, now.Y, after.w - now.w, after.gradient - now.gradient, self.memory)
+        return replace(after, S=S, Y=Y)

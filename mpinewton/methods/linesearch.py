@@ -63,6 +63,16 @@ class Backtracking:
             a = self.passing(steps, losses, now.loss, slope, last)
         return a, float(losses[np.flatnonzero(steps == a)[0]]) if a else NAN
 
+    def alone(self, worker: Worker, g: Array, p: Array) -> float:
+        """The same search by one worker on its own loss, g its gradient there: no message. 0 where no step passes."""
+        steps, slope = self.grid, float(g @ p)
+        if not slope < 0:
+            return 0.0
+        worker.aim(p)
+        f = worker.value()
+        a = self.passing(steps[: self.first], worker.losses(steps[: self.first]), f, slope)
+        return a or self.passing(steps[self.first :], worker.losses(steps[self.first :]), f, slope)
+
     def passing(self, steps: Array, losses: Array, f: float, slope: float, last: float = np.inf) -> float:
         """The step to take among these, given their losses; 0 where none passes."""
         noise = SLACK * max(1.0, abs(f))

@@ -28,8 +28,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     ConfigError
         For an unknown name or setting (with the nearest known one), a value of the wrong kind or out of its range.
     """
-    kind, settings = find_method(name), _with_none(settings)
-    settings = {kind.aliases.get(key, key): value for key, value in settings.items()}
+    kind = find_method(name)
+    settings = _with_none(kind, {kind.aliases.get(key, key): value for key, value in settings.items()})
     _refuse_unknown(kind, settings, kind.name)
     # A part that is only partly set keeps this method's own defaults for the rest.
     complete = overlaid(msgspec.to_builtins(kind()), settings)
@@ -71,9 +71,17 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return both
 
 
-def _with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
-    # Neither TOML nor the command line has a null: the word none stands for it.
-    return {k: None if v == "none" else _with_none(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
+def _with_none(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, None where the word none is written for it: neither TOML nor the command line has a null."""
+    types = get_type_hints(kind)
+    read: dict[str, Any] = {}
+    for key, value in settings.items():
+        part = _part(types.get(key))
+        if isinstance(value, Mapping) and part is not None:
+            read[key] = _with_none(part, value)
+        else:
+            read[key] = None if value == "none" and type(None) in get_args(types.get(key)) else value
+    return read
 
 
 def _refuse_unknown(kind: type, settings: Mapping[str, Any], name: str) -> None:

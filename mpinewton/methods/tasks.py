@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.symmetric import pack_triangle
-from mpinewton.losses.base import LinearModel
+from mpinewton.losses.linear import LinearModel
 from mpinewton.methods.base import Iterate
+
+Sampling = Literal["fresh", "epochs"]
+RUNAWAY = 1e6
 
 
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     """Go to w: f_i and its gradient there, d + 1 floats."""
     worker.place(w)
     return worker.value(), worker.gradient()
+
+
+def drawn(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> Worker:
+    """The worker on a minibatch of (seed, worker, iteration), placed nowhere: rows without replacement.
+
+    `batch` is a number of rows from 1 on, a share of the worker's rows below 1, and None, or more than there are, all.
+    `fresh` draws from all rows every time; `epochs` goes through a permutation of them, and then draws another, so that
+    none is left out for long; the few rows that are left at its end are dropped.
+    """
+    size = worker.rows if batch is None else int(batch) if batch >= 1 else max(1, round(batch * worker.rows))
+    if size >= worker.rows:
+        return worker.part()
+    if sampling == "fresh":
+        return worker.part(worker.rng().choice(worker.rows, size, replace=False))
+    left: Any = worker.memory.get("left")
+    if left is None or len(left) < size:
+        left = worker.rng().permutation(worker.rows)
+    worker.memory["left"] = left[size:]
+    return worker.part(left[:size])
+
+
+def runaway(length: float, first: float) -> bool:
+    """Whether a gradient or a way of this length, after a first one, means that the step size is too large."""
+    return not length <= RUNAWAY * first if first == first else length != length
 
 
 def begun(fleet: Fleet, w: Array) -> Iterate:
@@ -74,3 +103,8 @@ def largest_curvature(worker: Worker) -> float:
     e, Y = np.linalg.eigh(space.T[:-1])
     # Of a Krylov space comes a lower bound; an eigenvalue is no further from it than its residual is long.
     return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))
+
+
+def hessian_product(worker: Worker, v: Array) -> Array:
+    """The Hessian of f_i where the worker stands, times v: d floats."""
+    return worker.hessian_product(v)

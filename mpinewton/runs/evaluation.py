@@ -130,13 +130,16 @@ def _write(path: Path, found: Reference) -> None:
 
 
 def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
-    """The first w, shape (d,): `zero`, a model file, or `optimum+C` (C added to every coordinate of the optimum).
+    """The first w, shape (d,): `auto` (what the loss proposes: zeros for linear models, drawn from the seed for
+    networks), `zero`, a model file, or `optimum+C` (C added to every coordinate of the optimum).
 
     Raises
     ------
     ConfigError
         If the text is none of these, or what it names does not fit.
     """
+    if text == "auto":
+        return plan.problem().begin()
     if text == "zero":
         return np.zeros(plan.problem().size)
     if text.startswith("optimum"):

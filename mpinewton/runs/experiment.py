@@ -35,6 +35,7 @@ from mpinewton.runs.job import Job, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
 RECIPES = ("sklearn:", "synthetic:")
+NAMED_STARTS = ("auto", "zero")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +67,7 @@ class Objective(Section, frozen=True, kw_only=True):
     loss: str
     l2: float | list[float] | None = None
     intercept: bool = False
-    start: str = "zero"
+    start: str = "auto"
     data: list[str] | None = None
 
 
@@ -221,7 +222,7 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
 
 def _objective_name(objective: Objective, l2: float | None) -> str:
     parts = [objective.loss] + ([] if l2 is None else [f"l2={l2:g}"]) + (["intercept"] if objective.intercept else [])
-    return plain("-".join(parts if objective.start == "zero" else [*parts, Path(objective.start).name]))
+    return plain("-".join(parts if objective.start in NAMED_STARTS else [*parts, Path(objective.start).name]))
 
 
 def _refuse_unknown(table: object, section: type[msgspec.Struct], where: str) -> None:
@@ -258,11 +259,12 @@ def _located(section: Any, base: Path, names: Iterable[str]) -> Any:
 
 def _shown(path: Path) -> str:
     """The path as one would type it from where the command was given."""
+    path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
 def _is_recipe(text: str) -> bool:
-    return text.startswith((*RECIPES, "optimum")) or text == "zero"
+    return text.startswith((*RECIPES, "optimum")) or text in NAMED_STARTS
 
 
 def _path(text: str, base: Path) -> str:

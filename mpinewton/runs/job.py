@@ -33,7 +33,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     seed: int = 0
     dtype: Literal["float64", "float32"] = "float64"
     sums: Literal["fixed", "mpi"] = "fixed"
-    start: str = "zero"
+    start: str = "auto"
     reference: str | None = None
     test: str | None = None
     tol: float | None = None

@@ -65,9 +65,9 @@ class Model:
 
 def write_model(path: Path, model: Model) -> None:
     """Write a model file, whole or not at all. Raises OSError."""
-    outputs = make_loss(model.loss).outputs(model.classes)
+    shapes = make_loss(model.loss).shapes(model.features + model.intercept, model.classes)
     with sealing(path, FORMAT) as file:
-        file.create_dataset("w", data=model.w if outputs == 1 else model.w.reshape(-1, outputs))
+        file.create_dataset("w", data=model.w.reshape(shapes[0].sizes) if len(shapes) == 1 else model.w)
         for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
             value = getattr(model, name)
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value + 0  # a bool as a number

@@ -25,6 +25,8 @@ RUNS = {
     "lbfgs": ["lbfgs", "--tol", "1e-13", "--max-iterations", "70"],
     "gradient-descent": ["gradient-descent", "--tol", "1e-13", "--max-iterations", "70"],
     "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
+    "dingo": ["dingo", "--tol", "1e-13", "--max-iterations", "25"],
+    "auto": ["auto", "--tol", "1e-13", "--max-iterations", "20"],
 }
 
 
@@ -75,10 +77,16 @@ def killed_in_mid_run(arguments: list[str], ranks: int, victim: int, out: Path, 
 @pytest.mark.parametrize(
     ("method", "victim", "ranks", "again"),
     [
-        ("newton", 1, 3, 5), ("giant", 2, 3, 2), ("dino", 0, 2, 3), ("lbfgs", 1, 2, 5), ("gradient-descent", 1, 5, 1),
+        ("newton", 1, 3, 5),
+        ("giant", 2, 3, 2),
+        ("dino", 0, 2, 3),
+        ("lbfgs", 1, 2, 5),
+        ("gradient-descent", 1, 5, 1),
+        ("dingo", 1, 2, 3),
+        ("auto", 2, 3, 1),
         ("ranl", 2, 3, 2),
     ],
-)  # fmt: skip
+)
 def test_killed_and_resumed_on_other_ranks(method, victim, ranks, again, shards, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "killed"
     undisturbed = launch_serial(command(method, shards, whole))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fleets import on_many, on_one
+from fleets import iterates, on_many, on_one
 from problems import ZOO
 
 from mpinewton.methods.dino import Dino
@@ -17,17 +17,6 @@ from mpinewton.methods.newton import Newton
 
 PROBLEMS = ["logistic-dense", "ridge-csr", "softmax-csr", "poisson-dense"]
 EXACT = {"limit": 60, "tolerance": 1e-14}
-
-
-def iterates(method, fleet, w, count=6):
-    """The first iterates, shape (count + 1, d); fewer where the method is done."""
-    fleet.adopt(method)
-    states = [method.start(fleet, w)]
-    for fleet.iteration in range(1, count + 1):
-        states.append(method.step(fleet, states[-1]))
-        if states[-1].trouble:
-            break
-    return np.array([state.w for state in states])
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

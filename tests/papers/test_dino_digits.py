@@ -10,18 +10,11 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from reference import ALL_AT_ONCE, digits, recorded, squares
 
-from mpinewton.data.shard import Shard
-from mpinewton.fleet.local import local_fleet
-from mpinewton.losses import make_loss
-from mpinewton.methods.settings import make_method
-from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, Iterations, Rounds
 
-OPTIMUM = 0.2022856202387
 GAPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
-ALL_AT_ONCE = {"search": {"first": 53}}  # as the papers count: every loss of the grid in the one reduce
 
 # method, settings, rounds to the gaps, floats at the last, losses after 1, 2, 3 iterations, tolerance of those losses
 SOFTMAX = {
@@ -42,29 +35,11 @@ SOFTMAX = {
 }
 
 
-def digits(workers: int) -> tuple[list[Shard], tuple[float, ...]]:
-    """Row j on worker j mod m, features over 16."""
-    X, y = load_digits(return_X_y=True)
-    shards = [Shard(X[i::workers] / 16, y[i::workers].astype(float)) for i in range(workers)]
-    return shards, tuple(float(label) for label in range(10))
-
-
-def recorded(name, settings, loss, l2, workers, stops, optimum=np.nan):
-    """How a run on the digits ended, its rows, and the fleet."""
-    shards, classes = digits(workers)
-    method, rows = make_method(name, settings), []
-    fleet = local_fleet(shards, make_loss(loss), classes, l2)
-    fleet.adopt(method)
-    watch = [lambda row, _: rows.append(row)]
-    ended = run(method, fleet, np.zeros(fleet.size), stops, evaluation=Evaluation(optimum), watchers=watch)
-    return ended, rows, fleet
-
-
 @pytest.mark.parametrize("cell", SOFTMAX)
 def test_softmax_five_workers(cell):
     name, settings, rounds, floats, losses, tolerance = SOFTMAX[cell]
     stops = [GapBelow(1e-8), Iterations(200)]
-    ended, rows, fleet = recorded(name, settings | ALL_AT_ONCE, "softmax", 1 / 1797, 5, stops, OPTIMUM)
+    ended, rows, fleet = recorded(name, settings | ALL_AT_ONCE, digits(5), stops)
     assert ended.converged
     assert rows[0].loss == pytest.approx(np.log(10), rel=1e-12)
     assert [row.loss for row in rows[1:4]] == pytest.approx(losses, rel=tolerance)
@@ -85,8 +60,8 @@ def test_softmax_five_workers(cell):
 
 def test_staged_search_saves_43_floats_an_iteration_and_changes_nothing_else():
     stops = [GapBelow(1e-8), Iterations(200)]
-    staged, rows, fleet = recorded("giant", {}, "softmax", 1 / 1797, 5, stops, OPTIMUM)
-    whole, all_rows, all_fleet = recorded("giant", ALL_AT_ONCE, "softmax", 1 / 1797, 5, stops, OPTIMUM)
+    staged, rows, fleet = recorded("giant", {}, digits(5), stops)
+    whole, all_rows, all_fleet = recorded("giant", ALL_AT_ONCE, digits(5), stops)
     assert np.array_equal(staged.state.w, whole.state.w)
     assert [row.rounds for row in rows] == [row.rounds for row in all_rows]
     saved = all_fleet.ledger.floats_up - fleet.ledger.floats_up
@@ -94,12 +69,8 @@ def test_staged_search_saves_43_floats_an_iteration_and_changes_nothing_else():
 
 
 def test_optimum_of_the_digits():
-    shards, classes = digits(5)
-    method = make_method("newton", {})
-    fleet = local_fleet(shards, make_loss("softmax"), classes, 1 / 1797)
-    fleet.adopt(method)
-    ended = run(method, fleet, np.zeros(fleet.size), [Iterations(8)])
-    assert ended.row.loss == pytest.approx(OPTIMUM, rel=1e-10)
+    ended, _, _ = recorded("newton", {}, digits(5), [Iterations(8)])
+    assert ended.row.loss == pytest.approx(digits(5).optimum, rel=1e-10)
 
 
 class TestNonlinearLeastSquares:
@@ -108,12 +79,12 @@ class TestNonlinearLeastSquares:
     STOPS = (Rounds(60),)
 
     def test_start(self):
-        _, rows, _ = recorded("dino", {}, "softplus", 0.0, 50, [Iterations(0)])
+        _, rows, _ = recorded("dino", {}, squares(), [Iterations(0)])
         assert rows[0].loss == pytest.approx(22.627701, rel=1e-7)
         assert rows[0].grad_norm == pytest.approx(12.272204, rel=1e-7)
 
     def test_giant_as_published_fails_at_once_and_says_why(self):
-        ended, rows, fleet = recorded("giant", {}, "softplus", 0.0, 50, self.STOPS)
+        ended, rows, fleet = recorded("giant", {}, squares(), self.STOPS)
         assert len(rows) == 1
         assert not ended.converged
         assert "negative curvature" in ended.reason
@@ -131,7 +102,7 @@ class TestNonlinearLeastSquares:
         ids=["published", "lanczos", "larger-constants"],
     )
     def test_dino_descends_monotonically(self, settings, loss, tolerance):
-        _, rows, _ = recorded("dino", settings, "softplus", 0.0, 50, self.STOPS)
+        _, rows, _ = recorded("dino", settings, squares(), self.STOPS)
         losses = [row.loss for row in rows]
         assert all(after < before for before, after in itertools.pairwise(losses))
         assert next(row.loss for row in rows if row.rounds >= 60) == pytest.approx(loss, rel=tolerance)

@@ -119,7 +119,7 @@ def test_settings_make_the_same_method_again(name: str) -> None:
 
 def test_pairs_become_nested_settings() -> None:
     assert parsed_settings(["theta=0.1", "search.first=3", "search.rho=0.2", "x-y=a=b", "k=none"]) == {
-        "theta": "0.1", "search": {"first": "3", "rho": "0.2"}, "x_y": "a=b", "k": None,
+        "theta": "0.1", "search": {"first": "3", "rho": "0.2"}, "x_y": "a=b", "k": "none",
     }  # fmt: skip
     method = make_method("dino", parsed_settings(["theta=0.1", "search.first=3"]))
     assert settings_of(method)["theta"] == 0.1

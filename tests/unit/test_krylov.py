@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import linalg as sparse_linalg
 
-from mpinewton.linalg.krylov import cg, lanczos, lsmr
+from mpinewton.linalg.krylov import FLAT, cg, lanczos, lsmr
 
 
 def symmetric(eigenvalues, seed=0):
@@ -254,3 +254,37 @@ def test_right_hand_side_is_left_alone():
         lambda: lanczos(H.__matmul__, b, 9, 1e-4),
     ):
         solver()
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_preconditioned_cg_iterates_are_scipys(k):
+    H, b = symmetric(POSITIVE)
+    inverse = np.diag(1.0 / (np.diag(H) + 0.1))
+    reference, _ = sparse_linalg.cg(H, b, rtol=0.0, maxiter=k, M=inverse)
+    solved = cg(H.__matmul__, b, k, 0.0, precondition=inverse.__matmul__)
+    np.testing.assert_allclose(solved.x, reference, rtol=1e-8, atol=1e-10)
+
+
+def test_cg_takes_flat_directions_for_none():
+    # b has a part outside the range of H: curvature falls towards 0 from above, and the iterates grow without bound.
+    H, b = symmetric(SINGULAR)
+    held = cg(H.__matmul__, b, 100, 1e-12, flat=FLAT)
+    assert held.status == "negative curvature"
+    assert held.iterations <= 12  # as many as there are eigenvalues, and the direction that is flat
+    assert held.x @ b > 0
+    assert np.linalg.norm(held.x) <= held.iterations * np.linalg.norm(b) / (FLAT * 2.0)
+
+
+def test_flat_changes_nothing_where_the_curvature_is_not():
+    H, b = symmetric(POSITIVE)
+    assert np.array_equal(cg(H.__matmul__, b, 25, 1e-8, flat=FLAT).x, cg(H.__matmul__, b, 25, 1e-8).x)
+
+
+@pytest.mark.parametrize("eigenvalues", [POSITIVE, INDEFINITE, SINGULAR])
+def test_shortest_least_squares_solution_is_the_pseudo_inverse(eigenvalues):
+    H, b = symmetric(eigenvalues)
+    x = lanczos(H.__matmul__, b, 30, 0.0).solve_shortest()
+    if eigenvalues is SINGULAR:  # in the space, which holds a part of b that H does not see
+        assert np.linalg.norm(H @ (H @ x - b)) < 1e-8
+    else:
+        np.testing.assert_allclose(x, np.linalg.pinv(H) @ b, atol=1e-6)

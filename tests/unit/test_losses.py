@@ -83,7 +83,7 @@ def test_float32_rows_give_what_the_rounded_rows_give_in_float64(text, storage):
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_the_ray_is_the_loss_along_it(text, weighted, monkeypatch):
-    monkeypatch.setattr("mpinewton.losses.base.RAY_NUMBERS", 100)  # several blocks of rows even here
+    monkeypatch.setattr("mpinewton.losses.linear.RAY_NUMBERS", 100)  # several blocks of rows even here
     model, w, p = model_of(text, weighted=weighted)
     ray, steps = model.at(w).along(p), np.array([0.0, 1.0, 0.5, -0.25, 2.0**-30])
     losses = ray.losses(steps)

@@ -180,6 +180,26 @@ def test_chance_depends_on_seed_worker_iteration_and_key_alone() -> None:
     assert len({draws(*setting) for setting in settings}) == len(settings)
 
 
+def test_trial_gradients_are_those_of_the_places(problem: Problem) -> None:
+    worker, w = worker_of(problem), problem.start
+    p = np.linspace(-1.0, 1.0, len(w))
+    worker.place(w)
+    with pytest.raises(RuntimeError, match="aim"):
+        worker.gradients(np.ones(1))
+    worker.aim(p)
+    steps = np.array([2.0, 0.5, 0.125])
+    expected = [truth(problem, w + a * p)[1] for a in steps]
+    np.testing.assert_allclose(worker.gradients(steps), expected, atol=1e-11)
+
+
+def test_sampled_gradients_add_up_to_the_gradient(problem: Problem) -> None:
+    worker, w = worker_of(problem), problem.start
+    each = [worker.sampled_gradient(np.array([j]), w) for j in range(worker.rows)]
+    np.testing.assert_allclose(np.mean(each, axis=0), truth(problem, w)[1], atol=1e-12)
+    halves = [worker.sampled_gradient(rows, w) for rows in np.split(np.arange(worker.rows), 2)]
+    np.testing.assert_allclose(np.mean(halves, axis=0), truth(problem, w)[1], atol=1e-12)
+
+
 def test_a_worker_without_rows_has_the_regulariser_alone() -> None:
     zoo = ZOO["logistic-csr"]
     worker = worker_of(alone(zoo, 2), intercept=False)

@@ -1,0 +1,184 @@
+"""DANE, InexactDANE and AIDE: every worker minimises its own loss, tilted to have the gradient of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.krylov import cg
+from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.methods.linesearch import Backtracking
+from mpinewton.methods.tasks import value_and_gradient
+
+# Nothing in these methods keeps the objective from rising; this far above the start there is no hope.
+DIVERGED = 10.0
+NEWTON_STEPS = 100  # of a worker on its own problem: more than it ever takes
+
+
+@dataclass(frozen=True, eq=False)
+class Watched(Iterate):
+    """An iterate and where it all began."""
+
+    first: float = 0.0  # objective at the start
+
+
+State = TypeVar("State", bound=Watched)
+
+
+@dataclass(frozen=True)
+class Dane(Method):
+    """DANE (Shamir, Srebro and Zhang 2014): convex losses, shards that resemble one another.
+
+    w+ is the mean over the workers of argmin_v f_i(v) - <g_i(w) - eta g, v> + mu/2 |v - w|^2, solved by Newton's method
+    with conjugate gradients until its gradient is `tolerance` |g|. One worker alone arrives at once.
+    4 rounds an iteration; floats per worker: 2*d down, 2*d + 1 up.
+    """
+
+    eta: float = 1.0  # weight of the gradient
+    mu: float = 0.0  # weight of the distance from w; raise it where shards are unlike
+    tolerance: float = 1e-8  # of the workers' own problems
+
+    name: ClassVar[str] = "dane"
+    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
+    convex_only: ClassVar[bool] = True
+    state: ClassVar[type[Iterate]] = Watched
+
+    def __post_init__(self) -> None:
+        self.require(self.eta > 0, "eta", "greater than 0")
+        self.require(self.mu >= 0, "mu", "0 or more")
+        self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
+
+    def start(self, fleet: Fleet, w: Array) -> Watched:
+        f, g = fleet.mean(value_and_gradient, w)
+        return Watched(w, f, g, first=f)
+
+    def step(self, fleet: Fleet, now: Watched) -> Watched:
+        return arrived(fleet, now, fleet.mean(self.minimise, now.gradient), "raise mu")
+
+    def minimise(self, worker: Worker, g: Array) -> Array:
+        """argmin over v of the worker's tilted loss, shape (d,)."""
+        w, mu, search = worker.w, self.mu, Backtracking()
+        tilt = worker.gradient() - self.eta * g
+        goal = self.tolerance * sqrt(g @ g)
+        for _ in range(NEWTON_STEPS):
+            r = worker.gradient() - tilt + mu * (worker.w - w)
+            norm = sqrt(r @ r)
+            if norm <= goal:
+                break
+            p = -cg(lambda v: worker.hessian_product(v) + mu * v, r, len(r), min(0.1, sqrt(norm))).x
+            # The tilted loss on the ray, less its value here.
+            away, slope = worker.w - w, float(p @ r)
+            steps, here = search.grid, worker.value()
+            worker.aim(p)
+            losses = worker.losses(steps) - here - steps * (tilt @ p) + mu * steps * (away @ p + steps / 2 * (p @ p))
+            a = search.passing(steps, losses + here, here, slope)
+            if not a:
+                break
+            worker.advance(a)
+        return worker.w
+
+
+@dataclass(frozen=True)
+class InexactDane(Method):
+    """InexactDANE (Reddi et al. 2016): any loss. DANE whose workers take SVRG steps on their own problems.
+
+    A step is v <- v - s (grad_j(v) - grad_j(w) + eta g + mu (v - w)) for a row j drawn at random; s about 1/L of a row.
+    Nothing keeps the objective from rising: the run ends where it is ten times that of the start.
+    4 rounds an iteration; floats per worker: 2*d down, 2*d + 1 up.
+    """
+
+    step_size: float = 0.1  # s
+    steps: int | None = None  # SVRG steps; none: as many as the worker has rows
+    eta: float = 1.0  # weight of the gradient
+    mu: float = 0.0  # weight of the distance from w
+
+    name: ClassVar[str] = "inexact-dane"
+    state: ClassVar[type[Iterate]] = Watched
+
+    def __post_init__(self) -> None:
+        self.require(self.step_size > 0, "step_size", "greater than 0")
+        self.require(self.steps is None or self.steps >= 1, "steps", "at least 1, or none")
+        self.require(self.eta > 0, "eta", "greater than 0")
+        self.require(self.mu >= 0, "mu", "0 or more")
+
+    def start(self, fleet: Fleet, w: Array) -> Watched:
+        f, g = fleet.mean(value_and_gradient, w)
+        return Watched(w, f, g, first=f)
+
+    def step(self, fleet: Fleet, now: Any) -> Any:
+        return arrived(fleet, now, fleet.mean(self.walk, now.gradient), "lower step_size or raise mu")
+
+    @property
+    def distance(self) -> float:
+        """Weight of |v - w|^2 / 2 in the workers' problems."""
+        return self.mu
+
+    def walk(self, worker: Worker, g: Array) -> Array:
+        """SVRG from where the worker stands, g the gradient of the whole there; shape (d,)."""
+        w = v = worker.w
+        if not worker.rows:
+            return w
+        for j in worker.rng().integers(worker.rows, size=(self.steps or worker.rows, 1)):
+            change = worker.sampled_gradient(j, v) - worker.sampled_gradient(j, w)
+            v = v - self.step_size * (change + self.eta * g + self.distance * (v - w))
+        return v
+
+
+@dataclass(frozen=True, eq=False)
+class Accelerated(Watched):
+    """An iterate and the centre of the next problem."""
+
+    centre: Array = field(default_factory=lambda: np.zeros(0))  # y, shape (d,)
+    zeta: float = 0.5
+
+
+@dataclass(frozen=True)
+class Aide(InexactDane):
+    """AIDE (Reddi et al. 2016): any loss. InexactDANE on f + tau/2 |v - y|^2, one iteration, and y runs ahead.
+
+    q = lam/(lam + tau), zeta+ the root in (0, 1) of x^2 + (zeta^2 - q) x - zeta^2, beta = zeta (1 - zeta)/(zeta^2 +
+    zeta+), y = w+ + beta (w+ - w). y needs no message: the driver adds tau (w - y) to the gradient it sends.
+    4 rounds an iteration; floats per worker: 2*d down, 2*d + 1 up.
+    """
+
+    tau: float = 0.1  # weight of the distance from y
+    lam: float = 0.0  # strong convexity, as far as it is known
+
+    name: ClassVar[str] = "aide"
+    state: ClassVar[type[Iterate]] = Accelerated
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.tau >= 0, "tau", "0 or more")
+        self.require(self.lam >= 0, "lam", "0 or more")
+
+    def start(self, fleet: Fleet, w: Array) -> Accelerated:
+        f, g = fleet.mean(value_and_gradient, w)
+        return Accelerated(w, f, g, first=f, centre=w)
+
+    @property
+    def distance(self) -> float:
+        return self.mu + self.tau
+
+    def step(self, fleet: Fleet, now: Any) -> Any:
+        g = now.gradient + self.tau * (now.w - now.centre)
+        w = fleet.mean(self.walk, g)
+        square = now.zeta**2
+        half = (square - (self.lam / (self.lam + self.tau) if self.lam else 0.0)) / 2
+        zeta = sqrt(half**2 + square) - half
+        beta = now.zeta * (1 - now.zeta) / (square + zeta)
+        after = arrived(fleet, now, w, "lower step_size, raise tau or mu")
+        return after if after.trouble else replace(after, centre=w + beta * (w - now.w), zeta=zeta)
+
+
+def arrived(fleet: Fleet, now: State, w: Array, remedy: str) -> State:
+    """The state at w, if it is not far above the start. 2 rounds."""
+    f, g = fleet.mean(value_and_gradient, w)
+    if f > DIVERGED * now.first:
+        return stuck(now, f"diverged: the objective would be {f:.3g}, {DIVERGED:g} times that of the start; {remedy}")
+    return replace(now, w=w, loss=f, gradient=g)

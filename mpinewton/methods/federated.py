@@ -1,0 +1,162 @@
+"""The federated baselines: many local steps between two messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from mpinewton.data.shard import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.methods.base import NAN, Iterate, Method, stuck
+from mpinewton.methods.tasks import runaway
+
+Drift = Callable[[Array], Array]  # of the local weights v (d,): what is added to every gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Walked(Iterate):
+    """An iterate, which the workers have not seen."""
+
+    first: float = NAN  # how far the workers went in the first round
+
+
+@dataclass(frozen=True)
+class FedAvg(Method):
+    """FedAvg (McMahan et al. 2017): any smooth loss, shards that resemble one another.
+
+    Every worker goes through its rows `epochs` times by minibatch SGD with momentum, from w on, and sends how far it
+    came; the driver goes the mean of it. Where shards differ it settles near the optimum, not at it, the farther the
+    larger lr and the number of local steps are.
+    2 rounds an iteration; floats per worker: d down, d up.
+    """
+
+    lr: float = 0.1  # local step size
+    momentum: float = 0.9  # of the local steps; forgotten after each round
+    epochs: int = 1  # passes over the rows a round
+    batch: int | None = 32  # rows of a local step; none: all
+
+    name: ClassVar[str] = "fedavg"
+    state: ClassVar[type[Iterate]] = Walked
+
+    def __post_init__(self) -> None:
+        self.require(self.lr > 0, "lr", "greater than 0")
+        self.require(0 <= self.momentum < 1, "momentum", "0 or more and less than 1")
+        self.require(self.epochs >= 1, "epochs", "at least 1")
+        self.require(self.batch is None or self.batch >= 1, "batch", "at least 1")
+
+    def start(self, fleet: Fleet, w: Array) -> Walked:
+        return Walked(w)
+
+    def step(self, fleet: Fleet, now: Walked) -> Walked:
+        return self.gone(now, fleet.mean(self.local, now.w))
+
+    def gone(self, now: Walked, p: Array) -> Walked:
+        """The iterate after w <- w - p."""
+        length = float(np.linalg.norm(p))
+        if runaway(length, now.first):
+            lr = f"set lr = {self.lr / 4:.3g} instead of {self.lr:.3g}"
+            return stuck(now, f"diverged: the workers went {length:.3g} away, and at first {now.first:.3g}; {lr}")
+        return replace(now, w=now.w - p, step=self.lr, first=length if now.first != now.first else now.first)
+
+    def local(self, worker: Worker, w: Array) -> Array:
+        return w - self.walked(worker, w)[0]
+
+    def walked(
+        self, worker: Worker, w: Array, drift: Drift | None = None, late: Array | None = None
+    ) -> tuple[Array, int]:
+        """Where the local steps lead from w, shape (d,), and their number tau. `late` is taken off each, times lr."""
+        v, heavy, tau = w, np.zeros_like(w), 0
+        size = self.batch or max(1, worker.rows)
+        for epoch in range(self.epochs):
+            order = worker.rng(epoch).permutation(worker.rows)
+            for first in range(0, worker.rows, size):
+                part = worker.part(order[first : first + size] if size < worker.rows else None)
+                part.place(v)
+                g = part.gradient()
+                heavy = self.momentum * heavy + (g if drift is None else g + drift(v))
+                v = v - self.lr * (heavy if late is None else heavy + late)
+                tau += 1
+        return v, tau
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """FedProx (Li et al. 2020): FedAvg with mu (v - w) added to every local gradient, against drifting apart.
+
+    2 rounds an iteration; floats per worker: d down, d up.
+    """
+
+    mu: float = 0.01  # of the proximal term
+
+    name: ClassVar[str] = "fedprox"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.mu >= 0, "mu", "0 or more")
+
+    def local(self, worker: Worker, w: Array) -> Array:
+        return w - self.walked(worker, w, lambda v: self.mu * (v - w))[0]
+
+
+@dataclass(frozen=True)
+class FedNova(FedAvg):
+    """FedNova (Wang et al. 2020): FedAvg where workers that take more steps do not count for more.
+
+    Worker i sends its way divided by a_i, which is the weight that tau_i steps with momentum give a gradient; the
+    driver goes the mean of these times the mean of the a_i. With as many steps on all workers it is FedAvg.
+    2 rounds an iteration; floats per worker: d down, d + 1 up.
+    """
+
+    name: ClassVar[str] = "fednova"
+
+    def step(self, fleet: Fleet, now: Walked) -> Walked:
+        p, a = fleet.mean(self.normalised, now.w)
+        return self.gone(now, a * p)
+
+    def normalised(self, worker: Worker, w: Array) -> tuple[Array, float]:
+        v, tau = self.walked(worker, w)
+        beta = self.momentum
+        a = (tau - beta * (1.0 - beta**tau) / (1.0 - beta)) / (1.0 - beta)
+        return (w - v) / (a or 1.0), a  # a is 0 on a worker without rows alone, which has no say
+
+
+@dataclass(frozen=True, eq=False)
+class Controlled(Walked):
+    """An iterate and the mean of the workers' controls."""
+
+    control: Array = field(default_factory=lambda: np.zeros(0))  # c, shape (d,)
+
+
+@dataclass(frozen=True)
+class Scaffold(FedAvg):
+    """SCAFFOLD (Karimireddy et al. 2020, option II): FedAvg whose local steps are corrected by c - c_i.
+
+    c_i is the mean gradient along worker i's last way, c their mean by rows, so that the optimum is a fixed point on
+    any shards, of any sizes (the paper's plain mean is the same where all are of one size). Momentum hurts it.
+    2 rounds an iteration; floats per worker: 2*d down, 2*d up.
+    """
+
+    momentum: float = 0.0
+
+    name: ClassVar[str] = "scaffold"
+    state: ClassVar[type[Iterate]] = Controlled
+
+    def start(self, fleet: Fleet, w: Array) -> Controlled:
+        return Controlled(w, control=np.zeros_like(w))
+
+    def step(self, fleet: Fleet, now: Controlled) -> Controlled:  # type: ignore[override]  # its own state
+        p, change = fleet.mean(self.corrected, now.w, now.control)
+        after = self.gone(now, p)
+        assert isinstance(after, Controlled)
+        return after if after.trouble else replace(after, control=now.control + change)
+
+    def corrected(self, worker: Worker, w: Array, c: Array) -> tuple[Array, Array]:
+        own = worker.memory.get("control", np.zeros_like(w))
+        v, tau = self.walked(worker, w, late=c - own)
+        if not tau:
+            return np.zeros_like(w), np.zeros_like(w)
+        worker.memory["control"] = new = own - c + (w - v) / (tau * self.lr)
+        return w - v, new - own

@@ -1,0 +1,38 @@
+"""The two-loop recursion against the BFGS matrix, formed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpinewton.linalg.pairs import remembered, scaled
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("given", [True, False])
+def test_the_recursion_is_the_product_with_the_bfgs_matrix(count, given):
+    rng = np.random.default_rng(count)
+    A = rng.standard_normal((6, 6))
+    H, M, g = A @ A.T + np.eye(6), np.diag(rng.uniform(0.5, 2.0, 6)), rng.standard_normal(6)
+    S = rng.standard_normal((count, 6))
+    Y = S @ H
+    B = M if given else np.eye(6) * (S[-1] @ Y[-1]) / (Y[-1] @ Y[-1])
+    for s, y in zip(S, Y):
+        V = np.eye(6) - np.outer(s, y) / (s @ y)
+        B = V @ B @ V.T + np.outer(s, s) / (s @ y)
+    np.testing.assert_allclose(scaled(S, Y, g, M.__matmul__ if given else None), B @ g, rtol=1e-9)
+
+
+def test_without_pairs_the_first_step_is_no_longer_than_1():
+    none = np.zeros((0, 3))
+    np.testing.assert_allclose(scaled(none, none, np.array([3.0, 0.0, 4.0])), [0.6, 0.0, 0.8])
+    np.testing.assert_allclose(scaled(none, none, np.array([0.3, 0.0, 0.4])), [0.3, 0.0, 0.4])
+
+
+def test_pairs_without_curvature_are_left_out_and_old_ones_dropped():
+    S = Y = np.arange(1.0, 7.0).reshape(2, 3)
+    same = remembered(S, Y, np.ones(3), -np.ones(3), 5)
+    assert np.array_equal(same[0], S)
+    S2, Y2 = remembered(S, Y, np.ones(3), 2 * np.ones(3), 2)
+    assert np.array_equal(S2, [S[1], np.ones(3)])
+    assert np.array_equal(Y2, [Y[1], 2 * np.ones(3)])
