@@ -117,18 +117,6 @@ VARIANTS = {
     "bfgs-exact": Variant("bfgs", {"hessian_start": "exact"}, 200, monotone=True),
     "bfgs-bound": Variant("bfgs", {"hessian_start": "bound"}, 200, monotone=True),
     "bfgs-naive": Variant("bfgs", {"hessian_start": "exact", "search": None}, 200, not_on=("huber", "poisson")),
-    # As local as newton-zero.
-    "ranl": Variant("ranl", {}, 500, not_on=("huber", "poisson")),
-    "ranl-full": Variant("ranl", {"policy": "full"}, 500, not_on=("huber", "poisson")),
-    "ranl-round-robin": Variant("ranl", {"policy": "round-robin"}, 500, not_on=("huber", "poisson")),
-    "ranl-groups": Variant(
-        "ranl",
-        {"policy": "round-robin", "split": "features", "groups": "1,2,3"},
-        500,
-        not_on=("huber", "poisson"),
-    ),
-    "ranl-resources": Variant("ranl", {"policy": "resources", "budget": "18,9"}, 500, not_on=("huber", "poisson")),
-    "ranl-short-steps": Variant("ranl", {"step": 0.5}, 500, not_on=("huber", "poisson")),
     # As it is, sigma grows until the steps are spent: far enough for most of the way.
     "pisa": Variant("pisa", {}, 100, gap=0.02),
     "pisa-hessian": Variant("pisa", {"preconditioner": "hessian", "sigma": 1.0, "gamma": 1.0}, 500, gap=1e-4),
@@ -144,6 +132,18 @@ VARIANTS = {
     "adam": Variant("adam", {"lr": 0.05}, 200, gap=0.01),
     "adamw": Variant("adamw", {"lr": 0.05, "weight_decay": 1e-4}, 200, gap=0.01),
     "muon": Variant("muon", {"other_lr": 0.05}, 200, gap=0.01),
+    # As local as newton-zero.
+    "ranl": Variant("ranl", {}, 500, not_on=("huber", "poisson")),
+    "ranl-full": Variant("ranl", {"policy": "full"}, 500, not_on=("huber", "poisson")),
+    "ranl-round-robin": Variant("ranl", {"policy": "round-robin"}, 500, not_on=("huber", "poisson")),
+    "ranl-groups": Variant(
+        "ranl",
+        {"policy": "round-robin", "split": "features", "groups": "1,2,3"},
+        500,
+        not_on=("huber", "poisson"),
+    ),
+    "ranl-resources": Variant("ranl", {"policy": "resources", "budget": "18,9"}, 500, not_on=("huber", "poisson")),
+    "ranl-short-steps": Variant("ranl", {"step": 0.5}, 500, not_on=("huber", "poisson")),
 }
 
 

@@ -29,7 +29,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
         For an unknown name or setting (with the nearest known one), a value of the wrong kind or out of its range.
     """
     kind = find_method(name)
-    settings = _with_none(kind, {kind.aliases.get(key, key): value for key, value in settings.items()})
+    settings = {kind.aliases.get(key, key): value for key, value in settings.items()}
+    settings = _with_none(kind, settings)
     _refuse_unknown(kind, settings, kind.name)
     # A part that is only partly set keeps this method's own defaults for the rest.
     complete = overlaid(msgspec.to_builtins(kind()), settings)

@@ -24,9 +24,9 @@ RUNS = {
     "dino": ["dino", "--set", "solver=lanczos", "--tol", "1e-13", "--max-iterations", "25"],
     "lbfgs": ["lbfgs", "--tol", "1e-13", "--max-iterations", "70"],
     "gradient-descent": ["gradient-descent", "--tol", "1e-13", "--max-iterations", "70"],
-    "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
     "dingo": ["dingo", "--tol", "1e-13", "--max-iterations", "25"],
     "auto": ["auto", "--tol", "1e-13", "--max-iterations", "20"],
+    "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
 }
 
 
