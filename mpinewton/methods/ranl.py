@@ -73,7 +73,7 @@ class Ranl(Method):
     # as printed.
     step_size: float | None = None
     as_printed: bool = False
-    mu: float | None = None  # least eigenvalue of [H]_mu; none: l2, which changes nothing on convex losses
+    mu: float | None = None  # least eigenvalue of [H]_mu; none: l2, no change on convex losses without an intercept
     refresh: int = 0  # the Hessian anew after so many rounds; 0: that of x^0 for good
     batch: float | None = None  # rows drawn for every gradient and Hessian; below 1 a share of them; none: all
     # policy=resources: floats a worker may send in a round, as 123,31, of the workers in turn; none: keep d each.
