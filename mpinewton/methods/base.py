@@ -80,9 +80,10 @@ class Method(ABC):
         """Refuse a loss that lacks what this method needs, naming what would do. Raises ConfigError."""
         missing = [need for need in self.needs if need not in loss.provides]
         if missing:
+            able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
             raise ConfigError(
-                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; it provides "
-                f"{', '.join(sorted(loss.provides))}. `mpinewton losses` and `mpinewton methods` say what fits"
+                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
+                f"`mpinewton methods` says what methods {loss.name} is good for: it has {', '.join(sorted(loss.provides))}"
             )
         if self.convex_only and not loss.convex:
             raise ConfigError(
