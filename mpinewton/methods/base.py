@@ -83,7 +83,7 @@ class Method(ABC):
             able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
             raise ConfigError(
                 f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
-                f"`mpinewton methods` says what methods {loss.name} is good for: it has {', '.join(sorted(loss.provides))}"
+                f"{loss.name} has {', '.join(sorted(loss.provides))}: `mpinewton methods` says who needs no more"
             )
         if self.convex_only and not loss.convex:
             raise ConfigError(
