@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 
@@ -84,6 +85,16 @@ def judged(
         if claim.about(problem) and _has_all(claim, runs)
     ]
     return Table(("claim", "problem", "what was found", "verdict"), rows, words=4)
+
+
+def tallied(table: Table) -> Table:
+    """Of a table of `judged`: in how many problems each claim holds, does not hold, and cannot be told."""
+    counts: dict[str, Counter[str]] = {}
+    for claim, _, _, verdict in table.rows:
+        counts.setdefault(claim, Counter())[verdict.partition(":")[0]] += 1
+    verdicts = ("holds", "does not hold", "cannot be told")
+    rows = [(claim, *(str(count[verdict]) for verdict in verdicts)) for claim, count in counts.items()]
+    return Table(("claim; problems in which it", *verdicts), rows)
 
 
 def _named(label: str, name: str) -> bool:
