@@ -293,18 +293,21 @@ class TorchPoint:
         return (self.model.mean(self.flat, rows) for rows in self.model.blocks())
 
     def value(self) -> float:
-        # With what autograd keeps, as in `gradient`: other kernels without could round differently.
-        return float(sum(part.item() for part in self.parts()))
+        if "value_and_slope" in self.__dict__:
+            return self.value_and_slope[0]
+        # With what autograd keeps, as below: kernels that need keep nothing may round differently.
+        return sum((part.item() for part in self.parts()), 0.0)
 
     @cached_property
-    def slope(self) -> Array:
-        total = torch.zeros(self.model.size, dtype=torch.float64, device=self.flat.device)
+    def value_and_slope(self) -> tuple[float, Array]:
+        value, total = 0.0, torch.zeros(self.model.size, dtype=torch.float64, device=self.flat.device)
         for part in self.parts():
+            value += part.item()
             total += torch.autograd.grad(part, self.flat)[0]
-        return total.cpu().numpy()  # type: ignore[no-any-return]
+        return value, total.cpu().numpy()
 
     def gradient(self) -> Array:
-        return self.slope.copy()
+        return self.value_and_slope[1].copy()
 
     def hessian_product(self, v: Array) -> Array:
         """The derivative of g'v, g the gradient (Pearlmutter 1994)."""
