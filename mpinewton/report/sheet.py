@@ -62,7 +62,7 @@ def sheet(
     for problem, runs in problems.items():
         parts.append(f"## {problem}")
         if problem in figures:
-            parts.append(f"![{problem}: the runs against rounds, bits and seconds]({figures[problem]})")
+            parts.append(f"![{problem}: how the runs went]({figures[problem]})")
         last = None
         for heading, table in tables(runs, bits_per_float):
             if heading != last and heading:
