@@ -17,7 +17,7 @@ from mpinewton.losses import make_loss
 from mpinewton.methods.ranl import Ranl
 
 RNG = np.random.default_rng(0)
-# Rows, and weights: where the rows are many, their logits are what a worker needs most memory for, and no mask saves it.
+# Rows x weights: where the rows are many, the logits are what a worker needs most memory for, and no mask saves them.
 SHARDS = {
     "sparse, 200 x 50,000": sparse.random_array((200, 50_000), density=0.002, format="csr", rng=RNG),
     "dense, 200 x 20,000": RNG.standard_normal((200, 20_000)),
