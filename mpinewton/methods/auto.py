@@ -10,9 +10,9 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.pairs import remembered, scaled
 from mpinewton.methods.base import NAN, Iterate, Method, stuck
+from mpinewton.methods.inner import krylov
 from mpinewton.methods.linesearch import Backtracking, no_step
 from mpinewton.methods.tasks import advance, value_and_gradient
 
@@ -115,7 +115,7 @@ class Auto(Method):
 
     def solve(self, worker: Worker, q: Array) -> Array:
         """|H_i|^-1 q in a Krylov space, shape (d,)."""
-        return lanczos(worker.hessian_product, q, PRODUCTS, 0.0).solve_absolute(FLOOR)
+        return krylov(worker, q, PRODUCTS).solve_absolute(FLOOR)
 
     def search(self, fleet: Fleet, now: Guided, p: Array) -> Guided:
         """Search along p and go there. 2 rounds where the step is a likely one."""

@@ -9,9 +9,8 @@ import numpy as np
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.krylov import lanczos
 from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import Inner
+from mpinewton.methods.inner import Inner, krylov
 from mpinewton.methods.linesearch import Backtracking
 from mpinewton.methods.tasks import begun
 
@@ -86,15 +85,15 @@ class Dingo(Inner):
     def propose(self, worker: Worker, pending: float, g: Array) -> tuple[Array, Array, Array]:
         if pending:
             worker.advance(pending)
-        space = lanczos(worker.hessian_product, g, self.limit, 0.0)
+        space = krylov(worker, g, self.limit)
         return worker.hessian_product(g), space.solve_shortest(), space.solve_damped(self.phi)
 
     def tilt(self, worker: Worker, Hg: Array, g: Array) -> Array:
-        c2 = lanczos(worker.hessian_product, g, self.limit, 0.0).solve_damped(self.phi)
+        c2 = krylov(worker, g, self.limit).solve_damped(self.phi)
         lack = self.theta * (g @ g) - c2 @ Hg
         if lack <= 0:
             return -c2
-        q = lanczos(worker.hessian_product, Hg, self.limit, 0.0).solve_squared(self.phi)
+        q = krylov(worker, Hg, self.limit).solve_squared(self.phi)
         return -c2 - lack / (q @ Hg) * q
 
     def try_first(self, worker: Worker, p: Array) -> tuple[Array, Array]:

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.krylov import cg, lanczos, lsmr
+from mpinewton.linalg.krylov import cg, lsmr
 from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import Inner
+from mpinewton.methods.inner import Inner, krylov
 from mpinewton.methods.linesearch import Backtracking, descend, no_step
 from mpinewton.methods.tasks import advance, begun, value_and_gradient
 
@@ -131,7 +131,7 @@ class Dino(Inner):
         """v1, and v2 for whoever needs it, shapes (d,)."""
         H = worker.hessian_product
         if self.solver == "lanczos":
-            space = lanczos(H, g, self.limit, 0.0)
+            space = krylov(worker, g, self.limit)
             return space.solve_damped(phi), lambda: space.solve_squared(phi)
         v1 = lsmr(H, g, phi, self.limit, self.tolerance).x
         return v1, lambda: cg(lambda v: H(H(v)) + phi**2 * v, g, self.limit, self.tolerance).x

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.krylov import FLAT, lanczos
+from mpinewton.linalg.krylov import FLAT
 from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import LocalNewtonSystem
+from mpinewton.methods.inner import LocalNewtonSystem, krylov
 from mpinewton.methods.linesearch import Backtracking, descend
 from mpinewton.methods.tasks import begun
 
@@ -53,7 +53,7 @@ class Giant(LocalNewtonSystem):
 
     def direction(self, worker: Worker, g: Array) -> tuple[Array, bool]:
         if self.negative == "abs":
-            space = lanczos(worker.hessian_product, g, self.limit, 0.0)
+            space = krylov(worker, g, self.limit)
             return -worker.weight * space.solve_absolute(self.floor), False
         solved = self.solve(worker, g, FLAT if self.negative == "truncate" else 0.0)
         # A worker without rows has no curvature and no say.

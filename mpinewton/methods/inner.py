@@ -8,10 +8,25 @@ from typing import Literal
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Worker
-from mpinewton.linalg.krylov import Solved, cg
+from mpinewton.linalg.krylov import Lanczos, Solved, cg, lanczos
 from mpinewton.linalg.symmetric import solve_semidefinite
 from mpinewton.losses import Loss
+from mpinewton.losses.linear import LinearPoint
 from mpinewton.methods.base import Method
+
+
+def krylov(worker: Worker, b: Array, limit: int) -> Lanczos:
+    """At most `limit` steps of Lanczos from b with the Hessian of f_i where the worker stands.
+
+    A shard of few dense rows, one logit each, works in the span of its rows; where an intercept goes free the ridge
+    does not map that span into itself.
+    """
+    point, ridge = worker.point, worker.l2
+    if isinstance(point, LinearPoint) and point.model.outputs == 1 and (ridge == ridge[0]).all():
+        span = point.model.rows.span
+        if span is not None:
+            return span.lanczos(point.model.weight * point.second, float(ridge[0]), b, limit)
+    return lanczos(worker.hessian_product, b, limit, 0.0)
 
 
 @dataclass(frozen=True)
