@@ -51,6 +51,7 @@ VARIANTS = {
     "lbfgs": Variant("lbfgs", {}, 200, monotone=True),
     "quantised-bfgs": Variant("quantised-bfgs", {}, 300),
     "dino-adaptive": Variant("dino", {"solver": "lanczos", "adaptive": True}, 5000, monotone=True),
+    "dino-adaptive-max": Variant("dino", {"adaptive": True, "size": "max"}, 5000, monotone=True),
     "giant-exact": Variant("giant", {"solver": "exact"}, 5000),
     "dingo": Variant("dingo", {}, 500),
     "disco": Variant("disco", {}, 60, monotone=True),

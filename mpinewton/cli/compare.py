@@ -20,6 +20,8 @@ go on; a failing one does not stop the others. Then DIR has a figure for each pr
 \b
   title = "Digits"
   seeds = [0, 1]                     # [0] if left out
+  quantity = "test_accuracy"         # of the figures; gap, loss, grad_norm; found by itself if left out
+  axes = ["rounds", "bits"]          # and "seconds", if left out
 \b
   [[data]]                           # packed once, into DIR/data/digits
   name = "digits"
@@ -44,6 +46,7 @@ go on; a failing one does not stop the others. Then DIR has a figure for each pr
   better = "DINO"                    # labels; or reaches = ..., monotone = ..., fails = ...
   than = "lbfgs"
   by = 2
+  opposite = false                   # true: the claim is that it is not so
   measure = "rounds"                 # or iterations, bits_up, floats_up, seconds, ...
   gap = 1e-6                         # the target; or loss, grad_norm, test_accuracy
   on = ["digits/*"]                  # problems it is about; a [[method]] may have this, too

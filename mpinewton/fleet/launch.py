@@ -16,6 +16,7 @@ from mpinewton.errors import ConfigError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+LOCAL_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
 
 # Whether the user has said how many threads the linear algebra may use; before this package says it.
@@ -41,6 +42,11 @@ def promised_ranks(environment: Mapping[str, str] = os.environ) -> int:
     """How many ranks the launcher says it started; 0 where no launcher is known."""
     sizes = [int(environment[name]) for name in SIZE_VARIABLES if environment.get(name, "").isdigit()]
     return max(sizes, default=0)
+
+
+def number_on_host(environment: Mapping[str, str] = os.environ) -> int:
+    """Which of the job's processes on this host this one is, from 0 on; 0 where no launcher says."""
+    return next((int(environment[name]) for name in LOCAL_VARIABLES if environment.get(name, "").isdigit()), 0)
 
 
 def refuse_singletons(promised: int, ranks: int) -> None:

@@ -14,10 +14,12 @@ from mpinewton.losses.poisson import Poisson
 from mpinewton.losses.ridge import Ridge
 from mpinewton.losses.softmax import Softmax
 from mpinewton.losses.softplus import Softplus
+from mpinewton.losses.torch_module import TorchModule
 
 __all__ = ["LOSSES", "Loss", "describe", "make_loss"]
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (Logistic, Softmax, Ridge, Huber, Poisson, Softplus, Mlp)}
+KINDS = (Logistic, Softmax, Ridge, Huber, Poisson, Softplus, Mlp, TorchModule)
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in KINDS}
 
 
 def make_loss(text: str) -> Loss:

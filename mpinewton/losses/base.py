@@ -95,6 +95,16 @@ class Loss(ABC):
         """The weights to start from where nobody names others, shape (d,): zeros, unless a loss says otherwise."""
         return np.zeros(self.size(features, classes))
 
+    def fit(self, features: int, classes: Classes, intercept: bool) -> None:
+        """Refuse, before anything starts, what the loss cannot be trained on.
+
+        Raises
+        ------
+        ConfigError, DataError
+            If classes, features or an intercept do not fit the loss.
+        """
+        self.targets(np.zeros(0), classes)
+
     def targets(self, y: Array, classes: Classes) -> Targets:
         """Labels of the shard in the form the formulae want, shape (n,): finite numbers, unless a loss says otherwise.
 

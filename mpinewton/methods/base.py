@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from mpinewton.fleet import Fleet, Problem
 from mpinewton.losses import LOSSES, Loss
 
 NAN = float("nan")
+UNLIKE = ("blocks", "round-robin", "label-skew", "dirichlet")  # partitions that do not permute the rows
+log = logging.getLogger("mpinewton")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class Method(ABC):
     needs : what the loss must provide.
     convex_only : bool
         Whether the method means nothing on a loss that is not convex.
+    shards_alike : bool
+        Whether the workers' own models or directions are averaged, which means much where shards resemble one another.
     rows_travel : bool
         Whether rows of the data leave their workers: such methods are compared apart from the others.
     state : type
@@ -60,6 +65,7 @@ class Method(ABC):
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("gradient",)
     convex_only: ClassVar[bool] = False
+    shards_alike: ClassVar[bool] = False
     rows_travel: ClassVar[bool] = False
     state: ClassVar[type[Iterate]] = Iterate
     aliases: ClassVar[Mapping[str, str]] = {}
@@ -75,14 +81,21 @@ class Method(ABC):
     def fit(self, problem: Problem) -> None:
         """Refuse a problem that this method cannot do, before anything is started. Raises ConfigError."""
         self.fit_loss(problem.loss)
+        if self.shards_alike and problem.partition.partition(":")[0] in UNLIKE:
+            log.warning(
+                "%s averages what the workers find on their own rows, and these were dealt out by %s: if that makes "
+                "them unlike, by label or time, it crawls or stops short; `pack --partition iid` permutes the rows",
+                self.name, problem.partition,
+            )  # fmt: skip
 
     def fit_loss(self, loss: Loss) -> None:
         """Refuse a loss that lacks what this method needs, naming what would do. Raises ConfigError."""
         missing = [need for need in self.needs if need not in loss.provides]
         if missing:
+            able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
             raise ConfigError(
-                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; it provides "
-                f"{', '.join(sorted(loss.provides))}. `mpinewton losses` and `mpinewton methods` say what fits"
+                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
+                f"{loss.name} has {', '.join(sorted(loss.provides))}: `mpinewton methods` says who needs no more"
             )
         if self.convex_only and not loss.convex:
             raise ConfigError(

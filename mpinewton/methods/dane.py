@@ -44,6 +44,7 @@ class Dane(Method):
     tolerance: float = 1e-8  # of the workers' own problems
 
     name: ClassVar[str] = "dane"
+    shards_alike: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
     convex_only: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Watched
@@ -98,6 +99,7 @@ class InexactDane(Method):
     mu: float = 0.0  # weight of the distance from w
 
     name: ClassVar[str] = "inexact-dane"
+    shards_alike: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Watched
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from mpinewton.methods.tasks import advance, begun, value_and_gradient
 class Measured(Iterate):
     """An iterate, and the size of the curvature there; all 0 where theta and phi are fixed."""
 
-    h: float = 0.0  # mean over the workers of |H_i g_i| / |g_i|, never below half the first
+    h: float = 0.0  # size of the curvature, never below half the first
     first: float = 0.0  # its value at the start
     phi: float = 0.0  # damping, relative to h
 
@@ -36,8 +36,8 @@ class Dino(Inner):
     in one Krylov space K(H_i, g), at one product a step, and comes closer with as many products.
 
     theta and phi have units. With `adaptive` they are theta_hat/h and phi_hat h, where h is the mean of
-    |H_i g_i|/|g_i| and comes with the gradient; phi_hat falls to a quarter after a step of 1/2 or more, and rises
-    fourfold after a step of 1/8 or less along tilted directions.
+    |H_i g_i|/|g_i| and comes with the gradient; with `size=max` the largest |H_i g|/|g|, which takes two rounds more.
+    phi_hat falls to a quarter after a step of 1/2 or more, and rises fourfold after one of 1/8 or less that was tilted.
 
     6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up. (adaptive: two more down, one more up.)
     """
@@ -48,6 +48,7 @@ class Dino(Inner):
     adaptive: bool = False  # theta and phi from the size of the curvature, instead of the two above
     theta_hat: float = 5.0  # adaptive theta, relative to 1/h; 1 is better where the objective is convex
     phi_hat: float = 0.03  # adaptive phi at the start, relative to h
+    size: Literal["mean", "max"] = "mean"  # adaptive: of what h is made
     search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "dino"
@@ -63,6 +64,9 @@ class Dino(Inner):
         if not self.adaptive:
             now = begun(fleet, w)
             return Measured(w, now.loss, now.gradient)
+        if self.size == "max":
+            now = begun(fleet, w)
+            return Measured(w, now.loss, now.gradient, phi=self.phi_hat)
         f, g, h = fleet.mean(self.measured_start, w)
         h = h or 1.0  # no curvature at all: any unit will do
         return Measured(w, f, g, h=h, first=h, phi=self.phi_hat)
@@ -74,11 +78,16 @@ class Dino(Inner):
         return replace(descend(fleet, self.search, now, p), note=self.note(fleet, tilted))
 
     def adaptive_step(self, fleet: Fleet, now: Measured) -> Measured:
-        p, tilted = fleet.sum(self.tilted, now.gradient, self.theta_hat / now.h, now.phi * now.h)
+        if self.size == "max":
+            h = max(fleet.gather(self.bent, now.gradient)) or now.h or 1.0
+            now = replace(now, h=max(h, now.first / 2), first=now.first or h)
+            p, tilted = fleet.sum(self.tilted_there, self.theta_hat / now.h, now.phi * now.h)
+        else:
+            p, tilted = fleet.sum(self.tilted, now.gradient, self.theta_hat / now.h, now.phi * now.h)
         a = self.search(fleet, now, p)
         if not a:
             return stuck(now, no_step(now, p))
-        f, g, h = fleet.mean(self.measured_advance, a)
+        f, g, h = (*fleet.mean(advance, a), now.h) if self.size == "max" else fleet.mean(self.measured_advance, a)
         phi = now.phi
         if a >= 1 / 2:
             phi = max(phi / 4, 1e-6)
@@ -91,10 +100,18 @@ class Dino(Inner):
         return f"{tilted:.0f} of {fleet.workers} workers tilted" if tilted else ""
 
     def measured_start(self, worker: Worker, w: Array) -> tuple[float, Array, float]:
-        return *value_and_gradient(worker, w), size_of_curvature(worker)
+        return *value_and_gradient(worker, w), size_of_curvature(worker, worker.gradient())
 
     def measured_advance(self, worker: Worker, step: float) -> tuple[float, Array, float]:
-        return *advance(worker, step), size_of_curvature(worker)
+        return *advance(worker, step), size_of_curvature(worker, worker.gradient())
+
+    def bent(self, worker: Worker, g: Array) -> float:
+        """|H_i g| / |g|; the worker keeps g."""
+        worker.memory["g"] = g
+        return size_of_curvature(worker, g)
+
+    def tilted_there(self, worker: Worker, theta: float, phi: float) -> tuple[Array, bool]:
+        return self.tilted(worker, worker.memory["g"], theta, phi)
 
     def direction(self, worker: Worker, g: Array) -> tuple[Array, bool]:
         return self.tilted(worker, g, self.theta, self.phi)
@@ -120,8 +137,7 @@ class Dino(Inner):
         return v1, lambda: cg(lambda v: H(H(v)) + phi**2 * v, g, self.limit, self.tolerance).x
 
 
-def size_of_curvature(worker: Worker) -> float:
-    """|H_i g_i| / |g_i| where the worker stands; 0 where its gradient is."""
-    g = worker.gradient()
+def size_of_curvature(worker: Worker, g: Array) -> float:
+    """|H_i g| / |g| where the worker stands; 0 where g is."""
     Hg, norm = worker.hessian_product(g), sqrt(g @ g)
     return sqrt(Hg @ Hg) / norm if norm else 0.0

@@ -31,6 +31,7 @@ class Giant(LocalNewtonSystem):
     search: Backtracking = field(default_factory=Backtracking)
 
     name: ClassVar[str] = "giant"
+    shards_alike: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class LocalNewton(LocalNewtonSystem):
     beta: float = 0.1  # part of the promised decrease that a local step must make
 
     name: ClassVar[str] = "local-newton"
+    shards_alike: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
     convex_only: ClassVar[bool] = True
     state: ClassVar[type[Iterate]] = Averaged

@@ -16,11 +16,12 @@ from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.fleet.packing import Bytes
 from mpinewton.linalg.following import solve_factored
 from mpinewton.linalg.symmetric import pack_triangle, projected, unpack_triangle
+from mpinewton.losses.base import Shape
 from mpinewton.losses.submodel import SubModel
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.newton_zero import Factored, factored
 from mpinewton.methods.regions import Mask, Numbers, Split, affordable, in_turn, largest, region_numbers
-from mpinewton.methods.tasks import linear
+from mpinewton.methods.tasks import drawn, linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +67,13 @@ class Ranl(Method):
     policy: Literal["full", "fixed", "bernoulli", "round-robin", "magnitude", "resources"] = "bernoulli"
     keep: float = 0.5  # share of the regions, rounded up; chance of each with bernoulli; resources: see budget
     regions: int | None = None  # Q; none: 8, or one a weight where there are fewer
-    split: Split = "blocks"  # of neighbouring weights; features: whole ones with all outputs; layers: one an output
+    split: Split = "blocks"  # of neighbouring weights; features: with all outputs; layers: one a layer or output
     groups: str = ""  # split=features: how many every region has, as 5,8,16, in place of Q
     # Of what H^-1 g says, `step` for short; none: min(1, 2 keep), keep being the coverage with policy=resources, and 1
     # as printed.
     step_size: float | None = None
     as_printed: bool = False
-    mu: float | None = None  # least eigenvalue of [H]_mu; none: l2, which changes nothing on convex losses
+    mu: float | None = None  # least eigenvalue of [H]_mu; none: l2, no change on convex losses without an intercept
     refresh: int = 0  # the Hessian anew after so many rounds; 0: that of x^0 for good
     batch: float | None = None  # rows drawn for every gradient and Hessian; below 1 a share of them; none: all
     # policy=resources: floats a worker may send in a round, as 123,31, of the workers in turn; none: keep d each.
@@ -108,17 +109,11 @@ class Ranl(Method):
 
     def fit(self, problem: Problem) -> None:
         super().fit(problem)
-        sizes = np.bincount(self.numbers(problem.features, problem.size // problem.features))
+        sizes = np.bincount(self.numbers(problem.shapes))
         if self.budget and min(self.each("budget")) < sizes.max():
             raise ConfigError(
                 f"ranl: budget = {self.budget!r}, but a region has up to {sizes.max()} weights, and a worker sends one "
                 "at least: a larger budget, or more regions"
-            )
-        least = min((rows for rows in problem.rows if rows), default=0)
-        if self.batch is not None and self.batch >= 1 and self.batch > least:
-            raise ConfigError(
-                f"ranl: batch = {self.batch:g}, but a worker has only {least} rows; it can be 1 to {least}, "
-                "or a share of the rows below 1"
             )
 
     # -- on the driver ------------------------------------------------------------------------------------------------
@@ -134,7 +129,7 @@ class Ranl(Method):
             return stuck(now, "the Hessian has no Cholesky factor: set l2 > 0 or mu > 0, or take newton")
         having_rows = np.flatnonzero(fleet.shares)
         replies = fleet.gather(self.whole if first else self.pruned, now.w, among=having_rows)
-        numbers = self.numbers(fleet.problem.features, fleet.size // fleet.problem.features)
+        numbers = self.numbers(fleet.problem.shapes)
         masks = np.array([np.unpackbits(bits, count=numbers[-1] + 1).astype(bool) for _, bits in replies])
         kept, sent = masks[:, numbers], np.zeros((len(replies), fleet.size))
         sent[kept] = np.concatenate([blocks for blocks, _ in replies])
@@ -167,14 +162,13 @@ class Ranl(Method):
 
     def curvature(self, worker: Worker, w: Array) -> Array:
         """The upper triangle of the Hessian of f_i, of a minibatch where there is one."""
-        part = self.drawn(worker)
+        part = drawn(worker, self.batch)
         part.place(w)
         return pack_triangle(part.hessian())
 
     def whole(self, worker: Worker, w: Array) -> tuple[Array, Bytes]:
         """The gradient of f_i, shape (d,), and a mask that keeps all."""
-        model = linear(worker)
-        count = self.numbers(model.rows.p, model.outputs)[-1] + 1
+        count = self.numbers(worker.shapes)[-1] + 1
         worker.memory["next"] = np.array(worker.index % count)
         return self.timed(worker, w, np.ones(count, dtype=bool))
 
@@ -192,9 +186,9 @@ class Ranl(Method):
 
     def blocks(self, worker: Worker, w: Array, mask: Mask) -> Array:
         """The kept blocks of the gradient of f_i at w, or at the pruned w as printed; products with them alone."""
-        part = self.drawn(worker)
+        part = drawn(worker, self.batch)
         model = linear(part)
-        kept = mask[self.numbers(model.rows.p, model.outputs)]
+        kept = mask[self.numbers(worker.shapes)]
         if not kept.any():
             return np.zeros(0)
         some = SubModel(model, kept)
@@ -205,8 +199,7 @@ class Ranl(Method):
 
     def mask(self, worker: Worker, w: Array) -> Mask:
         """Which regions the worker keeps in this round, shape (Q,)."""
-        model = linear(worker)
-        numbers = self.numbers(model.rows.p, model.outputs)
+        numbers = self.numbers(worker.shapes)
         count = int(numbers[-1]) + 1
         kept = int(np.ceil(self.keep * count - 1e-9))
         match self.policy:
@@ -231,19 +224,11 @@ class Ranl(Method):
             return self.deadline / float(worker.memory["pace"])
         return self.own("budget", worker) if self.budget else self.keep * len(worker.l2)
 
-    def drawn(self, worker: Worker) -> Worker:
-        """The worker, or a minibatch of its rows."""
-        if self.batch is None or not worker.rows:
-            return worker
-        size = int(self.batch if self.batch >= 1 else np.ceil(self.batch * worker.rows))
-        return worker.part(worker.rng(1).choice(worker.rows, size, replace=False))
-
     # -- settings -----------------------------------------------------------------------------------------------------
 
-    def numbers(self, features: int, outputs: int) -> Numbers:
+    def numbers(self, shapes: tuple[Shape, ...]) -> Numbers:
         """The region of every weight, shape (d,)."""
-        sizes = (features,) if outputs == 1 else (features, outputs)
-        return region_numbers(self.split, self.regions, tuple(map(int, self.each("groups"))), sizes)
+        return region_numbers(self.split, self.regions, tuple(map(int, self.each("groups"))), shapes)
 
     def each(self, setting: str) -> tuple[float, ...]:
         return listed(getattr(self, setting)) or ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
+from mpinewton.losses.base import Shape
 
 Split = Literal["blocks", "features", "layers"]
 Mask = NDArray[np.bool_]
@@ -19,30 +21,34 @@ USUAL = 8  # regions, where so many can be made
 
 
 @lru_cache(maxsize=16)
-def region_numbers(split: Split, count: int | None, groups: tuple[int, ...], sizes: tuple[int, ...]) -> Numbers:
+def region_numbers(split: Split, count: int | None, groups: tuple[int, ...], shapes: tuple[Shape, ...]) -> Numbers:
     """The region of every weight, numbers from 0 on, shape (d,); not to be written to.
 
     Parameters
     ----------
-    split : blocks (of neighbouring weights), features (whole features, with all their outputs) or layers (the columns
-        of the matrix, one an output).
+    split : blocks (of neighbouring weights), features (whole features, with all their outputs) or layers (one a shape;
+        of one matrix (p, C), one an output).
     count : how many, of nearly equal size; none: 8, or as many as can be made. Layers are as many as there are.
     groups : how many features every region has, in order, in place of a count.
-    sizes : (p,) for a vector of weights, (p, C) for a matrix, which w (d,) holds row by row.
+    shapes : what the weights are; of a linear model, one vector (p,) or matrix (p, C).
 
     Raises
     ------
     ConfigError
         Where the weights cannot be cut so.
     """
-    features, outputs = (*sizes, 1)[:2]
+    features, *rest = shapes[0].sizes
+    outputs = prod(rest)
     if split == "layers":
-        if outputs == 1:
+        if len(shapes) == outputs == 1:
             raise ConfigError(
                 "ranl: split=layers wants weights of several layers or outputs, and these are one vector; "
                 "split=blocks cuts any"
             )
-        numbers = np.tile(np.arange(outputs), features)
+        sizes = [shape.size for shape in shapes]
+        numbers = np.tile(np.arange(outputs), features) if len(sizes) == 1 else np.repeat(np.arange(len(sizes)), sizes)
+    elif split == "features" and len(shapes) > 1:
+        raise ConfigError("ranl: split=features wants one vector or matrix of weights; split=layers and blocks cut any")
     elif groups:
         if sum(groups) != features:
             raise ConfigError(
@@ -52,7 +58,7 @@ def region_numbers(split: Split, count: int | None, groups: tuple[int, ...], siz
         numbers = np.repeat(np.repeat(np.arange(len(groups)), groups), outputs)
     else:
         each = outputs if split == "features" else 1
-        parts = features * outputs // each
+        parts = sum(shape.size for shape in shapes) // each
         if (count or 1) > parts:
             what = "features" if split == "features" else "weights"
             raise ConfigError(f"ranl: regions = {count}, but there are {parts} {what}: it can be 1 to {parts}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -10,6 +11,8 @@ import msgspec
 
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.methods import METHODS, Method
+
+BARE_POINT = re.compile(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # .3 and 3., which people write, JSON not
 
 
 def find_method(name: str) -> type[Method]:
@@ -59,7 +62,7 @@ def parsed_settings(pairs: Sequence[str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {pair!r}: {part} is set to a value already")
-        place[last] = value
+        place[last] = repr(float(value)) if BARE_POINT.fullmatch(value) else value
     return settings
 
 

@@ -55,6 +55,7 @@ class LocalSgd(Method):
     passes: int = 1  # over the worker's rows, between two averages
 
     name: ClassVar[str] = "local-sgd"
+    shards_alike: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.require(self.step_size > 0, "step_size", "greater than 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 
@@ -28,6 +29,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     better, than, by : `better` needs at most 1/by of the `measure` of `than` to come to the target (gap, loss, ...).
     reaches : this run comes to the target, if `within` is given with at most that much of the `measure`.
     monotone : the loss of this run never rises. fails : this run ends in numerical trouble.
+    opposite : the claim is that it is not so: the loss does rise, the run never comes to the target.
     on : problems it is about, as patterns of their names; all if left out.
     """
 
@@ -40,6 +42,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     within: float | None = None
     monotone: str | None = None
     fails: str | None = None
+    opposite: bool = False
     measure: str = "rounds"
     gap: float | None = None
     loss: float | None = None
@@ -86,6 +89,16 @@ def judged(
     return Table(("claim", "problem", "what was found", "verdict"), rows, words=4)
 
 
+def tallied(table: Table) -> Table:
+    """Of a table of `judged`: in how many problems each claim holds, does not hold, and cannot be told."""
+    counts: dict[str, Counter[str]] = {}
+    for claim, _, _, verdict in table.rows:
+        counts.setdefault(claim, Counter())[verdict.partition(":")[0]] += 1
+    verdicts = ("holds", "does not hold", "cannot be told")
+    rows = [(claim, *(str(count[verdict]) for verdict in verdicts)) for claim, count in counts.items()]
+    return Table(("claim; problems in which it", *verdicts), rows)
+
+
 def _named(label: str, name: str) -> bool:
     return label == name or label.startswith(f"{name}, seed ")
 
@@ -101,27 +114,27 @@ def _verdict(claim: Claim, runs: Sequence[RunRecord], width: int | None) -> tupl
 
     if claim.monotone is not None:
         rise = max(_largest_rise(run) for run in of(claim.monotone))
-        return f"{claim.monotone}: largest rise of the loss {rise:.1e} of itself", _said(rise <= NOISE)
+        return f"{claim.monotone}: largest rise of the loss {rise:.1e} of itself", _said(claim, rise <= NOISE)
     if claim.fails is not None:
         ends = {run.reason for run in of(claim.fails)}
         failed = all(run.ending == "failed" for run in of(claim.fails))
-        return f"{claim.fails}: {'; '.join(sorted(ends))}", _said(failed)
+        return f"{claim.fails}: {'; '.join(sorted(ends))}", _said(claim, failed)
     what, value = claim.target
     to = f"{claim.measure} to {what} {value:g}"
     if claim.reaches is not None:
         used = _median(of(claim.reaches), claim, width)
         enough = bool(np.isfinite(used)) and (claim.within is None or used <= claim.within)
-        return f"{to}: {claim.reaches} {_shown(used)}", _said(enough)
+        return f"{to}: {claim.reaches} {_shown(used)}", _said(claim, enough)
     mine, theirs = (_median(of(name), claim, width) for name in (claim.better, claim.than))
     found = f"{to}: {claim.better} {_shown(mine)}, {claim.than} {_shown(theirs)}"
     if np.isinf(mine) and np.isinf(theirs):
         return found, "cannot be told: neither arrived"
     ratio = f" ({theirs / mine:.3g} times)" if np.isfinite(mine) and np.isfinite(theirs) and mine > 0 else ""
-    return found + ratio, _said(mine * claim.by <= theirs)
+    return found + ratio, _said(claim, mine * claim.by <= theirs)
 
 
-def _said(holds: bool) -> str:
-    return "holds" if holds else "does not hold"
+def _said(claim: Claim, so: bool) -> str:
+    return "holds" if so != claim.opposite else "does not hold"
 
 
 def _shown(value: float) -> str:

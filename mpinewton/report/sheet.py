@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mpinewton.report.claims import Claim, judged
+from mpinewton.report.claims import Claim, judged, tallied
 from mpinewton.report.reading import RunRecord
 from mpinewton.report.tables import Table, kilobits_to, rounds_to, summary
 
@@ -56,18 +56,21 @@ def sheet(
     """
     parts = [f"# {title}", *([text.strip()] if text.strip() else [])]
     parts.append(f"Written by the runs themselves; `{command}` does them again.")
+    verdicts = judged(claims, problems, bits_per_float)
     if claims:
-        parts += ["## Claims", judged(claims, problems, bits_per_float).markdown()]
+        parts += ["## Claims", tallied(verdicts).markdown()]
     for problem, runs in problems.items():
         parts.append(f"## {problem}")
         if problem in figures:
-            parts.append(f"![{problem}: the runs against rounds, bits and seconds]({figures[problem]})")
+            parts.append(f"![{problem}: how the runs went]({figures[problem]})")
         last = None
         for heading, table in tables(runs, bits_per_float):
             if heading != last and heading:
                 parts.append(f"### {heading}")
             last = heading
             parts.append(table.markdown())
+    if claims:
+        parts += ["## Claims, problem by problem", verdicts.markdown()]
     parts.append(_provenance([run for runs in problems.values() for run in runs]))
     return "\n\n".join(parts) + "\n"
 

@@ -44,9 +44,9 @@ class Table:
 def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Table:
     """How each run ended and what it cost; the last column is the quantity a figure of the runs would show.
 
-    Mbit are 1e6 bits up, of the busiest worker's link.
+    Mbit are 1e6 bits up, of the busiest worker's link. Where runs were tested, the best accuracy is there, too.
     """
-    quantity = choose_quantity(runs)
+    quantity, tested = choose_quantity(runs), any(run.has("test_accuracy") for run in runs)
     rows = [
         (
             run.label,
@@ -56,11 +56,13 @@ def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Tab
             _number(_last(bits_up(run, bits_per_float)) / 1e6, ".4g"),
             _number(run.last("seconds"), ".3g"),
             _number(_last(values[np.isfinite(values)]), ".2e"),
+            *((_number(100 * _best(run.columns["test_accuracy"]), ".2f"),) if tested else ()),
         )
         for run, values in zip(runs, quantity.values)
     ]
     mbit = "Mbit up" if bits_per_float is None else f"Mbit up ({bits_per_float} per float)"
-    return Table(("method", "ended", "iterations", "rounds", mbit, "seconds", NAMES[quantity.name]), rows, 2)
+    last = (NAMES[quantity.name], *(("best test %",) if tested else ()))
+    return Table(("method", "ended", "iterations", "rounds", mbit, "seconds", *last), rows, 2)
 
 
 def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] = GAPS) -> Table:
@@ -90,6 +92,10 @@ def _first(cost: Array, values: Array, level: float) -> float:
 
 def _last(values: Array) -> float:
     return float(values[-1]) if len(values) else np.nan
+
+
+def _best(values: Array) -> float:
+    return float(np.nanmax(values)) if np.isfinite(values).any() else np.nan
 
 
 def _count(value: float) -> str:

@@ -127,7 +127,7 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
             run = replace(read_run(folder / cell.name), label=cell.label)
             problems.setdefault(cell.problem, []).append(run)
     width = experiment.bits_per_float
-    figures = _drawn(problems, folder, width)
+    figures = _drawn(experiment, problems, folder)
     for problem, records in problems.items():
         for heading, table in tables(records, width):
             log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
@@ -145,7 +145,7 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
         log.info("\n%s", folder / "report.html")
 
 
-def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path, bits_per_float: int | None) -> dict[str, Path]:
+def _drawn(experiment: Experiment, problems: Mapping[str, Sequence[RunRecord]], folder: Path) -> dict[str, Path]:
     """A figure of every problem that has something to show."""
     if importlib.util.find_spec("matplotlib") is None:
         log.warning("no figures and no page without matplotlib: pip install mpinewton[plot]")
@@ -154,12 +154,19 @@ def _drawn(problems: Mapping[str, Sequence[RunRecord]], folder: Path, bits_per_f
     for problem, records in problems.items():
         path = folder / f"{plain(problem.replace('/', '-'))}.png"
         try:
-            draw(records, path, title=problem.replace("/", ", "), bits_per_float=bits_per_float)
+            title, runs = problem.replace("/", ", "), _told_apart(records)
+            draw(runs, path, experiment.axes, experiment.quantity, experiment.bits_per_float, title)
         except MpinewtonError as error:
             log.warning("%s: nothing to draw: %s", problem, error)
             continue
         figures[problem] = path
     return figures
+
+
+def _told_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records, labels saying whose rows travel where those of others stay."""
+    mixed = len({run.rows_travel for run in records}) == 2
+    return [replace(run, label=f"{run.label} (rows travel)") if mixed and run.rows_travel else run for run in records]
 
 
 def _beside(figures: Mapping[str, Path], file: Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """A comparison as its TOML file describes it: every objective on every data set by every method, setting and seed.
 
     title     heading of the page; `text`: what stands below it; `bits_per_float`: restate bits as if a float had these
+    quantity  what the figures show: gap, loss, grad_norm or test_accuracy; decided by the runs if left out
+    axes      what they show it against; ["rounds", "bits", "seconds"] if left out
     seeds     of the methods' random numbers; [0] if left out
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
               workers, partition, seed, scale, storage, rows, features, format, label_column,
@@ -25,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -87,6 +89,8 @@ class Experiment(Section, frozen=True, kw_only=True):
     text: str = ""
     file: str = ""
     bits_per_float: int | None = None
+    quantity: Literal["gap", "loss", "grad_norm", "test_accuracy"] | None = None
+    axes: tuple[Literal["rounds", "bits", "seconds"], ...] = ("rounds", "bits", "seconds")
     seeds: tuple[int, ...] = (0,)
     data: list[Data]
     objective: list[Objective]

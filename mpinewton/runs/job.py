@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 import tomli_w
 
 from mpinewton.data.manifest import Manifest, read_manifest
@@ -85,7 +84,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """
         method, loss = self.made_method(), make_loss(self.loss or usual_loss(manifest))
         method.fit_loss(loss)
-        loss.targets(np.zeros(0), manifest.classes)
+        loss.fit(manifest.features + self.intercept, manifest.classes, self.intercept)
         # Absolute, so that the run can be resumed from anywhere; what is a source, not a path, stays as it is.
         test = str(Path(self.test).resolve()) if self.test and Path(self.test).exists() else self.test
         job = msgspec.structs.replace(

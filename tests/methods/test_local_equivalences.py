@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fleets import iterates, on_many, on_one
@@ -17,6 +19,7 @@ from mpinewton.methods.giant import Giant
 from mpinewton.methods.linesearch import Backtracking
 from mpinewton.methods.local_newton import AdaptiveLocalNewton, LocalNewton
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.settings import make_method
 from mpinewton.methods.sgd import LocalSgd, Sgd
 
 PROBLEMS = ["logistic-dense", "ridge-csr", "softmax-csr", "poisson-dense"]
@@ -316,3 +319,12 @@ def test_inexact_dane_says_when_it_diverges():
         state = method.step(fleet, state)
     assert "diverged" in state.trouble
     assert "lower step_size" in state.trouble
+
+
+@pytest.mark.parametrize("partition", ["iid", "", "blocks", "round-robin", "label-skew:2"])
+@pytest.mark.parametrize("name", ["giant", "local-newton", "adaptive-local-newton", "aide", "dino"])
+def test_who_averages_warns_of_shards_that_may_be_unlike(name, partition, caplog):
+    problem = replace(on_many(ZOO["logistic-dense"]).problem, partition=partition)
+    make_method(name, {}).fit(problem)
+    unlike = partition in ("blocks", "round-robin", "label-skew:2") and name != "dino"
+    assert (f"dealt out by {partition}" in caplog.text) == unlike

@@ -15,12 +15,14 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.fleet.problem import Problem
 from mpinewton.losses import make_loss
+from mpinewton.losses.base import Shape
 from mpinewton.methods import ranl as ranl_module
 from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
 PROBLEMS = ["logistic-dense", "logistic-csr", "ridge-csr", "softmax-csr"]
+MATRIX = (Shape("w", (6, 3)),)  # of softmax in the zoo
 NOTE = re.compile(r"coverage (\d\.\d\d), fewest (\d+), staleness (\d+)$")
 
 
@@ -48,7 +50,7 @@ def weights(found):
         {"keep": 1.0, "step": 1.0},
         {"policy": "round-robin", "keep": 1.0, "as_printed": True},
         {"policy": "resources", "budget": "18"},
-        {"policy": "full", "batch": 0.9999},  # rounded up to all rows, in another order
+        {"policy": "full", "batch": 50},  # more rows than any worker has
     ],
     ids=str,
 )
@@ -184,7 +186,7 @@ def test_by_magnitude_the_largest_weights_are_kept():
 )
 def test_regions_of_a_matrix(settings, regions):
     problem = ZOO["softmax-csr"]
-    numbers = make_method("ranl", settings).numbers(6, 3)
+    numbers = make_method("ranl", settings).numbers(MATRIX)
     for q, region in enumerate(regions):
         assert np.array_equal(np.flatnonzero(numbers == q), region)
     fleet = on_many(problem)
@@ -194,7 +196,7 @@ def test_regions_of_a_matrix(settings, regions):
 
 
 def test_a_vector_of_few_weights_has_a_region_each():
-    assert np.array_equal(make_method("ranl", {}).numbers(6, 1), np.arange(6))
+    assert np.array_equal(make_method("ranl", {}).numbers((Shape("w", (6,)),)), np.arange(6))
 
 
 # -- what travels, and what the history says ---------------------------------------------------------------------------
@@ -205,7 +207,7 @@ def test_kept_blocks_and_mask_bits_alone_travel(policy):
     problem = ZOO["softmax-csr"]
     fleet = on_many(problem)
     found = states(fleet, problem.start, 5, policy=policy)
-    d, sizes = fleet.size, np.bincount(make_method("ranl", {}).numbers(6, 3))
+    d, sizes = fleet.size, np.bincount(make_method("ranl", {}).numbers(MATRIX))
     up = [entry for entry in fleet.ledger.entries() if entry.direction == "up" and entry.iteration > 0]
     assert len(up) == 5
     for entry, state in zip(up, found[1:]):
@@ -252,7 +254,7 @@ def test_budgets_are_kept_and_all_regions_heard_in_turn():
     problem, budgets = ZOO["softmax-csr"], (18, 7, 18, 3, 5)
     fleet = on_many(problem)
     found = states(fleet, problem.start, 40, policy="resources", budget="18,7,18,3,5", step=0.2)
-    sizes = np.bincount(make_method("ranl", {}).numbers(6, 3))
+    sizes = np.bincount(make_method("ranl", {}).numbers(MATRIX))
     asked = [0, 1, 3, 4]
     for state in found[2:]:
         floats = (state.age == 0) @ sizes
@@ -355,12 +357,21 @@ def test_settings_that_do_not_go_together_are_refused(settings, said):
         ({"regions": 7, "split": "features"}, "there are 6 features: it can be 1 to 6"),
         ({"split": "features", "groups": "3,4"}, "groups hold 7 features together, but the data have 6"),
         ({"policy": "resources", "budget": "18,2"}, "a region has up to 3 weights"),
-        ({"batch": 14}, "a worker has only 13 rows"),
     ],
 )
 def test_a_problem_that_does_not_fit_is_refused(settings, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         make_method("ranl", settings).fit(on_many(ZOO["softmax-csr"]).problem)
+
+
+def test_regions_of_several_layers():
+    shapes = (Shape("W1", (2, 3)), Shape("b1", (2,)), Shape("W2", (2, 2)))
+    layers = make_method("ranl", {"split": "layers"}).numbers(shapes)
+    assert np.array_equal(layers, [0] * 6 + [1] * 2 + [2] * 4)
+    blocks = make_method("ranl", {"regions": 3}).numbers(shapes)
+    assert np.array_equal(blocks, [0] * 4 + [1] * 4 + [2] * 4)
+    with pytest.raises(ConfigError, match="split=features wants one vector or matrix"):
+        make_method("ranl", {"split": "features"}).numbers(shapes)
 
 
 def test_layers_of_one_vector_are_refused():

@@ -94,6 +94,22 @@ def test_adaptive_dino_needs_no_constants():
     assert all(after < before for before, after in itertools.pairwise(losses))
 
 
+@pytest.mark.parametrize(
+    ("theta_hat", "iterations", "losses"),
+    [
+        (5.0, (4, 5, 7, 9, 10, 12), (0.871442, 0.482099, 0.361583)),
+        (1.0, (1, 3, 5, 5, 7, 10), (0.299172, 0.229533, 0.205080)),
+    ],
+)
+def test_adaptive_dino_with_the_largest_curvature_of_all(theta_hat, iterations, losses):
+    # The reference charges nothing for the maximum: its iterations are these, and ours take two rounds more each.
+    settings = {"solver": "lanczos", "adaptive": True, "size": "max", "theta_hat": theta_hat}
+    _, rows, _ = recorded("dino", settings, digits(5), [GapBelow(1e-8), Rounds(200)])
+    assert [(rounds_to(rows, gap) - 2) / 8 for gap in GAPS] == pytest.approx(iterations, abs=1)
+    assert [row.loss for row in rows[1:4]] == pytest.approx(losses, rel=1e-4)
+    assert rows[-1].rounds == 2 + 8 * rows[-1].iteration
+
+
 @pytest.fixture(scope="module")
 def other_splits():
     X, y = load_digits(return_X_y=True)

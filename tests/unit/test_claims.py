@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpinewton.errors import ConfigError
-from mpinewton.report.claims import Claim, judged
+from mpinewton.report.claims import Claim, judged, tallied
 from mpinewton.report.reading import RunRecord
 from mpinewton.report.sheet import sheet
 
@@ -53,6 +53,9 @@ def verdict(**claim: object) -> tuple[str, str]:
         ({"reaches": "slow", "loss": 1.1, "measure": "bits_up", "within": 200}, "slow 200", "holds"),
         ({"monotone": "slow"}, "0.0e+00", "holds"),
         ({"monotone": "bent"}, "6.7e-02", "does not hold"),
+        ({"monotone": "bent", "opposite": True}, "6.7e-02", "holds"),
+        ({"reaches": "slow", "gap": 1e-12, "opposite": True}, "never arrived", "holds"),
+        ({"reaches": "slow", "gap": 1e-6, "opposite": True}, "slow 10", "does not hold"),
         ({"fails": "bent"}, "it trouble", "holds"),
         ({"fails": "fast"}, "it converged", "does not hold"),
     ],
@@ -93,3 +96,10 @@ def test_methods_whose_rows_travel_are_kept_apart():
     assert text.count("### ") == 2
     assert "](a.png)" in text
     assert "### " not in sheet("Title", "", {"a": [FAST, SLOW]}, [], {}, "x")
+
+
+def test_claims_are_tallied_over_the_problems():
+    claims = [Claim(says="quick", reaches="fast", gap=1e-3), Claim(says="bad", better="slow", than="bent", gap=1e-12)]
+    table = tallied(judged(claims, PROBLEMS))
+    assert table.header[1:] == ("holds", "does not hold", "cannot be told")
+    assert list(table.rows) == [("quick", "2", "0", "0"), ("bad", "0", "0", "1")]

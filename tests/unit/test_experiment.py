@@ -16,6 +16,7 @@ from launch import launch_serial
 
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.fleet.session import LocalSession
+from mpinewton.report.settings import read_settings
 from mpinewton.runs import comparison
 from mpinewton.runs.comparison import compare
 from mpinewton.runs.experiment import cells, plain, read_experiment, variants
@@ -176,7 +177,7 @@ def test_refuses_sections_that_are_none(data: str, words: str, tmp_path: Path) -
         read_experiment(path)
 
 
-@pytest.mark.parametrize("name", ["digits", "a9a_w8a"])
+@pytest.mark.parametrize("name", ["digits", "a9a_w8a", "pisa_quadratics", "pisa_epochs", "pisa_skew"])
 def test_our_own_experiments_are_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPINEWTON_DATA", str(tmp_path))
     experiment = read_experiment(Path(__file__).parents[2] / "jobs" / f"{name}.toml")
@@ -187,7 +188,8 @@ def test_our_own_experiments_are_valid(name: str, tmp_path: Path, monkeypatch: p
 
 
 def test_a_comparison(written: Callable[..., Path], tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
-    experiment, folder = read_experiment(written()), tmp_path / "c"
+    asked = 'title = "Iris"\naxes = ["bits"]\nquantity = "loss"'
+    experiment, folder = read_experiment(written(('title = "Iris"', asked))), tmp_path / "c"
     assert compare(LocalSession(), experiment, folder) == 0
     for name in NAMES:
         assert result_of(folder / name)["kind"] in ("converged", "budget")
@@ -200,6 +202,8 @@ def test_a_comparison(written: Callable[..., Path], tmp_path: Path, log: pytest.
         "tables.md",
         *(f"{p}{end}" for p in problems for end in (".png", ".csv")),
     }
+    drawn = read_settings(folder / f"{problems[0]}.png")["figure"]
+    assert (drawn["axes"], drawn["quantity"]) == (["bits"], "loss")
     tables = (folder / "tables.md").read_text()
     assert tables.startswith("# Iris\n\n")
     assert [line for line in tables.splitlines() if line.startswith("## ")] == [

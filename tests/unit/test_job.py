@@ -124,6 +124,9 @@ def test_pairs_become_nested_settings() -> None:
     method = make_method("dino", parsed_settings(["theta=0.1", "search.first=3"]))
     assert settings_of(method)["theta"] == 0.1
     assert settings_of(method)["search"]["first"] == 3
+    pairs = ["sigma=.3", "rho=5.", "gamma=+.9", "ridge_driver=.1e-2", "second.beta=.5"]
+    method = make_method("sisa", parsed_settings(pairs))
+    assert (method.sigma, method.rho, method.gamma, method.ridge_driver, method.second.beta) == (0.3, 5, 0.9, 1e-3, 0.5)
     for wrong in (["theta"], ["=1"], ["a=1", "a.b=2"]):
         with pytest.raises(ConfigError, match="--set"):
             parsed_settings(wrong)

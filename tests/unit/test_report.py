@@ -311,6 +311,10 @@ def test_summary_and_rounds_of_hand_made_runs(tmp_path: Path) -> None:
         "| b             |    6 |    - |     - |",
     ]
     assert summary(runs, 32).rows[0][4] == "0.00096"
+    runs[0].columns["test_accuracy"] = np.array([0.1, 0.955, 0.95, np.nan])
+    table = summary(runs)
+    assert table.header[-1] == "best test %"
+    assert [row[-1] for row in table.rows] == ["95.50", "-"]
 
 
 def test_markdown_keeps_its_columns() -> None:

@@ -180,7 +180,7 @@ def test_a_breach_is_found_and_nothing_else(rule: Rule, tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = {"matplotlib", "sklearn", "click", "mpi4py", "scipy"}
+    heavy = {"matplotlib", "sklearn", "click", "mpi4py", "scipy", "torch"}
     finished = launch_serial("import sys, mpinewton; print(*sys.modules)")
     assert finished.returncode == 0, str(finished)
     loaded = finished.stdout.split()
