@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.packing import AnyArray
-
-Bytes = NDArray[np.uint8]
+from mpinewton.linalg.packed import Bits, Bytes, pack_bits, width_of
 
 
 class Message(NamedTuple):
@@ -113,39 +112,22 @@ class Compressor(ABC):
             raise ConfigError(f"compressor {self.name}: {setting} = {getattr(self, setting)!r}, but it must be {rule}")
 
 
-def width(values: int) -> int:
-    """Bits that tell so many values apart."""
-    return max(0, values - 1).bit_length()
-
-
 def whole_bytes(bits: int) -> int:
     """Bits, rounded up to bytes."""
     return -(-bits // 8) * 8
 
 
-def pack_bits(numbers: NDArray[np.integer], bits: int) -> Bytes:
-    """Numbers from 0 to 2^bits - 1, shape (k,), in `bits` bits each, the highest first: shape (ceil(k bits / 8),)."""
-    planes = numbers[:, None] >> np.arange(bits)[::-1] & 1
-    return np.packbits(planes.astype(np.uint8))
-
-
-def unpack_bits(packed: Bytes, bits: int, count: int) -> NDArray[np.int64]:
-    """The `count` numbers that `pack_bits` was given."""
-    planes = np.unpackbits(packed, count=count * bits).reshape(count, bits)
-    return planes @ (1 << np.arange(bits, dtype=np.int64)[::-1])
-
-
 def index_bits(count: int, size: int) -> int:
     """Bits of `count` of `size` places: none if all are meant, a number each, or a mask where that is shorter."""
-    return 0 if count == size else min(count * width(size), size)
+    return 0 if count == size else min(count * width_of(size), size)
 
 
 def pack_indices(indices: NDArray[np.integer], size: int) -> Bytes:
     """Places from 0 to size - 1, ascending and distinct, in `index_bits` bits."""
     if len(indices) == size:
         return np.zeros(0, dtype=np.uint8)
-    if len(indices) * width(size) < size:
-        return pack_bits(indices, width(size))
+    if len(indices) * width_of(size) < size:
+        return pack_bits((indices, width_of(size)))
     mask = np.zeros(size, dtype=np.uint8)
     mask[indices] = 1
     return np.packbits(mask)
@@ -155,6 +137,6 @@ def unpack_indices(packed: Bytes, count: int, size: int) -> NDArray[np.int64]:
     """The `count` places that `pack_indices` was given."""
     if count == size:
         return np.arange(size)
-    if count * width(size) < size:
-        return unpack_bits(packed, width(size), count)
+    if count * width_of(size) < size:
+        return Bits(packed).take(count, width_of(size))
     return np.flatnonzero(np.unpackbits(packed, count=size))

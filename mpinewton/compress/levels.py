@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.compress.base import Compressor, pack_bits, unpack_bits, whole_bytes, width
+from mpinewton.compress.base import Compressor, whole_bytes
 from mpinewton.compress.sparse import Random
 from mpinewton.data.shard import Array
 from mpinewton.fleet.packing import AnyArray
+from mpinewton.linalg.packed import Bits, pack_bits, width_of
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Dithering(Compressor):
         # |x_i| / scale is at most 1, since the scale was rounded up; s + u can still round to s + 1.
         level = np.minimum(np.floor(s * (size / (scale or 1.0)) + rng.random(len(x))), s)
         signed = np.where(x < 0, s - level, s + level).astype(np.int64)
-        return np.array([scale], dtype=self.floats), pack_bits(signed, width(2 * s + 1))
+        return np.array([scale], dtype=self.floats), pack_bits((signed, width_of(2 * s + 1)))
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
         scale, packed = arrays
         s = self.steps(size)
-        return np.asarray((float(scale[0]) / s) * (unpack_bits(packed, width(2 * s + 1), size) - s))
+        return np.asarray((float(scale[0]) / s) * (Bits(packed).take(size, width_of(2 * s + 1)) - s))
 
     def rounded_up(self, scale: float) -> float:
         """The least number of the message's words that is not below the scale: rounding down would bias."""
@@ -57,7 +58,7 @@ class Dithering(Compressor):
         return float(np.abs(x).max(initial=0.0)) <= sqrt(float(np.finfo(self.floats).max) / max(1, len(x))) / 2
 
     def bits(self, size: int) -> float:
-        return self.word + size * width(2 * self.steps(size) + 1)
+        return self.word + size * width_of(2 * self.steps(size) + 1)
 
     def omega(self, size: int) -> float:
         s = self.steps(size)
@@ -88,10 +89,10 @@ class Natural(Compressor):
         up = np.where(small, 2.0**self.LEAST, below) * rng.random(len(x)) < size - below
         # 0 stands for 0, k for 2^(k - 128).
         code = np.where(small, 0, exponent - self.LEAST + 1) + up
-        return (pack_bits((x < 0) * 256 + code, 9),)
+        return (pack_bits(((x < 0) * 256 + code, 9)),)
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
-        numbers = unpack_bits(arrays[0], 9, size)
+        numbers = Bits(arrays[0]).take(size, 9)
         code = numbers % 256
         value = np.where(code == 0, 0.0, np.ldexp(1.0, code + self.LEAST - 1))
         return np.where(numbers >= 256, -value, value)

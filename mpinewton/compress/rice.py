@@ -10,29 +10,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.fleet.packing import Bytes
+from mpinewton.linalg.packed import Bytes, digits, numbers_of
 
 Integers = NDArray[np.int64]
-Bits = NDArray[np.bool_]
 
 
 def packed_integers(levels: Integers) -> Bytes:
     """The shortest of the two forms, shape (bytes,); one leading bit says which. `unpacked_integers` is its inverse."""
-    plain = np.concatenate([[False], _coded(_folded(levels))])
+    plain = np.concatenate([np.zeros(1, np.uint8), _coded(_folded(levels))])
     busy = np.flatnonzero(levels)
     runs = np.diff(busy, prepend=-1) - 1
     sparse = np.concatenate(
-        [[True], _digits(np.array([len(busy)]), 32), _coded(runs), _coded(_folded(levels[busy]) - 1)]
+        [np.ones(1, np.uint8), digits(np.array([len(busy)]), 32), _coded(runs), _coded(_folded(levels[busy]) - 1)]
     )
     return np.packbits(min(plain, sparse, key=len))
 
 
 def unpacked_integers(data: Bytes, count: int) -> Integers:
     """The `count` integers that were packed, shape (count,)."""
-    bits = np.unpackbits(data).astype(bool)
+    bits = np.unpackbits(data)
     if not bits[0]:
         return _unfolded(_decoded(bits, 1, count)[0])
-    busy = int(_numbers(bits[1:33].reshape(1, -1))[0])
+    busy = int(numbers_of(bits[1:33], 32)[0])
     runs, at = _decoded(bits, 33, busy)
     levels = np.zeros(count, dtype=np.int64)
     levels[np.cumsum(runs + 1) - 1] = _unfolded(_decoded(bits, at, busy)[0] + 1)
@@ -47,34 +46,24 @@ def _unfolded(u: Integers) -> Integers:
     return np.where(u % 2 == 1, -(u + 1) // 2, u // 2)
 
 
-def _coded(u: Integers) -> Bits:
+def _coded(u: Integers) -> Bytes:
     """k in 6 bits, the quotients in unary, the remainders."""
     near = int(u.mean()).bit_length() if len(u) else 0  # the best k is this or a little less
     k = min(range(max(0, near - 2), near + 1), key=lambda k: int((u >> k).sum()) + k * len(u))
     ends = np.cumsum((u >> k) + 1)
-    unary = np.zeros(int(ends[-1]) if len(u) else 0, dtype=bool)
-    unary[ends - 1] = True
-    return np.concatenate([_digits(np.array([k]), 6), unary, _digits(u & ((1 << k) - 1), k)])
+    unary = np.zeros(int(ends[-1]) if len(u) else 0, dtype=np.uint8)
+    unary[ends - 1] = 1
+    return np.concatenate([digits(np.array([k]), 6), unary, digits(u & ((1 << k) - 1), k)])
 
 
-def _decoded(bits: Bits, at: int, count: int) -> tuple[Integers, int]:
+def _decoded(bits: Bytes, at: int, count: int) -> tuple[Integers, int]:
     """`count` numbers that begin at bit `at`, and the bit behind them."""
-    k = int(_numbers(bits[at : at + 6].reshape(1, -1))[0])
+    k = int(numbers_of(bits[at : at + 6], 6)[0])
     at += 6
     if not count:
         return np.zeros(0, dtype=np.int64), at
     ends = np.flatnonzero(bits[at:])[:count]
     quotients = np.diff(ends, prepend=-1) - 1
     at += int(ends[-1]) + 1
-    remainders = _numbers(bits[at : at + count * k].reshape(count, k))
+    remainders = numbers_of(bits[at : at + count * k], k) if k else 0
     return (quotients << k) | remainders, at + count * k
-
-
-def _digits(u: Integers, width: int) -> Bits:
-    """Binary digits of every number, the highest first, one number behind the other."""
-    return ((u[:, None] >> np.arange(width)[::-1]) & 1).astype(bool).ravel()
-
-
-def _numbers(digits: Bits) -> Integers:
-    """The numbers whose binary digits are the rows."""
-    return np.asarray(digits @ (1 << np.arange(digits.shape[1], dtype=np.int64)[::-1]), dtype=np.int64)

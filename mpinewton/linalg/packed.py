@@ -19,10 +19,20 @@ def width_of(count: int) -> int:
     return max(0, count - 1).bit_length()
 
 
+def digits(numbers: Integers, width: int) -> Bytes:
+    """The binary digits of every number, highest first, one number behind the other: 0 or 1, shape (k width,)."""
+    return ((numbers[:, None] >> np.arange(width)[::-1]) & 1).astype(np.uint8).ravel()
+
+
+def numbers_of(bits: Bytes, width: int) -> NDArray[np.int64]:
+    """The numbers that have these digits, of `width` each."""
+    count = len(bits) // width if width else 0
+    return np.asarray(bits.reshape(count, width) @ (1 << np.arange(width, dtype=np.int64)[::-1]), dtype=np.int64)
+
+
 def pack_bits(*fields: tuple[Integers, int]) -> Bytes:
     """Numbers, each field with so many bits a number, behind one another; the last byte is filled up with zeros."""
-    bits = [(numbers[:, None] >> np.arange(width)).ravel() & 1 for numbers, width in fields]
-    return np.packbits(np.concatenate([*bits, np.zeros(0, np.int64)]).astype(np.uint8))
+    return np.packbits(np.concatenate([*(digits(*field) for field in fields), np.zeros(0, np.uint8)]))
 
 
 class Bits:
@@ -34,8 +44,8 @@ class Bits:
     def take(self, count: int, width: int) -> NDArray[np.int64]:
         """The next `count` numbers of so many bits each."""
         end = self.first + count * width
-        piece, self.first = self.bits[self.first : end].reshape(count, width), end
-        return np.asarray(piece @ (1 << np.arange(width)), dtype=np.int64)
+        piece, self.first = self.bits[self.first : end], end
+        return numbers_of(piece, width) if width else np.zeros(count, np.int64)
 
 
 class Entries(NamedTuple):

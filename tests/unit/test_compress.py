@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mpinewton.compress import COMPRESSORS, Eigenpairs, Top, Triangle, make_compressor
-from mpinewton.compress.base import index_bits, pack_bits, pack_indices, unpack_bits, unpack_indices, width
+from mpinewton.compress.base import index_bits, pack_indices, unpack_indices
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.packing import arrays_of, joined, layout_of, parted
 from mpinewton.linalg.lowrank import combined
+from mpinewton.linalg.packed import Bits, pack_bits, width_of
 
 VECTORS = [
     "identity", "random", "random:r=3", "random:r=7", "top", "top:r=3", "top:r=7", "natural",
@@ -332,9 +333,9 @@ def test_r_is_given_once_and_fits():
 @given(st.integers(1, 31).flatmap(lambda b: st.tuples(st.just(b), st.lists(st.integers(0, 2**b - 1), max_size=40))))
 def test_packed_bits_come_back(case):
     bits, numbers = case
-    packed = pack_bits(np.array(numbers, dtype=np.int64), bits)
+    packed = pack_bits((np.array(numbers, dtype=np.int64), bits))
     assert packed.nbytes == -(-len(numbers) * bits // 8)
-    assert unpack_bits(packed, bits, len(numbers)).tolist() == numbers
+    assert Bits(packed).take(len(numbers), bits).tolist() == numbers
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))
@@ -343,5 +344,5 @@ def test_packed_indices_come_back(case):
     places = np.array(sorted(chosen))
     packed = pack_indices(places, size)
     assert packed.nbytes == -(-index_bits(len(places), size) // 8)
-    assert index_bits(len(places), size) <= len(places) * width(size)
+    assert index_bits(len(places), size) <= len(places) * width_of(size)
     assert np.array_equal(unpack_indices(packed, len(places), size), places)
