@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from problems import Problem
 from scipy import sparse
@@ -28,6 +30,16 @@ def together(shards: list[Shard]) -> Shard:
     weight = None if shards[0].weight is None else np.concatenate([shard.weight for shard in shards])
     X = sparse.csr_array(X) if sparse.issparse(X) else X
     return Shard(X, np.concatenate([shard.y for shard in shards]), weight)
+
+
+def states(method: Method, fleet: LocalFleet, w: Array, count: int) -> list[Any]:
+    """The first states, count + 1 of them, of a method that has no trouble."""
+    fleet.adopt(method)
+    found = [method.start(fleet, w)]
+    for fleet.iteration in range(1, count + 1):
+        found.append(method.step(fleet, found[-1]))
+        assert not found[-1].trouble, found[-1].trouble
+    return found
 
 
 def iterates(method: Method, fleet: LocalFleet, w: Array, count: int = 6) -> Array:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fleets import on_many, on_one
+from fleets import on_many, on_one, states
 from problems import ZOO, Problem
 from scipy.optimize import BFGS
 
@@ -17,15 +17,6 @@ from mpinewton.methods.tasks import largest_curvature
 
 L = 3.0
 IDENTITIES = ["identity", "random:r=6", "bernoulli:p=1,of=identity"]
-
-
-def states(method, fleet, w, count):
-    fleet.adopt(method)
-    found = [method.start(fleet, w)]
-    for fleet.iteration in range(1, count + 1):
-        found.append(method.step(fleet, found[-1]))
-        assert not found[-1].trouble
-    return found
 
 
 def iterates(method, fleet, w, count=10):

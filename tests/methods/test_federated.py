@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fleets import on_many, on_one
+from fleets import on_many, on_one, states
 from problems import ZOO, Problem
 
 from mpinewton.data.shard import Shard
@@ -20,12 +20,7 @@ LR = {"lr": 0.05}
 
 def iterates(method, fleet, w, count=6):
     """The first iterates, shape (count + 1, d)."""
-    fleet.adopt(method)
-    states = [method.start(fleet, w)]
-    for fleet.iteration in range(1, count + 1):
-        states.append(method.step(fleet, states[-1]))
-        assert not states[-1].trouble, states[-1].trouble
-    return np.array([state.w for state in states])
+    return np.array([state.w for state in states(method, fleet, w, count)])
 
 
 def evenly(problem: Problem):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fleets import on_many, on_one, together
+from fleets import on_many, on_one, states, together
 from problems import ZOO
 
 from mpinewton.data.shard import Array
@@ -27,15 +27,6 @@ COMPRESSORS = [
     {"compressor": "dithering:levels=7,norm=max"},
     {"compressor": "bernoulli:p=0.5,of=identity"},
 ]
-
-
-def states(method, fleet, w, count):
-    fleet.adopt(method)
-    found = [method.start(fleet, w)]
-    for fleet.iteration in range(1, count + 1):
-        found.append(method.step(fleet, found[-1]))
-        assert not found[-1].trouble
-    return found
 
 
 def iterates(method, fleet, w, count=5):

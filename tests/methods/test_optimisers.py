@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fleets import on_many
+from fleets import on_many, states
 from problems import ZOO
 
 from mpinewton.data.shard import Shard
@@ -21,11 +21,7 @@ HALVED = Decay(kind="step", length=4)
 
 def iterates(method, fleet, w, count=10):
     """The first iterates, shape (count + 1, d)."""
-    fleet.adopt(method)
-    states = [method.start(fleet, w)]
-    for fleet.iteration in range(1, count + 1):
-        states.append(method.step(fleet, states[-1]))
-    return np.array([state.w for state in states])
+    return np.array([state.w for state in states(method, fleet, w, count)])
 
 
 @pytest.mark.parametrize("name", NAMES)

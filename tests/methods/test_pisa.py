@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fleets import on_many, on_one
+from fleets import on_many, on_one, states
 from problems import ZOO
 from scipy import sparse
 
@@ -27,12 +27,7 @@ STEADY = {"sigma": 6.0, "gamma": 1.0}
 
 def iterates(method, fleet, w, count=12):
     """The first iterates, shape (count + 1, d)."""
-    fleet.adopt(method)
-    states = [method.start(fleet, w)]
-    for fleet.iteration in range(1, count + 1):
-        states.append(method.step(fleet, states[-1]))
-        assert not states[-1].trouble, states[-1].trouble
-    return np.array([state.w for state in states])
+    return np.array([state.w for state in states(method, fleet, w, count)])
 
 
 def gradient_of(problem):
