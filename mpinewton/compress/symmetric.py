@@ -15,7 +15,8 @@ from mpinewton.compress.sparse import Top
 from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.packing import AnyArray
-from mpinewton.linalg.krylov import Product, lanczos
+from mpinewton.linalg.dominant import BlockProduct, dominant
+from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.lowrank import combined
 from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
 
@@ -47,26 +48,25 @@ class Eigenpairs(Compressor):
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         # A Krylov space holds one vector of every eigenvalue: for r > 1 that would not do.
-        if self.r == 1 and len(x) >= SMALL:
-            return self.pack_product(lambda v: x @ v, rng.standard_normal(len(x)), KRYLOV)[0]
+        if self.r == 1 and len(x) >= SMALL and np.isfinite(x).all():
+            space = lanczos(x.__matmul__, rng.standard_normal(len(x)), KRYLOV, 0.0)
+            e, Y = np.linalg.eigh(space.T[:-1])
+            largest = np.argmax(np.abs(e))
+            return self.said(e[[largest]], (space.Q @ Y[:, [largest]]).T)
         e, Q = np.linalg.eigh(x)
         order = np.argsort(-np.abs(e), kind="stable")
         return self.said(e[order], Q.T[order])
 
-    def pack_product(self, product: Product, start: Array, steps: int) -> tuple[tuple[AnyArray, ...], Array]:
-        """The message of a matrix D known by its products, and a start for a D that is about what this message leaves.
+    def pack_product(
+        self, product: BlockProduct, start: Array, limit: int, accuracy: float
+    ) -> tuple[tuple[AnyArray, ...], Array]:
+        """The message of a matrix D known by its products, and a start for what this message leaves of D.
 
-        The eigenpairs are those of a Krylov space from `start`, shape (d,), by `steps` products. A small space only
-        makes a worse S: the eigenvalues are <v, D v> of orthonormal v, so |D - S|^2 = |D|^2 - |S|^2 all the same.
+        Both as of `dominant`: a rough eigenvector only makes a worse S, since its eigenvalue is <v, D v>, and
+        |D - S|^2 = |D|^2 - |S|^2 all the same. No message where D is not finite.
         """
-        space = lanczos(product, start, max(steps, self.r), 0.0)
-        if not np.isfinite(space.T).all():
-            return (), start
-        e, Y = np.linalg.eigh(space.T[:-1])
-        order = np.argsort(-np.abs(e), kind="stable")
-        e, V = e[order], (space.Q @ Y[:, order]).T
-        rest = np.abs(e[self.r :]) @ V[self.r :]
-        return self.said(e, V), rest if rest.any() else start
+        e, V, after = dominant(product, start, self.r, limit, accuracy)
+        return self.said(e, V.T) if np.isfinite(e).all() else (), after
 
     def said(self, e: Array, V: Array) -> tuple[AnyArray, ...]:
         """The message of the first r of these eigenvalues (k,) and their vectors (k, d); zeros for what is missing."""

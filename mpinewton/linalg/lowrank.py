@@ -32,8 +32,8 @@ class Growing:
     base: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     def times(self, v: Array) -> Array:
-        """The product with v, shape (d,)."""
-        terms = (self.e * (self.V @ v)) @ self.V
+        """The product with the columns of v, shape (d, b)."""
+        terms = self.V.T @ (self.e[:, None] * (self.V @ v))
         return np.asarray(self.base @ v + terms if self.base.size else terms)
 
     def plus(self, e: Array, V: Array) -> Growing:

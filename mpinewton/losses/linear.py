@@ -160,6 +160,13 @@ class LinearPoint:
     def hessian_product(self, v: Array) -> Array:
         return self.model.pull_back(self.model.loss.bend(self.second, self.model.logits(v)))
 
+    def hessian_products(self, V: Array) -> Array:
+        """The Hessian times the columns of V, shape (d, b)."""
+        if self.model.outputs > 1:
+            return np.column_stack([self.hessian_product(v) for v in V.T])
+        h = (self.model.shares * self.second)[:, None]
+        return self.model.rows.transpose_times(h * self.model.rows.times(V))
+
     def hessian(self) -> Array:
         return self.model.loss.hessian(self.model.rows, self.second, self.model.weight)
 

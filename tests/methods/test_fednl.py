@@ -99,7 +99,7 @@ def slow_fednl(problem, fleet, option: int, count: int) -> list[Array]:
 @pytest.mark.parametrize("option", [1, 2])
 def test_rank_one_is_the_papers_lines(name, option):
     problem = ZOO[name]
-    for settings in ({"products": 0}, {"products": 18}):
+    for settings in ({"products": 0}, {"products": 400, "accuracy": 1e-12}):
         found = iterates(make_method("fednl", {"option": option} | settings), on_many(problem), problem.start, 6)
         np.testing.assert_allclose(found, slow_fednl(problem, on_many(problem), option, 6), atol=1e-9)
 
@@ -201,7 +201,7 @@ def test_a_matrix_that_grows_by_terms():
         for _ in range(13):
             e, V = rng.standard_normal(2), rng.standard_normal((2, 9))
             H, dense = H.plus(e, V), dense + combined(e, V)
-            v = rng.standard_normal(9)
+            v = rng.standard_normal((9, 3))
             np.testing.assert_allclose(H.times(v), dense @ v, atol=1e-12)
             assert 2 * len(H.e) < 9
 
@@ -214,6 +214,7 @@ def test_a_matrix_that_grows_by_terms():
         ("fednl-ls", {"alpha": 1.5}, "alpha = 1.5, but it must be greater than 0 and at most 1"),
         ("fednl-ls", {"mu": 0.0}, "mu = 0.0"),
         ("fednl-ls", {"products": -1}, "products = -1"),
+        ("fednl-ls", {"accuracy": -0.1}, "accuracy = -0.1"),
         ("fednl-cr", {"M": -1.0}, "M = -1.0"),
         ("fednl-pp", {"tau": 0}, "tau = 0"),
         ("fednl-ls", {"compressor": "rnak"}, "did you mean 'rank'"),

@@ -236,18 +236,20 @@ def test_rank_of_a_large_matrix_is_the_best_to_a_few_digits():
 
 
 def test_rank_by_products_needs_a_matrix_only_through_them():
-    A, start = symmetric(200, 5), rng().standard_normal(200)
-    sent, after = Eigenpairs(2).pack_product(lambda v: A @ v, start, 40)
+    A, start = symmetric(200, 5), rng().standard_normal((200, 8))
+    sent, after = Eigenpairs(2).pack_product(lambda V: A @ V, start, 500, 1e-8)
     e, Q = np.linalg.eigh(A)
     order = np.argsort(-np.abs(e))[:2]
-    np.testing.assert_allclose(Eigenpairs(2).expand(sent, 200), combined(e[order], Q.T[order]), atol=1e-10)
-    assert np.abs(Q.T[order] @ after).max() < 1e-6 * np.linalg.norm(after)  # what was sent is no place to start from
-    few, _ = Eigenpairs(1).pack_product(lambda v: A @ v, start, 2)
+    S = Eigenpairs(2).expand(sent, 200)
+    np.testing.assert_allclose(S, combined(e[order], Q.T[order]), atol=1e-6)
+    next_one, _ = Eigenpairs(1).pack_product(lambda V: (A - S) @ V, after, 1, 0.0)
+    assert abs(next_one[0][0]) == pytest.approx(np.sort(np.abs(e))[-3], rel=1e-2)  # `after` has followed it
+    few, _ = Eigenpairs(1).pack_product(lambda V: A @ V, start, 2, 0.0)
     S = Eigenpairs(1).expand(few, 200)
     assert np.linalg.norm(A - S) ** 2 == pytest.approx(np.linalg.norm(A) ** 2 - np.linalg.norm(S) ** 2)
-    zero, again = Eigenpairs(1).pack_product(lambda v: 0 * v, start, 4)
+    zero, again = Eigenpairs(1).pack_product(lambda V: 0 * V, start, 4, 0.3)
     assert not Eigenpairs(1).expand(zero, 200).any()
-    assert np.array_equal(again, start)
+    assert Eigenpairs(1).pack_product(lambda V: np.nan * V, again, 4, 0.3)[0] == ()
 
 
 # -- edges and refusals ---------------------------------------------------------------------------------------------
