@@ -192,7 +192,7 @@ class FedNLSearch(HessianLearner):
 
     H_i starts at 0: no Hessian ever travels, and neither do rows. With C = rank, a worker sends a rough eigenvector: it
     follows the six largest by subspace iteration, mostly one product of D_i with six vectors, and H_i stays in factors:
-    no d^2 on a worker. Rounds to 1e-12 against those with exact eigenvectors: a2a 33 for 36 (l2 1e-3), 46 for 61 (1e-4);
+    no d^2 on a worker. Rounds to 1e-12, and with exact eigenvectors: a2a 33 for 36 (l2 1e-3), 46 for 61 (1e-4);
     w8a 22 to 29, by seed, for 26.
     5 rounds an iteration; floats per worker: d + 1 down, 2*d + 10 up.
     """
