@@ -12,6 +12,7 @@ from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.symmetric import pack_triangle, solve_semidefinite, unpack_triangle
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.linesearch import Backtracking, no_step
+from mpinewton.methods.tasks import derivatives
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Newton(Method):
     def start(self, fleet: Fleet, w: Array) -> Curved:
         if self.search is None:
             return Curved(w)
-        f, g, H = fleet.mean(self.derivatives, w)
+        f, g, H = fleet.mean(derivatives, w)
         return Curved(w, f, g, triangle=H)
 
     def step(self, fleet: Fleet, now: Curved) -> Curved:
@@ -61,11 +62,7 @@ class Newton(Method):
         return replace(now, w=now.w + a * p, loss=f, gradient=g, triangle=H, step=a)
 
     def slope_and_curvature(self, worker: Worker, w: Array) -> tuple[Array, Array]:
-        return self.derivatives(worker, w)[1:]
-
-    def derivatives(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
-        worker.place(w)
-        return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
+        return derivatives(worker, w)[1:]
 
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
         worker.advance(step)

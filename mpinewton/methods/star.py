@@ -13,7 +13,7 @@ from mpinewton.linalg.symmetric import pack_triangle, solve_positive, solve_semi
 from mpinewton.methods.base import Iterate, Method, stuck
 from mpinewton.methods.linesearch import SLACK
 from mpinewton.methods.newton_zero import Factored, factored, unit_step
-from mpinewton.methods.tasks import curvature, linear, loss_at, slope
+from mpinewton.methods.tasks import curvature, derivatives, linear, loss_at, slope
 
 # Iterations for the optimum, and the gradient, relative to the first, with which it counts as found.
 LIMIT, FOUND = 200, 1e-8
@@ -112,9 +112,3 @@ def optimum(fleet: Fleet, w: Array) -> Array | None:
         if before <= FOUND * first and not np.sqrt(g @ g) < 0.5 * before:  # rounding is all that is left
             return w
     return None
-
-
-def derivatives(worker: Worker, w: Array) -> tuple[float, Array, Array]:
-    """Go to w: f_i, its gradient and the upper triangle of its Hessian there."""
-    worker.place(w)
-    return worker.value(), worker.gradient(), pack_triangle(worker.hessian())

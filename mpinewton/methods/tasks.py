@@ -87,6 +87,12 @@ def curvature(worker: Worker, w: Array) -> Array:
     return pack_triangle(worker.hessian())
 
 
+def derivatives(worker: Worker, w: Array) -> tuple[float, Array, Array]:
+    """Go to w: f_i, its gradient and the upper triangle of its Hessian there, 1 + d + d (d + 1) / 2 floats."""
+    worker.place(w)
+    return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
+
+
 def linear(worker: Worker) -> LinearModel:
     """The rows of the worker and the loss on them. TypeError where its model is not one of rows and logits."""
     if not isinstance(worker.model, LinearModel):
