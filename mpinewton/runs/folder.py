@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
@@ -76,15 +77,17 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            If the folder cannot be made.
+            If the folder cannot be made, or another process is at work in it.
         DataError
             If a table is not what the checkpoint remembers.
         """
         self._fleet, found = fleet, self.found
         try:
             if self.fresh and self.path.exists():
+                self._claim()
                 _move_aside(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+            self._claim()
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be made ({error.strerror}); choose another with -o") from None
         if found is None:
@@ -100,6 +103,18 @@ class RunFolder:
             fleet.ledger.restore(found.ledger)
             self._describe(config, environment)  # only now: the tables are what they should be
         self._keep_log()
+
+    def _claim(self) -> None:
+        """Hold the folder until `close`, or death: two jobs at once would write over each other's tables."""
+        file = self._open.enter_context((self.path / "log.txt").open("ab"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path}: another mpinewton is at work in this folder; wait for its end, or choose another with -o"
+            ) from None
+        except OSError as error:  # some parallel file systems know no locks: one job a folder is then the user's care
+            log.debug("%s: cannot be locked (%s)", self.path, error.strerror)
 
     def _describe(self, config: str, environment: Mapping[str, Any]) -> None:
         # The result goes first: an old one beside a new configuration would say that it is done.
@@ -193,8 +208,8 @@ def read_history(path: Path) -> list[Row]:
 
 
 def _may_hold_run(path: Path) -> bool:
-    # The configuration is the first file of a run, under a temporary name for a moment.
-    return path.is_dir() and (any(path.glob("config.toml*")) or not any(path.iterdir()))
+    # The configuration is the first file of a run after its log, under a temporary name for a moment.
+    return path.is_dir() and (any(path.glob("config.toml*")) or {file.name for file in path.iterdir()} <= {"log.txt"})
 
 
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import logging
@@ -236,6 +237,21 @@ def test_leaves_the_files_of_strangers_alone(more: list[str], terminal: Terminal
     assert terminal("run", "newton", digits, "-o", "r", *more) == 2
     assert "it is no run" in terminal.err
     assert contents(tmp_path) == {"r/thesis.tex": b"five years of work"}
+
+
+@pytest.mark.parametrize("more", [[], ["--fresh"]])
+def test_a_folder_in_which_another_run_is_at_work_is_left_alone(
+    more: list[str], terminal: Terminal, digits: Path, tmp_path: Path
+) -> None:
+    run = ["run", "newton", digits, "-o", "r", "--max-iterations"]
+    assert terminal(*run, 1) == 0
+    before = contents(tmp_path)
+    with (tmp_path / "r" / "log.txt").open("ab") as held:  # as a run does while it goes on
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert terminal(*run, 2, *more) == 2
+        assert "another mpinewton is at work in this folder" in terminal.err
+        assert contents(tmp_path) == before
+    assert terminal(*run, 2, *more) == 0
 
 
 # -- what it leaves behind ----------------------------------------------------------------------------------------
