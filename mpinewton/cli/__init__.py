@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "Say how well a model does on data.",
     "methods": "List the methods: cost, needs, settings.",
     "losses": "List the losses.",
+    "slurm": "Print a SLURM job script to read and edit.",
     "doctor": "Say what MPI, Python and this machine are like, for a bug report.",
 }
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpinewton.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mpinewton.data.manifest import Manifest
+    from mpinewton.runs.job import Job
 
 
 @click.command("run")
@@ -81,13 +85,7 @@ def command(
     Exit codes: 0 finished (converged, or the budget is used up); 1 failed; 2 bad settings or data, nothing was started;
     3 stopped by a signal or the time limit: run the same command again.
     """  # fmt: skip
-    from mpinewton.methods.settings import overlaid, parsed_settings
-    from mpinewton.runs.job import Job, load_job, read_options
-
-    content = read_options(config) if config else {}
-    content |= {name: value for name, value in options.items() if value is not None}
-    content["settings"] = overlaid(content.get("settings", {}), parsed_settings(pairs))
-    job, manifest = load_job(Job.of(content, str(config) if config else "command line"))
+    job, manifest = asked_for(config, pairs, **options)
     if nproc is not None:
         return launched(session, nproc)
     if as_json:
@@ -100,6 +98,17 @@ def command(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     return code
+
+
+def asked_for(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tuple[Job, Manifest]:
+    """The run that a command line means, checked as far as can be without starting it, and the manifest of its data."""
+    from mpinewton.methods.settings import overlaid, parsed_settings
+    from mpinewton.runs.job import Job, load_job, read_options
+
+    content = read_options(config) if config else {}
+    content |= {name: value for name, value in options.items() if value is not None}
+    content["settings"] = overlaid(content.get("settings", {}), parsed_settings(pairs))
+    return load_job(Job.of(content, str(config) if config else "command line"))
 
 
 def launched(session: Any, nproc: int) -> int:

@@ -188,4 +188,4 @@ def _numbers(path: Path, name: str, cells: tuple[str, ...]) -> Array:
         return np.array([float(cell) if cell else np.nan for cell in cells], dtype=np.float64)
     except ValueError as error:
         # Cut short: a file that lost a piece to a crash may hold a line of megabytes.
-        raise DataError(f"{path}: column {name} must hold numbers or nothing; {str(error):.200}") from error
+        raise DataError(f"{path}: column {name} must hold numbers or nothing; {error!s:.200}") from error

@@ -1,0 +1,84 @@
+"""Job scripts: what they say, and what they do with the exit codes of a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mpinewton.cli import run_command_line
+from mpinewton.data.packing import pack
+from mpinewton.fleet.session import LocalSession
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pack("synthetic:logistic?rows=40&features=3", Path("shards/a9a"), 8)
+
+
+def script(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run_command_line(LocalSession(), ["slurm", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("shards")
+def test_the_script_in_jobs_is_the_one_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    run = "run dino shards/a9a --loss logistic --tol 1e-8 --max-rounds 100000 -o runs/dino-a9a"
+    assert script(capsys, *run.split()) == (ROOT / "jobs" / "slurm.sbatch").read_text()
+
+
+@pytest.mark.usefixtures("shards")
+def test_options_stand_in_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--ntasks 5 --cpus-per-task 2 --time 1-0 --notice 60 --mpi pmix --name mine --partition p --account a"
+    text = script(capsys, *options.split(), "run", "newton", "shards/a9a", "-o", "a folder")
+    for line in (
+        "ntasks=5",
+        "cpus-per-task=2",
+        "time=1-0",
+        "signal=USR1@60",
+        "job-name=mine",
+        "partition=p",
+        "account=a",
+    ):
+        assert f"#SBATCH --{line}" in text
+    assert "srun --mpi=pmix mpinewton run newton shards/a9a -o 'a folder'\n" in text
+
+
+@pytest.mark.usefixtures("shards")
+@pytest.mark.parametrize(("code", "requeued"), [(0, ""), (1, ""), (2, ""), (3, "requeue 77\n")])
+def test_only_a_run_that_was_stopped_queues_again(
+    code: int, requeued: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, line in (("srun", f"exit {code}"), ("scontrol", "echo $@ >> said")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job").write_text(script(capsys, "run", "newton", "shards/a9a"))
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
+    assert subprocess.run(["bash", "job"], env=environment, timeout=60, check=False).returncode == code
+    assert ((tmp_path / "said").read_text() if (tmp_path / "said").exists() else "") == requeued
+
+
+@pytest.mark.usefixtures("shards")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run newtn shards/a9a", "did you mean 'newton'"),
+        ("run newton shards/a8a", "shards/a8a"),
+        ("run newton shards/a9a --set tau=1", "newton has no setting 'tau'"),
+        ("--ntasks 10 run newton shards/a9a", "holds 8 workers: at most 9"),
+        ("run newton shards/a9a --nproc 3", "give --ntasks"),
+        ("compare jobs/digits.toml", "not for 'compare'"),
+    ],
+)
+def test_what_run_would_refuse_is_refused_before_it_queues(
+    arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(LocalSession(), ["slurm", *arguments.split()]) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert not said.out
