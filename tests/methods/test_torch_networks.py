@@ -144,7 +144,7 @@ METHODS = {
     "nsisa": ({"sigma": 20.0, "gamma": 1.0, "schulz": {"other_sigma": 1.0}, **BATCHES}, 40, 0.8),
     "muon": ({"other_lr": 0.01, **BATCHES}, 40, 0.8),
     "adamw": ({"lr": 0.01, **BATCHES}, 40, 0.8),
-    "dino": ({}, 2, None),
+    "dino": ({}, 1, None),
     "lbfgs": ({}, 12, 0.85),
 }
 
