@@ -82,7 +82,7 @@ class RunRecord:
 
     def has(self, quantity: str) -> bool:
         """Whether the history holds a number for the quantity."""
-        return bool(np.isfinite(self.columns[quantity]).any())
+        return quantity in self.columns and bool(np.isfinite(self.columns[quantity]).any())
 
     def last(self, column: str) -> float:
         """Value of the last row, NaN where there is none."""
