@@ -36,6 +36,10 @@ def text_source(name: str, reading: Reading) -> Source:
         raise ConfigError(f"{name}: context = {chosen['context']} must be 1 or more")
     if kind == "python" and what != "topics":
         raise ConfigError(f"{name}: no text of Python is called that; there is python:topics")
+    if reading.features not in (None, chosen["context"]):
+        raise ConfigError(
+            f"{name}: a row has {chosen['context']} characters: write context=..., and leave --features out"
+        )
     text = _topics(name) if kind == "python" else _read(Path(what))
     return Text(name, reading, text, chosen["context"], slice(chosen["from"], chosen["to"] or None))
 
@@ -48,7 +52,9 @@ class Text(Source):
     """
 
     def __init__(self, name: str, reading: Reading, text: str, context: int, chosen: slice) -> None:
-        characters = tuple(sorted(set(text))) if not reading.class_names else reading.class_names
+        if reading.class_names == ():
+            raise DataError(f"{name}: the labels are characters, but those of the training data are numbers")
+        characters = reading.class_names or tuple(sorted(set(text)))
         if len(characters) > CLASSES:
             raise DataError(f"{name}: has {len(characters)} different characters, more than {CLASSES}")
         super().__init__(name, reading)
@@ -61,7 +67,8 @@ class Text(Source):
         if unknown:
             raise DataError(f"{name}: has the character {unknown[0]!r}, which the training data have not")
         self.dtype = "uint8" if len(characters) <= 256 else "float64"
-        self.numbers = np.array([self.words.number[character] for character in text], dtype=np.float64)
+        codes, places = np.unique(np.frombuffer(text.encode("utf-32-le"), "<u4"), return_inverse=True)
+        self.numbers = np.array([self.words.number[chr(code)] for code in codes], dtype=np.float64)[places]
 
     def blocks(self) -> Iterator[Block]:
         c = self.context

@@ -14,6 +14,7 @@ from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
 from mpinewton.data.packing import pack
 from mpinewton.data.shardfile import read_shard
+from mpinewton.data.source import Reading
 from mpinewton.errors import ConfigError, DataError
 
 TEXT = "to be, or not to be:\nthat is the question é"
@@ -105,7 +106,11 @@ def test_what_is_refused(name: str, query: str, error: type[Exception], words: s
         load_rows(name + query)
 
 
-def test_other_refusals(tmp_path: Path) -> None:
+def test_other_refusals(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="those of the training data are numbers"):
+        load_rows(f"{name}?context=4", 4, ())
+    with pytest.raises(ConfigError, match="a row has 32 characters: write context="):
+        pack(name, tmp_path / "p", 1, reading=Reading(features=64))
     with pytest.raises(ConfigError, match="there is python:topics"):
         load_rows("python:poems")
     with pytest.raises(DataError, match="cannot be opened"):
