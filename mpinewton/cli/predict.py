@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 
 from mpinewton.errors import ConfigError
 
@@ -20,6 +19,7 @@ from mpinewton.errors import ConfigError
 @click.option("--weight-column", help="Of a table, as for `pack`.")
 def command(model: Path, data: str, label_column: str | None, weight_column: str | None, output: Path | None) -> None:
     """Predict a label, or a number, for every row of DATA: a folder of shards or anything `pack` reads."""
+    from mpinewton.cli.pack import shown_name
     from mpinewton.data.loading import load_rows
     from mpinewton.data.source import Reading
     from mpinewton.runs.model import read_model
@@ -29,8 +29,8 @@ def command(model: Path, data: str, label_column: str | None, weight_column: str
     shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale, reading)
     said = trained.predict(shard)
     if trained.class_names is not None:
-        words = np.asarray(trained.class_names)
-        lines = words[said.astype(int)].tolist()
+        words = [shown_name(name) for name in trained.class_names]
+        lines = [words[number] for number in said.astype(int)]
     else:
         lines = [f"{value:.17g}" for value in said]
     text = "".join(f"{line}\n" for line in lines)

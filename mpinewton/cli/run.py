@@ -49,7 +49,10 @@ if TYPE_CHECKING:
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), help="Storage of the data; sums are float64 always."
 )
-@click.option("--test", metavar="DATA", help="Record the accuracy on these data, outside clock and ledger.")
+@click.option("--test", metavar="DATA", help="Record accuracy and loss on these data, outside clock and ledger.")
+@click.option(
+    "--measure-every", type=click.IntRange(1), metavar="K", help="What is recorded but not used: at every K-th iterate."
+)
 @click.option(
     "--sums",
     type=click.Choice(["fixed", "mpi"]),

@@ -108,6 +108,8 @@ def _mapped(path: Path) -> NDArray[Any]:
 class Idx(Source):
     """Images of an idx file as rows of pixels 0..255, the labels from the file whose name says so."""
 
+    dtype = "uint8"
+
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(str(path), reading)
         self.path = path

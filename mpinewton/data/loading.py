@@ -16,6 +16,7 @@ from mpinewton.data.shardfile import read_shard
 from mpinewton.data.source import Reading, Words
 from mpinewton.data.sources import open_source
 from mpinewton.data.spool import scaled
+from mpinewton.data.text import TEXTS
 from mpinewton.errors import DataError
 
 Classes = tuple[float, ...] | None
@@ -47,7 +48,7 @@ def load_rows(
     """
     folder = Path(source)
     if (folder / FILE).exists():
-        shard, names = _packed(folder, dtype)
+        shard, names = _packed(folder, class_names, dtype)
         y = shard.y if names is None or class_names is None else _renamed(shard.y, names, class_names, source)
     else:
         # Not `features`: a source that has more is refused below, in words that fit a source which is not packed.
@@ -71,8 +72,12 @@ def load_rows(
     return Shard(X, y, shard.weight), classes
 
 
-def _packed(folder: Path, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
+def _packed(folder: Path, wanted: tuple[str, ...] | None, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
     manifest = read_manifest(folder)
+    if wanted and manifest.source.startswith(TEXTS) and manifest.class_names != wanted:  # its rows go by them, too
+        raise DataError(
+            f"{folder}: its numbers mean other characters than the training data's; give the text itself, as text:FILE"
+        )
     shards = [read_shard(folder, manifest, index, dtype) for index in range(manifest.workers)]
     return _stacked(shards), manifest.class_names
 

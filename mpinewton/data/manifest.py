@@ -15,7 +15,7 @@ from mpinewton.errors import DataError
 FILE = "manifest.json"
 FORMAT = "mpinewton-manifest/1"
 MIN_READER = "0.1.0"  # the first version that reads this format
-DTYPES = ("float64", "float32")
+DTYPES = ("float64", "float32", "uint8")
 
 
 class ShardEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,12 +33,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes
     ----------
     source, partition, seed, scale
-        What was packed and how; `scale` is the factor of the features.
+        What was packed and how; `scale` is the factor of the features, which uint8 are stored without.
     rows, features, workers
     sparse : bool
         CSR rather than dense rows.
     dtype : str
-        Stored type of the features, "float64" or "float32".
+        Stored type of the features, "float64", "float32" or "uint8".
     classes : tuple of float or None
         The distinct labels, rising, where they are at most 1000 whole numbers.
     class_names : tuple of str or None
@@ -71,6 +71,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class _Head(msgspec.Struct):
     format: str
     min_reader: str = "?"
+
+
+def factor_of_stored(dtype: str, scale: str) -> str:
+    """What features of this type are still to be multiplied by when they are read: bytes are stored as they were."""
+    return scale if dtype == "uint8" else "1"
 
 
 def digest_of(parts: Iterable[str]) -> str:

@@ -17,7 +17,16 @@ from scipy import sparse
 
 from mpinewton.data.libsvm import LibsvmText
 from mpinewton.data.lines import OPENERS
-from mpinewton.data.manifest import DTYPES, FILE, Manifest, ShardEntry, digest_of, read_manifest, write_manifest
+from mpinewton.data.manifest import (
+    DTYPES,
+    FILE,
+    Manifest,
+    ShardEntry,
+    digest_of,
+    factor_of_stored,
+    read_manifest,
+    write_manifest,
+)
 from mpinewton.data.partition import partition as partition_rows
 from mpinewton.data.shard import Array
 from mpinewton.data.shardfile import Header, write_shard
@@ -68,7 +77,7 @@ def pack(
     seed: int = 0,
     scale: str = "1",
     storage: str = "auto",
-    dtype: str = "float64",
+    dtype: str = "auto",
     compress: bool = False,
     overwrite: bool = False,
     reading: Reading | None = None,
@@ -78,10 +87,12 @@ def pack(
 
     Parameters
     ----------
-    source : a file, `sklearn:NAME` or `synthetic:NAME?key=value&...`
+    source : a file, `sklearn:NAME`, `synthetic:NAME?key=value&...`, `text:FILE?key=value&...` or `python:topics`
     partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
     scale : factor of the features, a positive number or a fraction such as "1/255"
     storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
+    dtype : "float64", "float32", "uint8" (whole numbers up to 255 as they are: `scale` is applied when they are read),
+        or "auto": uint8 for images and text, else float64
     overwrite : replace an earlier pack; nothing else is ever replaced
     each : (task, items) -> results in the order of the items
         How to run a module-level function on JSON-able items: here, or on processes that share the file system.
@@ -96,25 +107,20 @@ def pack(
     _check_target(target, overwrite)
     rows_of = open_source(source, reading or Reading())
     with _workspace(target) as work:
-        rows = _spool(rows_of, scale, work, each)
+        dtype = rows_of.dtype if dtype == "auto" else dtype
+        rows = _spool(rows_of, scale, dtype, work, each)
         y, classes, names = _label(rows, rows_of)
         partition = _given(partition, rows_of)
         owned = partition_rows(y, workers, partition, seed)
-        header = Header(rows.rows, rows_of.reading.features or rows.features, classes, dtype, source)
+        features, factor = rows_of.reading.features or rows.features, factor_of_stored(dtype, scale)
+        header = Header(rows.rows, features, classes, dtype, source, factor)
         to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
         entries = _write_shards(rows, owned, header, to_sparse, compress, work, each)
         manifest = Manifest(
-            partition=partition,
-            seed=seed,
-            scale=scale,
-            workers=workers,
-            sparse=to_sparse,
-            **asdict(header),
-            class_names=names,
-            weighted=rows.weighted,
-            shards=entries,
+            **asdict(header) | {"scale": scale}, partition=partition, seed=seed, workers=workers, sparse=to_sparse,
+            class_names=names, weighted=rows.weighted, shards=entries,
             data_sha256=digest_of(entry.digest for entry in entries),
-        )
+        )  # fmt: skip
         write_manifest(manifest, work / FOLDER)
         _put_in_place(work, target)
     return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))
@@ -154,8 +160,9 @@ def _workspace(target: Path) -> Iterator[Path]:
 
 
 def _check_settings(workers: int, seed: int, storage: str, dtype: str) -> None:
-    if storage not in STORAGES or dtype not in DTYPES:
-        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: wanted is one of {STORAGES} and one of {DTYPES}")
+    dtypes = ("auto", *DTYPES)
+    if storage not in STORAGES or dtype not in dtypes:
+        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: wanted is one of {STORAGES} and one of {dtypes}")
     if workers < 1 or seed < 0:
         raise ConfigError(f"--workers {workers}, --seed {seed}: at least 1 worker and a seed of 0 or more are needed")
 
@@ -186,11 +193,11 @@ def _put_in_place(work: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def _spool(source: Source, scale: str, work: Path, each: Each) -> Spool:
+def _spool(source: Source, scale: str, dtype: str, work: Path, each: Each) -> Spool:
     """Pass 1: the rows of the source in flat files; plain LIBSVM text by byte ranges."""
     if isinstance(source, LibsvmText) and source.path.suffix not in OPENERS and source.reading.rows is None:
         cuts = [*range(0, source.path.stat().st_size, RANGE_BYTES), source.path.stat().st_size]
-        common = {"path": source.name, "reading": asdict(source.reading), "scale": scale}
+        common = {"path": source.name, "reading": asdict(source.reading), "scale": scale, "dtype": dtype}
         items = [
             {**common, "first": first, "last": last, "prefix": str(work / f"part-{number}")}
             for number, (first, last) in enumerate(itertools.pairwise(cuts))
@@ -198,7 +205,7 @@ def _spool(source: Source, scale: str, work: Path, each: Each) -> Spool:
         parts = [Spool(**part) for part in each(spool_range, items)]
         rows = join(parts) if parts else spool([], work / "rows", dense=False)
     else:
-        rows = spool(scaled(source.checked_blocks(), scale, source.name), work / "rows", source.dense)
+        rows = spool(scaled(source.checked_blocks(), scale, source.name, dtype), work / "rows", source.dense)
     if not rows.rows:
         raise DataError(f"{source.name}: holds no rows")
     return rows
@@ -207,7 +214,7 @@ def _spool(source: Source, scale: str, work: Path, each: Each) -> Spool:
 def spool_range(item: Item) -> Item:
     """Spool the lines that begin in one range of bytes of a plain LIBSVM file."""
     source = LibsvmText(Path(item["path"]), Reading(**item["reading"]), item["first"], item["last"])
-    blocks = scaled(source.checked_blocks(), item["scale"], source.name)
+    blocks = scaled(source.checked_blocks(), item["scale"], source.name, item["dtype"])
     return asdict(spool(blocks, Path(item["prefix"]), dense=False))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,16 +21,19 @@ class Shard:
     Attributes
     ----------
     X : array or csr_array, shape (n, p)
-        Features, float64 or float32; n may be 0.
+        Features, float64 or float32, or uint8 where the loss keeps bytes; n may be 0.
     y : array, shape (n,)
         Labels as numbers: the values of the source, or class numbers where the source has words.
     weight : array, shape (n,), or None
         Weight of each row in the loss; None means 1.
+    scale : Fraction
+        What the features are still to be multiplied by: 1 but for uint8.
     """
 
     X: Matrix
     y: Array
     weight: Array | None = None
+    scale: Fraction = Fraction(1)
 
     @property
     def rows(self) -> int:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mpinewton.data.manifest import DTYPES, MIN_READER, Manifest, digest_of, refuse_format
+from mpinewton.data.manifest import DTYPES, MIN_READER, Manifest, digest_of, factor_of_stored, refuse_format
+from mpinewton.data.scale import factor, multiplied
 from mpinewton.data.shard import Shard
 from mpinewton.data.source import Block
-from mpinewton.errors import DataError
+from mpinewton.errors import ConfigError, DataError
 
 FORMAT = "mpinewton-shard/1"
 CHUNK_BYTES = 1 << 19
@@ -32,13 +34,17 @@ REPAIR = "copy the file again or pack the data again"
 
 @dataclass(frozen=True)
 class Header:
-    """What the attributes of a shard say. `classes` as in the manifest, `dtype` of the stored features."""
+    """What the attributes of a shard say. `classes` as in the manifest, `dtype` of the stored features.
+
+    `scale` is what they are still to be multiplied by: "1" for floats, which are stored multiplied.
+    """
 
     rows: int
     features: int
     classes: tuple[float, ...] | None
     dtype: str
     source: str
+    scale: str = "1"
 
 
 class _Column:
@@ -131,10 +137,13 @@ def _write_attributes(file: h5py.File, header: Header) -> None:
     file.attrs["source"] = np.bytes_(header.source.encode())
     file.attrs["rows"], file.attrs["features"] = header.rows, header.features
     file.attrs["classes"] = np.array(header.classes or (), dtype=np.float64)
+    if header.dtype == "uint8":
+        file.attrs["scale"] = np.bytes_(header.scale)
 
 
 def _content(header: Header, digests: dict[str, str]) -> str:
     parts = [str(header.rows), str(header.features), header.dtype]
+    parts += [f"scale {header.scale}"] if header.dtype == "uint8" else []
     return digest_of(parts + [f"{name} {digests[name]}" for name in sorted(digests)])
 
 
@@ -179,7 +188,8 @@ def read_header(file: h5py.File, path: Path) -> Header:
     if rows < 0 or not 1 <= features < 1 << 31:
         raise DataError(f"{path}: {rows} rows of {features} features are absurd; {REPAIR}")
     found = tuple(float(label) for label in classes) or None
-    return Header(rows, features, found, dtype, str(attribute(file, path, "source")))
+    scale = str(attribute(file, path, "scale")) if dtype == "uint8" else "1"
+    return Header(rows, features, found, dtype, str(attribute(file, path, "source")), scale)
 
 
 def _dataset(file: h5py.File, path: Path, name: str, shape: tuple[int | None, ...], dtype: str) -> h5py.Dataset:
@@ -224,7 +234,7 @@ def read_file(path: Path, dtype: str | None = None, verify: bool = True) -> tupl
     Parameters
     ----------
     dtype : str or None
-        Type of X in memory; None: as stored.
+        Type of X in memory, multiplied by its scale; None: as stored.
     verify : bool
         Compare the digest of every data set. Shapes, types, indices and checksums are checked in any case.
 
@@ -248,14 +258,16 @@ def read_file(path: Path, dtype: str | None = None, verify: bool = True) -> tupl
         read = {name: _read(file, path, name, dataset, verify) for name, dataset in datasets.items()}
     arrays = {name: array for name, (array, _) in read.items()}
     _check_numbers(path, arrays, header.features, verify)
-    kind = np.dtype(dtype or header.dtype)
-    if is_sparse:
-        values = arrays["data"].astype(kind, copy=False)
-        X = sparse.csr_array((values, arrays["indices"], arrays["indptr"]), shape=(n, header.features))
-    else:
-        X = arrays["X"].astype(kind, copy=False)
+    try:
+        scale = factor(header.scale)
+    except ConfigError:
+        raise DataError(f"{path}: scale is {header.scale!r}, not a number or a fraction; {REPAIR}") from None
+    values = arrays["data" if is_sparse else "X"]
+    if dtype is not None:
+        values, scale = (values if scale == 1 else multiplied(values, scale)).astype(dtype, copy=False), Fraction(1)
+    X = sparse.csr_array((values, arrays["indices"], arrays["indptr"]), (n, header.features)) if is_sparse else values
     digest = _content(header, {name: digest for name, (_, digest) in read.items()})
-    return header, Shard(X, arrays["y"], arrays.get("weight")), digest
+    return header, Shard(X, arrays["y"], arrays.get("weight"), scale), digest
 
 
 def _check_numbers(path: Path, arrays: dict[str, NDArray[Any]], features: int, verify: bool) -> None:
@@ -290,6 +302,7 @@ def read_shard(
         ("rows", header.rows, entry.rows),
         ("features", header.features, manifest.features),
         ("dtype", header.dtype, manifest.dtype),
+        ("scale", header.scale, factor_of_stored(manifest.dtype, manifest.scale)),
         ("classes", header.classes, manifest.classes),
         ("source", header.source, manifest.source),
         ("sparse", bool(sparse.issparse(shard.X)), manifest.sparse),

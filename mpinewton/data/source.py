@@ -65,7 +65,7 @@ class Words:
 
     def __call__(self, word: str) -> int:
         """The number of a word; ValueError where it is not a class, or the 1001st."""
-        word = word.strip()
+        word = word if word in self.number else word.strip()  # a blank may be a class, of characters
         if word not in self.number:
             if self.fixed:
                 raise ValueError(f"{word!r} is not a class of the training data{did_you_mean(word, self.number)}")
@@ -95,6 +95,7 @@ class Source(ABC):
     """Rows from somewhere, a block at a time. `words` is complete once the blocks have been read."""
 
     dense = True
+    dtype = "float64"  # that holds the features as they are, float64 or uint8
     sizes: tuple[int, ...] | None = None  # rows of each worker, where the source prescribes them
 
     def __init__(self, name: str, reading: Reading) -> None:

@@ -11,6 +11,7 @@ from mpinewton.data.lines import OPENERS, plain_name
 from mpinewton.data.source import Reading, Source
 from mpinewton.data.synthetic import synthetic
 from mpinewton.data.tables import CsvText, Parquet
+from mpinewton.data.text import TEXTS, text_source
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 FORMATS: dict[str, Callable[[Path, Reading], Source]] = {
@@ -25,7 +26,7 @@ ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".npy": "npy", ".parquet
 
 
 def open_source(name: str, reading: Reading) -> Source:
-    """The source that a file name, `sklearn:NAME` or `synthetic:NAME?key=value` stands for.
+    """The source that a file name, `sklearn:NAME`, `synthetic:NAME?key=value` or `text:FILE?key=value` stands for.
 
     Raises
     ------
@@ -40,11 +41,15 @@ def open_source(name: str, reading: Reading) -> Source:
         return sklearn_source(name, reading)
     if name.startswith("synthetic:"):
         return synthetic(name, reading)
+    if name.startswith(TEXTS):
+        return text_source(name, reading)
     path = Path(name)
     if path.is_dir():
         raise DataError(f"{name}: is a folder, and no packed one (it has no manifest.json); name a file of rows")
     if not path.is_file():
-        raise DataError(f"{name}: there is no such file (nor does the name begin with sklearn: or synthetic:)")
+        raise DataError(
+            f"{name}: there is no such file (nor does the name begin with sklearn:, synthetic:, text: or python:)"
+        )
     form = guess_format(path) if reading.format == "auto" else reading.format
     if form in ("npz", "npy", "parquet") and path.suffix in OPENERS:
         raise ConfigError(f"{name}: {form} files are read unpacked only; unpack it first")

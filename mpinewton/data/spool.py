@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +13,48 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mpinewton.data.scale import factor, multiplied
 from mpinewton.data.shard import Array, Matrix
 from mpinewton.data.source import Block
-from mpinewton.errors import ConfigError, DataError
+from mpinewton.errors import DataError
 
 PIECE_NUMBERS = 1 << 19
 TYPES = {"values": np.float64, "y": np.float64, "weight": np.float64, "indices": np.int32, "counts": np.int32}
 
 
-def scaled(blocks: Iterable[Block], scale: str, name: str) -> Iterator[Block]:
-    """The blocks with the features multiplied by `scale`, a positive number or a fraction such as 1/16.
+def scaled(blocks: Iterable[Block], scale: str, name: str, dtype: str = "float64") -> Iterator[Block]:
+    """The blocks with the features multiplied by `scale`; whole numbers as they are where they are kept as bytes.
 
-    A fraction divides last, so 1/255 gives x/255 to the last bit.
+    Raises
+    ------
+    ConfigError
+        If `scale` is no positive number or fraction.
+    DataError
+        If a feature is too large once multiplied, or no byte where that is what is kept.
     """
-    if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2}|/[0-9]{1,20})?", scale.strip()):
-        raise ConfigError(f"--scale {scale}: not a number such as 0.5 or a fraction such as 1/16")
-    try:
-        ratio = Fraction(scale)
-    except (ValueError, ZeroDivisionError):
-        ratio = Fraction(0)
-    if not ratio:
-        raise ConfigError(f"--scale {scale}: not a positive number such as 0.5 or fraction such as 1/16")
+    ratio, done = factor(scale), 0
     for block in blocks:
-        X: Matrix = block.X
-        if ratio != 1:
-            with np.errstate(over="ignore"):
-                X = X * float(ratio.numerator) / float(ratio.denominator)
-            if not np.isfinite(X if isinstance(X, np.ndarray) else X.data).all():
-                raise DataError(f"{name}: a feature is not finite once multiplied by --scale {scale}; scale by less")
+        with np.errstate(over="ignore"):
+            X: Matrix = multiplied(block.X, ratio)
+        if not np.isfinite(X if isinstance(X, np.ndarray) else X.data).all():
+            raise DataError(f"{name}: a feature is not finite once multiplied by --scale {scale}; scale by less")
+        if dtype == "uint8":
+            X = block.X
+            _refuse_other_than_bytes(X, name, done)
+        done += len(block.y)
         yield Block(X, block.y, block.weight)
+
+
+def _refuse_other_than_bytes(X: Any, name: str, done: int) -> None:
+    values = X if isinstance(X, np.ndarray) else X.data
+    wrong = (values < 0) | (values > 255) | (values != np.floor(values))
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        row = place // X.shape[1] if isinstance(X, np.ndarray) else int(np.searchsorted(X.indptr, place, "right")) - 1
+        raise DataError(
+            f"{name}: row {done + row + 1} has the feature {values.ravel()[place]:g}, and --dtype uint8 keeps whole "
+            "numbers from 0 to 255; take float32 (--scale is applied when the bytes are read)"
+        )
 
 
 @dataclass(frozen=True)

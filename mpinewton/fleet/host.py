@@ -121,8 +121,9 @@ class Host:
             If a shard cannot be read, is not what the manifest says, or does not fit the loss.
         """
         problem, workers = plan.problem(), []
+        as_stored = plan.manifest.dtype == "uint8" and problem.loss.keeps_bytes
         for index in block:
-            shard = read_shard(plan.path(), plan.manifest, index, dtype=plan.dtype)
+            shard = read_shard(plan.path(), plan.manifest, index, dtype=None if as_stored else plan.dtype)
             if plan.intercept:
                 shard = shard.with_intercept()
             workers.append(Worker(index, shard, problem))

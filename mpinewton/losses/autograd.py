@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mpinewton.data.scale import multiplied
 from mpinewton.data.shard import Array, Shard
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet.launch import number_on_host
@@ -115,13 +117,13 @@ class Network:
         # Never the memory of numpy: where that begins moves from run to run, and the last bits of products with it.
         return torch.tensor(a, dtype=self.dtype if a.dtype.kind == "f" else torch.int64, device=self.device)
 
-    def rows(self, X: Any) -> torch.Tensor:
-        """Rows of a shard as the module wants them."""
+    def rows(self, X: Any, scale: Fraction = Fraction(1)) -> torch.Tensor:
+        """Rows of a shard, multiplied by `scale`, as the module wants them."""
         dense = np.asarray(X.toarray() if sparse.issparse(X) else X)
         if self.loss.input == "tokens":
             return self.tensor(dense.astype(np.int64))
         sizes = [int(size) for size in self.loss.input.split("x")] if self.loss.input else [dense.shape[1]]
-        return self.tensor(dense).reshape(len(dense), *sizes)
+        return self.tensor(multiplied(dense, scale)).reshape(len(dense), *sizes)
 
     def outputs(self, w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """What the module answers with weights w (d,)."""
@@ -222,11 +224,11 @@ class TorchModel:
 
     def __init__(self, loss: TorchModule, network: Network, shard: Shard, classes: Classes) -> None:
         self.loss, self.network, self.classes = loss, network, classes
-        self.X, self.t = shard.X, loss.targets(shard.y, classes)
+        self.X, self.scale, self.t = shard.X, shard.scale, loss.targets(shard.y, classes)
         self.weight = row_weights(shard)
         self.size = sum(shape.size for shape in network.shapes)
         values = np.asarray(shard.X.data if sparse.issparse(shard.X) else shard.X)
-        if network.tokens and not ((values >= 0) & (values == np.floor(values))).all():
+        if network.tokens and not (shard.scale == 1 and ((values >= 0) & (values == np.floor(values))).all()):
             raise DataError("torch: input = tokens needs rows of whole numbers from 0 on; pack them without --scale")
 
     def part(self, rows: NDArray[np.intp]) -> TorchModel:
@@ -242,9 +244,13 @@ class TorchModel:
     def blocks(self) -> Iterator[slice]:
         return (slice(first, first + self.loss.block) for first in range(0, len(self.t), self.loss.block))
 
+    def rows(self, rows: slice) -> torch.Tensor:
+        """A block of rows as the module wants them: bytes become numbers here, and never all of them."""
+        return self.network.rows(self.X[rows], self.scale)
+
     def mean(self, w: torch.Tensor, rows: slice) -> torch.Tensor:
         """What a block of rows adds to the mean loss: one number."""
-        x, t = self.network.rows(self.X[rows]), self.network.tensor(self.t[rows])
+        x, t = self.rows(rows), self.network.tensor(self.t[rows])
         if self.loss.labels == "next":
             t = torch.cat([x[:, 1:], t[:, None]], dim=1)
         losses = self.network.losses(self.network.outputs(w, x), t).double()
@@ -263,7 +269,7 @@ class TorchModel:
         flat, said = self.network.tensor(w), [np.zeros(0)]
         with torch.no_grad():
             for rows in self.blocks():
-                said.append(self.said(self.network.outputs(flat, self.network.rows(self.X[rows]))).cpu().numpy())
+                said.append(self.said(self.network.outputs(flat, self.rows(rows))).cpu().numpy())
         numbers = np.concatenate(said)
         if self.loss.classifies and self.loss.labels == "y":
             return np.asarray(self.classes, dtype=np.float64)[numbers.astype(np.intp)]

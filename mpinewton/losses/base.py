@@ -74,6 +74,7 @@ class Loss(ABC):
     convex: ClassVar[bool]
     classifies: ClassVar[bool] = False  # predictions are class labels
     provides: ClassVar[frozenset[str]]
+    keeps_bytes: ClassVar[bool] = False  # takes features as bytes and a scale, where a shard has them stored so
 
     @abstractmethod
     def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:

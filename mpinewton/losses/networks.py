@@ -26,6 +26,11 @@ class TinyGpt(nn.Module):
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.layers = nn.ModuleList(Decoder(width, heads) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        for name, part in self.named_parameters():
+            if part.ndim > 1:
+                nn.init.normal_(part, std=0.02)  # as GPT-2: all characters are equally likely in the beginning
+            elif name.endswith("bias"):
+                nn.init.zeros_(part)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.tokens(x) + self.places(torch.arange(x.shape[1], device=x.device))
@@ -54,3 +59,15 @@ class Decoder(nn.Module):
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         h = h + self.mix(seen.transpose(1, 2).flatten(2))
         return h + self.down(functional.gelu(self.up(self.between(h))))
+
+
+class CharLstm(nn.Module):
+    """An LSTM for tokens (n, T): logits (n, T, vocabulary)."""
+
+    def __init__(self, vocabulary: int = 128, width: int = 64, layers: int = 1) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.lstm, self.head = nn.LSTM(width, width, layers, batch_first=True), nn.Linear(width, vocabulary)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(self.tokens(x))[0])

@@ -36,6 +36,7 @@ class TorchModule(Loss):
     name: ClassVar[str] = "torch"
     convex: ClassVar[bool] = False
     provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product"})
+    keeps_bytes: ClassVar[bool] = True
 
     module: str = ""  # package.module:name
     arguments: str = ""  # of what `module` names, as width=32;depth=2

@@ -16,7 +16,7 @@ from mpinewton.report.reading import RunRecord
 from mpinewton.report.tables import Table
 
 MEASURES = ("iterations", "rounds", "floats_up", "floats_down", "bits_up", "bits_down", "seconds")
-TARGETS = ("gap", "loss", "grad_norm", "test_accuracy")
+TARGETS = ("gap", "loss", "grad_norm", "test_accuracy", "test_loss")
 KINDS = ("better", "monotone", "fails", "reaches")
 # Losses that rise by less than this part of themselves have not risen: the sums behind them are rounded.
 NOISE = 1e-12
@@ -48,6 +48,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     loss: float | None = None
     grad_norm: float | None = None
     test_accuracy: float | None = None
+    test_loss: float | None = None
     on: list[str] | None = None
 
     def check(self, labels: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ QUANTITIES = {
     "grad_norm": "gradient norm",
     "loss": "loss",
     "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
 }
 BEST_SEEN = "loss \N{MINUS SIGN} best loss seen"
 # A loss that falls by more than this factor is shown on a log scale.
@@ -79,7 +80,8 @@ def choose_quantity(runs: Sequence[RunRecord], name: str | None = None) -> Quant
         else:
             name = "grad_norm"
     if not any(run.has(name) for run in started):
-        remedy = {"gap": "; `mpinewton run --reference auto` records it", "test_accuracy": "; `--test DATA` records it"}
+        tests = "; `--test DATA` records it"
+        remedy = {"gap": "; `mpinewton run --reference auto` records it", "test_accuracy": tests, "test_loss": tests}
         raise ConfigError(f"no run has recorded a {QUANTITIES[name]}{remedy.get(name, '')}")
     values = [run.columns[name] for run in runs]
     seen = _finite(values)

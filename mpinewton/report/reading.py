@@ -21,7 +21,7 @@ from mpinewton.errors import DataError
 Ending = Literal["converged", "budget", "stalled", "failed", "running"]
 
 NEEDED = ("iteration", "rounds", "floats_up", "bits_up", "seconds", "loss", "grad_norm")
-OPTIONAL = ("gap", "test_accuracy")
+OPTIONAL = ("gap", "test_accuracy", "test_loss")
 GROWING = ("rounds", "floats_up", "bits_up", "seconds")
 # `kind` of a result -> ending. Where a result has none, its reason tells a budget that was used up from a failure.
 KINDS: dict[str, Ending] = {"budget": "budget", "stalled": "stalled", "trouble": "failed", "interrupted": "running"}
@@ -82,7 +82,7 @@ class RunRecord:
 
     def has(self, quantity: str) -> bool:
         """Whether the history holds a number for the quantity."""
-        return bool(np.isfinite(self.columns[quantity]).any())
+        return quantity in self.columns and bool(np.isfinite(self.columns[quantity]).any())
 
     def last(self, column: str) -> float:
         """Value of the last row, NaN where there is none."""

@@ -44,9 +44,11 @@ class Table:
 def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Table:
     """How each run ended and what it cost; the last column is the quantity a figure of the runs would show.
 
-    Mbit are 1e6 bits up, of the busiest worker's link. Where runs were tested, the best accuracy is there, too.
+    Mbit are 1e6 bits up, of the busiest worker's link. Where runs were tested, the best accuracy and the last loss on
+    the test rows are there, too.
     """
-    quantity, tested = choose_quantity(runs), any(run.has("test_accuracy") for run in runs)
+    quantity = choose_quantity(runs)
+    classed, tested = (any(run.has(name) for run in runs) for name in ("test_accuracy", "test_loss"))
     rows = [
         (
             run.label,
@@ -56,12 +58,13 @@ def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Tab
             _number(_last(bits_up(run, bits_per_float)) / 1e6, ".4g"),
             _number(run.last("seconds"), ".3g"),
             _number(_last(values[np.isfinite(values)]), ".2e"),
-            *((_number(100 * _best(run.columns["test_accuracy"]), ".2f"),) if tested else ()),
+            *((_number(100 * _best(run.columns["test_accuracy"]), ".2f"),) if classed else ()),
+            *((_number(run.last("test_loss"), ".4f"),) if tested else ()),
         )
         for run, values in zip(runs, quantity.values)
     ]
     mbit = "Mbit up" if bits_per_float is None else f"Mbit up ({bits_per_float} per float)"
-    last = (NAMES[quantity.name], *(("best test %",) if tested else ()))
+    last = (NAMES[quantity.name], *(("best test %",) if classed else ()), *(("test loss",) if tested else ()))
     return Table(("method", "ended", "iterations", "rounds", mbit, "seconds", *last), rows, 2)
 
 

@@ -91,7 +91,7 @@ def _provide(data: Data, folder: Path, session: Session, fresh: bool) -> None:
     )  # fmt: skip
     pack(
         data.source, target, data.workers, partition=data.partition, seed=data.seed, scale=data.scale,
-        storage=data.storage, overwrite=fresh, reading=reading, each=session.each,
+        storage=data.storage, dtype=data.dtype or "auto", overwrite=fresh, reading=reading, each=session.each,
     )  # fmt: skip
     note.write_text(asked)
 

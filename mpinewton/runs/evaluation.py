@@ -1,4 +1,4 @@
-"""What is measured for the record alone: test accuracy, and the gap to an optimum computed once."""
+"""What is measured for the record alone: accuracy and loss on test rows, and the gap to an optimum computed once."""
 
 from __future__ import annotations
 
@@ -37,24 +37,26 @@ class Reference:
     grad_norm: float
 
 
-def accuracy(plan: Plan, source: str) -> Callable[[Array], float]:
-    """The share of rows of `source` that weights of this plan's model class rightly.
+def tested(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
+    """What weights of this plan are worth on other rows: the share of them that is classed rightly, NaN where the loss
+    does not class; and the mean loss, without l2.
 
     Raises
     ------
-    ConfigError
-        If the loss does not tell classes apart.
     DataError
         If the source does not fit the training data.
     """
     loss, manifest = plan.made_loss(), plan.manifest
-    if manifest.classes is None or not loss.classifies:
-        raise ConfigError(f"--test counts rightly classed rows, and {loss.name} does not class; leave it out")
     shard, _ = load_rows(source, manifest.features, manifest.class_names or (), manifest.scale)
     if not shard.rows:
         raise DataError(f"{source}: no rows to test on")
     model = loss.on(shard.with_intercept() if plan.intercept else shard, manifest.classes)
-    return lambda w: float(np.mean(model.predict(w) == shard.y))
+
+    def measured(w: Array) -> tuple[float, float]:
+        accuracy = float(np.mean(model.predict(w) == shard.y)) if loss.classifies else float("nan")
+        return accuracy, model.at(w).value()
+
+    return measured
 
 
 def reference(fleet: Fleet, plan: Plan, text: str, pause: Callable[[], str] = lambda: "") -> Reference:

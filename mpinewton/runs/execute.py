@@ -12,7 +12,7 @@ from mpinewton.data.manifest import Manifest
 from mpinewton.errors import MpinewtonError
 from mpinewton.fleet import Fleet
 from mpinewton.methods.base import Iterate
-from mpinewton.runs.evaluation import Reference, accuracy, beginning, reference
+from mpinewton.runs.evaluation import Reference, beginning, reference, tested
 from mpinewton.runs.folder import RunFolder, environment, versions
 from mpinewton.runs.history import NAN, Row, history_sha256
 from mpinewton.runs.job import Job
@@ -61,7 +61,9 @@ class _Execution:
         job, fleet = self.job, self.fleet
         optimum = None if job.reference is None else reference(fleet, self.plan, job.reference, self.pause)
         evaluation = Evaluation(
-            NAN if optimum is None else optimum.loss, None if job.test is None else accuracy(self.plan, job.test)
+            NAN if optimum is None else optimum.loss,
+            None if job.test is None else tested(self.plan, job.test),
+            job.measure_every or 1,
         )
         method = job.made_method()
         fleet.adopt(method)
@@ -131,7 +133,7 @@ class _Execution:
             "wire_bytes": ledger.wire, "control_bytes": ledger.control,
             "seconds": row.seconds, "compute_seconds": ledger.compute,
             "objective": _known(row.loss), "grad_norm": _known(row.grad_norm), "gap": _known(row.gap),
-            "test_accuracy": _known(row.test_accuracy),
+            "test_accuracy": _known(row.test_accuracy), "test_loss": _known(row.test_loss),
             "w_sha256": hashlib.sha256(outcome.state.w.tobytes()).hexdigest(),
             "history_sha256": history_sha256(folder.rows), "data_sha256": self.manifest.data_sha256,
             "versions": versions(),

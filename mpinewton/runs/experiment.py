@@ -1,14 +1,15 @@
 """A comparison as its TOML file describes it: every objective on every data set by every method, setting and seed.
 
     title     heading of the page; `text`: what stands below it; `bits_per_float`: restate bits as if a float had these
-    quantity  what the figures show: gap, loss, grad_norm or test_accuracy; decided by the runs if left out
+    quantity  what the figures show: gap, loss, grad_norm, test_accuracy, test_loss; decided by the runs if left out
     axes      what they show it against; ["rounds", "bits", "seconds"] if left out
     seeds     of the methods' random numbers; [0] if left out
+    measure_every  what is recorded but not used by a method: at every so many iterates
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
-              workers, partition, seed, scale, storage, rows, features, format, label_column,
+              workers, partition, seed, scale, dtype, storage, rows, features, format, label_column,
               allow_partial_last_line; `test`: rows to test on
-    [[objective]]  `loss`; `l2`, one number or several; `intercept`; `start`; `data`: names of the data it is for, all
-              if left out
+    [[objective]]  `loss`; `name`, for headings and files, where the loss's is too long; `l2`, one number or several;
+              `intercept`; `start`; `data`: names of the data it is for, all if left out
     [[method]]     `method`; `label`; `settings`, where a list means one run for every value; `on`: patterns of the
               problems it is for, "a9a/*" for one
     [[claim]] what is said of the methods, put to the runs: the fields of `mpinewton.report.claims.Claim`
@@ -36,7 +37,7 @@ from mpinewton.report.claims import Claim
 from mpinewton.runs.job import Job, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
-RECIPES = ("sklearn:", "synthetic:")
+RECIPES = ("sklearn:", "synthetic:", "python:")
 NAMED_STARTS = ("auto", "zero")
 
 
@@ -56,6 +57,7 @@ class Data(Section, frozen=True, kw_only=True):
     seed: int = 0
     scale: str = "1"
     storage: str = "auto"
+    dtype: str | None = None  # auto
     rows: int | None = None
     features: int | None = None
     format: str = "auto"
@@ -67,6 +69,7 @@ class Objective(Section, frozen=True, kw_only=True):
     """What is minimised."""
 
     loss: str
+    name: str | None = None
     l2: float | list[float] | None = None
     intercept: bool = False
     start: str = "auto"
@@ -89,9 +92,10 @@ class Experiment(Section, frozen=True, kw_only=True):
     text: str = ""
     file: str = ""
     bits_per_float: int | None = None
-    quantity: Literal["gap", "loss", "grad_norm", "test_accuracy"] | None = None
+    quantity: Literal["gap", "loss", "grad_norm", "test_accuracy", "test_loss"] | None = None
     axes: tuple[Literal["rounds", "bits", "seconds"], ...] = ("rounds", "bits", "seconds")
     seeds: tuple[int, ...] = (0,)
+    measure_every: int | None = None
     data: list[Data]
     objective: list[Objective]
     method: list[Runner]
@@ -214,6 +218,7 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
                 "method": runner.method, "settings": settings, "seed": seed,
                 "data": str(packed_folder(data, folder)), "test": data.test,
                 "loss": objective.loss, "l2": l2, "intercept": objective.intercept, "start": objective.start,
+                "measure_every": experiment.measure_every,
                 **experiment.stop,
             }  # fmt: skip
             try:
@@ -225,7 +230,8 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
 
 
 def _objective_name(objective: Objective, l2: float | None) -> str:
-    parts = [objective.loss] + ([] if l2 is None else [f"l2={l2:g}"]) + (["intercept"] if objective.intercept else [])
+    parts = [objective.name or objective.loss, *([] if l2 is None else [f"l2={l2:g}"])]
+    parts += ["intercept"] if objective.intercept else []
     return plain("-".join(parts if objective.start in NAMED_STARTS else [*parts, Path(objective.start).name]))
 
 
@@ -272,6 +278,8 @@ def _is_recipe(text: str) -> bool:
 
 
 def _path(text: str, base: Path) -> str:
+    if text.startswith("text:"):
+        return "text:" + _path(text.removeprefix("text:"), base)
     expanded = os.path.expandvars(text)
     if missing := re.search(r"\$\{?(\w+)", expanded):
         name = missing[1]

@@ -31,6 +31,7 @@ class Row:
     step: float = NAN
     gap: float = NAN
     test_accuracy: float = NAN
+    test_loss: float = NAN
     note: str = ""
     floats_down_total: int = 0
     floats_up_total: int = 0

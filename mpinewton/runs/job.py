@@ -35,6 +35,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     start: str = "auto"
     reference: str | None = None
     test: str | None = None
+    measure_every: int | None = None
     tol: float | None = None
     rtol: float | None = None
     gap: float | None = None
@@ -66,6 +67,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: it must be 0 or more")
+        if self.measure_every is not None and self.measure_every < 1:
+            raise ConfigError(f"--measure-every {self.measure_every}: it must be 1 or more")
         for name in ("max_hours", "checkpoint_seconds"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

@@ -41,7 +41,8 @@ class Evaluation:
     """What is measured for the record alone, outside the ledger and the clock."""
 
     optimum: float = NAN  # P*, if known
-    accuracy: Callable[[Array], float] | None = None  # of weights, on test data
+    tested: Callable[[Array], tuple[float, float]] | None = None  # accuracy and mean loss of weights on test data
+    every: int = 1  # iterations from one measurement to the next
 
 
 class Watcher(Protocol):
@@ -142,7 +143,12 @@ def _finite(state: Iterate) -> bool:
 def _row(state: Iterate, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> Row:
     seconds = clock.seconds
     with clock.paused(), fleet.ledger.closed():
-        f, g = (state.loss, state.gradient) if _known(state) else fleet.mean(look, state.w)
+        due = fleet.iteration % evaluation.every == 0
+        f, g, accuracy, test_loss = NAN, np.full(1, NAN), NAN, NAN
+        if due or _known(state):
+            f, g = (state.loss, state.gradient) if _known(state) else fleet.mean(look, state.w)
+        if due and evaluation.tested is not None:
+            accuracy, test_loss = evaluation.tested(state.w)
         return Row(
             iteration=fleet.iteration,
             rounds=fleet.ledger.rounds,
@@ -153,7 +159,8 @@ def _row(state: Iterate, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> 
             grad_norm=float(np.sqrt(g @ g)),
             step=float(state.step),
             gap=float(f) - evaluation.optimum,
-            test_accuracy=NAN if evaluation.accuracy is None else evaluation.accuracy(state.w),
+            test_accuracy=accuracy,
+            test_loss=test_loss,
             note=state.note,
         )
 

@@ -52,11 +52,11 @@ class Progress:
 
 def line(row: Row) -> str:
     """One row in words."""
-    parts = [
-        f"iteration {row.iteration:4d}", f"rounds {row.rounds:5d}", f"loss {row.loss:.10g}", f"|g| {row.grad_norm:.2e}",
-    ]  # fmt: skip
+    parts = [f"iteration {row.iteration:4d}", f"rounds {row.rounds:5d}"]
+    parts += [f"loss {row.loss:.10g}", f"|g| {row.grad_norm:.2e}"] if not isnan(row.loss) else []
     parts += [f"gap {row.gap:.2e}"] if not isnan(row.gap) else []
     parts += [f"test {100 * row.test_accuracy:.2f} %"] if not isnan(row.test_accuracy) else []
+    parts += [f"test loss {row.test_loss:.4g}"] if not isnan(row.test_loss) else []
     parts += [f"step {row.step:.3g}"] if not isnan(row.step) else []
     parts.append(f"{row.seconds:.2f} s")
     return "  ".join(parts) + (f"  ({row.note})" if row.note else "")

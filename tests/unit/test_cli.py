@@ -24,11 +24,12 @@ from mpinewton.fleet.launch import END_VARIABLE, tell_launcher
 from mpinewton.fleet.session import LocalSession
 from mpinewton.losses import LOSSES
 from mpinewton.methods import METHODS
+from mpinewton.runs.model import read_model
 
 LOG = logging.getLogger("mpinewton")
 HISTORY = (
     "iteration rounds floats_down floats_up bits_down bits_up wire_bytes seconds "
-    "loss grad_norm step gap test_accuracy note"
+    "loss grad_norm step gap test_accuracy test_loss note"
 )
 LEDGER = "round iteration direction kind task workers floats indices bits bits_total wire control seconds compute"
 RESULT = (
@@ -171,7 +172,6 @@ WRONG: dict[str, tuple[str, str]] = {
     "start-optimum": ("run dino DIGITS --start optimum+0.1", "add --reference auto"),
     "start-optimum-nan": ("run dino DIGITS --start optimum+nan", "write optimum+C with a number C"),
     "test": ("run dino DIGITS --test nowhere", "nowhere: there is no such file"),
-    "test-of-a-number": ("run dino DIGITS --loss ridge --test DIGITS", "does not class"),
     "missing": ("run dino nowhere", "mpinewton pack"),
     "not-packed": ("run dino rows.csv", "mpinewton pack"),
     "config": ("run --config nowhere.toml", "there is no such file"),
@@ -254,6 +254,31 @@ def test_a_folder_in_which_another_run_is_at_work_is_left_alone(
     assert terminal(*run, 2, *more) == 0
 
 
+def test_numbers_are_tested_by_their_loss_alone(terminal: Terminal, digits: Path) -> None:
+    assert terminal("run", "lbfgs", digits, "-o", "r", "--loss", "ridge", "--max-iterations", 2, "--test", digits) == 0
+    rows = named(Path("r") / "history.csv")
+    assert rows[2]["test_accuracy"] == ""
+    assert 0 < float(rows[2]["test_loss"]) < float(rows[0]["test_loss"])
+
+
+def test_measured_now_and_then(terminal: Terminal, digits: Path) -> None:
+    """What is measured beside the method stands at every third iterate; the method does the same, after a stop too."""
+    arguments = ["--set", "batch=20", "--test", digits, "--checkpoint-seconds", 0]
+    for name, most in (("all", [8]), ("some", [4, 8])):
+        every = ["--measure-every", 3] if name == "some" else []
+        for iterations in most:
+            assert terminal("run", "sgdm", digits, "-o", name, "--max-iterations", iterations, *arguments, *every) == 0
+    full, some = (named(Path(name) / "history.csv") for name in ("all", "some"))
+    for column in ("loss", "grad_norm", "test_accuracy", "test_loss"):
+        assert [row[column] for row in some] == [row[column] if k % 3 == 0 else "" for k, row in enumerate(full)]
+    assert [row["bits_up"] for row in some] == [row["bits_up"] for row in full]
+    assert result_of(Path("all"))["w_sha256"] == result_of(Path("some"))["w_sha256"]
+    assert result_of(Path("some"))["objective"] is None
+    # A method that knows its loss tells it.
+    assert terminal("run", "lbfgs", digits, "-o", "known", "--max-iterations", 2, "--measure-every", 5) == 0
+    assert all(row["loss"] for row in named(Path("known") / "history.csv"))
+
+
 # -- what it leaves behind ----------------------------------------------------------------------------------------
 
 
@@ -264,12 +289,14 @@ def test_a_run_folder_is_complete(terminal: Terminal, digits: Path, tmp_path: Pa
     files = "checkpoint-A.h5 checkpoint-B.h5 config.toml env.json history.csv ledger.csv log.txt model.h5 result.json"
     assert sorted(path.name for path in folder.iterdir()) == files.split()
     rows = named(folder / "history.csv")
-    assert list(rows[0])[:14] == HISTORY.split()
-    assert list(rows[0])[14:] == [f"{name}_total" for name in ("floats_down", "floats_up", "bits_down", "bits_up")]
+    assert list(rows[0])[:15] == HISTORY.split()
+    assert list(rows[0])[15:] == [f"{name}_total" for name in ("floats_down", "floats_up", "bits_down", "bits_up")]
     assert [row["iteration"] for row in rows] == ["0", "1", "2", "3"]
     assert rows[0]["step"] == ""
     assert float(rows[3]["gap"]) > 0
     assert 0.5 < float(rows[3]["test_accuracy"]) <= 1
+    w, l2 = read_model(folder / "model.h5").w, result_of(folder)["l2"]  # tested on what it was trained on
+    assert float(rows[3]["test_loss"]) == pytest.approx(float(rows[3]["loss"]) - l2 / 2 * (w @ w), rel=1e-12)
     crossings = named(folder / "ledger.csv")
     assert list(crossings[0]) == LEDGER.split()
     result = result_of(folder)

@@ -134,7 +134,7 @@ def test_evaluation_changes_neither_iterates_nor_ledger_nor_clock():
     def slow(w):
         calls.append(w)
         time.sleep(0.02)
-        return 0.5
+        return 0.5, 1.25
 
     stops = [stopping.Iterations(6)]
     watched, rows, fleet = ran(stops=stops, evaluation=Evaluation(0.1, slow))
@@ -145,7 +145,7 @@ def test_evaluation_changes_neither_iterates_nor_ledger_nor_clock():
     assert fleet.ledger.totals() == plain_fleet.ledger.totals()
     assert rows[-1].seconds < 7 * 0.02
     assert rows[0].gap == rows[0].loss - 0.1
-    assert rows[0].test_accuracy == 0.5
+    assert (rows[0].test_accuracy, rows[0].test_loss) == (0.5, 1.25)
 
 
 def test_pause_ends_after_the_iteration():

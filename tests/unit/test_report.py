@@ -315,6 +315,10 @@ def test_summary_and_rounds_of_hand_made_runs(tmp_path: Path) -> None:
     table = summary(runs)
     assert table.header[-1] == "best test %"
     assert [row[-1] for row in table.rows] == ["95.50", "-"]
+    runs[1].columns["test_loss"] = np.array([0.1, 0.3, 0.2, 0.25])
+    table = summary(runs)
+    assert table.header[-2:] == ("best test %", "test loss")
+    assert [row[-1] for row in table.rows] == ["-", "0.2500"]
 
 
 def test_markdown_keeps_its_columns() -> None:

@@ -122,7 +122,7 @@ def test_the_iterates_of_a_method_are_those_on_mlp(method, settings):
 
 @pytest.mark.parametrize("text", [LAYERS, CNN, f"{CNN},block=7", LSTM, GPT, TIED])
 def test_derivatives_are_those_of_the_value(text):
-    model, w, v = placed(text, data_of(text, weighted=True))
+    model, w, v = placed(text, data_of(text, weighted=True), 0.3)
     there, step = model.at(w), 1e-5
     ahead, behind = model.at(w + step * v), model.at(w - step * v)
     slope, g = (ahead.value() - behind.value()) / (2 * step), there.gradient()
