@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +58,7 @@ class Outcome:
     Attributes
     ----------
     state : the last finite iterate
+    row : its row, measured in full whatever the history leaves out
     reason : str
         A sentence.
     converged : bool
@@ -94,6 +95,12 @@ def run(
     and its `clock`; `fleet.iteration` then is that row's number and the workers have been restored.
     """
     clock, evaluation = clock or Clock(), evaluation or Evaluation()
+
+    def end(row: Row, state: Iterate, reason: str, kind: str) -> Outcome:
+        if row.iteration % evaluation.every:
+            row = _row(state, fleet, clock, replace(evaluation, every=1))
+        return Outcome(state, row, reason, kind)
+
     if isinstance(begin, Iterate):
         state, fresh = begin, False
     else:
@@ -114,11 +121,11 @@ def run(
                     watch(row, state)
         reason, converged = first_reason(stops, row, first)
         if reason:
-            return Outcome(state, row, reason, "converged" if converged else "budget")
+            return end(row, state, reason, "converged" if converged else "budget")
         if state.finished:
-            return Outcome(state, row, state.finished, "stalled")
+            return end(row, state, state.finished, "stalled")
         if reason := pause():
-            return Outcome(state, row, reason, "interrupted")
+            return end(row, state, reason, "interrupted")
         fleet.iteration += 1
         after = method.step(fleet, state)
         if not after.trouble and not _finite(after):
@@ -126,7 +133,7 @@ def run(
             after = stuck(state, f"nonfinite: the objective or its gradient is not finite after this step{place}")
         if after.trouble:
             fleet.iteration = row.iteration  # a checkpoint is of the last row
-            return Outcome(state, row, after.trouble, "trouble")
+            return end(row, state, after.trouble, "trouble")
         state, fresh = after, True
 
 
