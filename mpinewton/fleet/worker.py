@@ -119,7 +119,8 @@ class Worker:
     def look(self, w: Array) -> tuple[float, Array]:
         """f_i and its gradient at w, for the record: the worker stays where it is."""
         point = self.model.at(w)
-        return point.value() + 0.5 * float((self.l2 * w) @ w), point.gradient() + self.l2 * w
+        g = point.gradient()  # before the value, which may come out of it
+        return point.value() + 0.5 * float((self.l2 * w) @ w), g + self.l2 * w
 
     # -- chance and memory --------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ def sheet(
     figures: Mapping[str, str],
     command: str,
     bits_per_float: int | None = None,
+    digest: str = "",
 ) -> str:
     """The page.
 
@@ -53,6 +54,7 @@ def sheet(
     figures : problem -> where its picture is, seen from the page.
     command : how to redo it.
     bits_per_float : restate the bits as if a float had this many.
+    digest : of the experiment, by which one can tell a page that is out of date.
     """
     parts = [f"# {title}", *([text.strip()] if text.strip() else [])]
     parts.append(f"Written by the runs themselves; `{command}` does them again.")
@@ -71,12 +73,13 @@ def sheet(
             parts.append(table.markdown())
     if claims:
         parts += ["## Claims, problem by problem", verdicts.markdown()]
-    parts.append(_provenance([run for runs in problems.values() for run in runs]))
+    parts.append(_provenance([run for runs in problems.values() for run in runs], digest))
     return "\n\n".join(parts) + "\n"
 
 
-def _provenance(runs: Sequence[RunRecord]) -> str:
-    """Versions and data of the runs, in a sentence."""
+def _provenance(runs: Sequence[RunRecord], digest: str) -> str:
+    """Versions and data of the runs and the experiment they are of, in a sentence."""
     versions = {f"{name} {version}" for run in runs for name, version in run.result.get("versions", {}).items()}
     data = {str(run.result["data_sha256"])[:12] for run in runs if "data_sha256" in run.result}
-    return f"Made with {', '.join(sorted(versions))}; data {', '.join(sorted(data))}."
+    job = f"; experiment {digest}" if digest else ""
+    return f"Made with {', '.join(sorted(versions))}; data {', '.join(sorted(data))}{job}."

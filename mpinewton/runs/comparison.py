@@ -137,7 +137,9 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
     command = f"mpinewton compare {experiment.file} -o DIR"
     for file in filter(None, (folder / "tables.md", page_file)):
         beside = _beside(figures, file)
-        text = sheet(experiment.title, experiment.text, problems, experiment.claim, beside, command, width)
+        text = sheet(
+            experiment.title, experiment.text, problems, experiment.claim, beside, command, width, experiment.digest
+        )
         file.write_text(text, encoding="utf-8")
     if figures:
         runs = list(itertools.chain.from_iterable(problems.values()))

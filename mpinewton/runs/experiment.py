@@ -21,7 +21,9 @@ them is an environment variable.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -91,6 +93,7 @@ class Experiment(Section, frozen=True, kw_only=True):
     title: str = ""
     text: str = ""
     file: str = ""
+    digest: str = ""
     bits_per_float: int | None = None
     quantity: Literal["gap", "loss", "grad_norm", "test_accuracy", "test_loss"] | None = None
     axes: tuple[Literal["rounds", "bits", "seconds"], ...] = ("rounds", "bits", "seconds")
@@ -151,6 +154,7 @@ def read_experiment(path: Path) -> Experiment:
         experiment,
         title=experiment.title or path.stem,
         file=_shown(path),
+        digest=_digest(content),
         data=[_located(data, path.parent, ("folder", "source", "test")) for data in experiment.data],
         objective=[_located(objective, path.parent, ("start",)) for objective in experiment.objective],
     )
@@ -240,6 +244,12 @@ def _refuse_unknown(table: object, section: type[msgspec.Struct], where: str) ->
     for key in table if isinstance(table, dict) else ():
         if key not in known:
             raise ConfigError(f"{where} has no {key!r}{did_you_mean(key, known)}")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Of all that is run and how it is shown: what a page says in full, title, text and claims, is left out."""
+    asked = {name: part for name, part in content.items() if name not in ("title", "text", "claim")}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _refuse_contradiction(experiment: Experiment, path: Path) -> None:

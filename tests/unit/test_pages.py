@@ -1,0 +1,83 @@
+"""The pages of docs/ that runs have written: each of the experiment as it is now, and with the figures it gives."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from mpinewton.fleet.session import LocalSession
+from mpinewton.runs import comparison
+from mpinewton.runs.experiment import cells, read_experiment
+
+HERE = Path(__file__).parents[2]
+WRITTEN = re.compile(
+    r"^Written by the runs themselves; `mpinewton compare (jobs/[\w/]+\.toml) -o DIR` does them again\.$", re.M
+)
+PAGES = {
+    path.stem: found[1] for path in sorted((HERE / "docs").glob("*.md")) if (found := WRITTEN.search(path.read_text()))
+}
+
+
+def sections(page: str) -> dict[str, list[list[str]]]:
+    """The rows of all tables under each heading, split into cells, headers and rules left out."""
+    found: dict[str, list[list[str]]] = {}
+    heading, previous = "", ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ")
+        elif line.startswith("| ") and not line.startswith("| --") and previous.startswith("|"):
+            found.setdefault(heading, []).append([cell.strip() for cell in line.strip("| ").split(" | ")])
+        previous = line
+    return found
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somewhere for the data, which are not read."""
+    for name in ("MPINEWTON_DATA", "MPINEWTON_TEST"):
+        monkeypatch.setenv(name, os.environ.get(name, "/data"))
+
+
+def test_there_are_pages():
+    assert len(PAGES) >= 16
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_of_its_experiment_as_it_is_now(name):
+    experiment, page = read_experiment(HERE / PAGES[name]), (HERE / "docs" / f"{name}.md").read_text()
+    again = f"docs/{name}.md is out of date: mpinewton compare {PAGES[name]} -o DIR --page docs/{name}.md"
+    assert page.startswith("\n\n".join(filter(None, (f"# {experiment.title}", experiment.text.strip(), "Written"))))
+    assert page.endswith(f"; experiment {experiment.digest}.\n"), again
+    tables, runs = sections(page), {}
+    for cell in cells(experiment, Path("runs")):
+        runs.setdefault(cell.problem, set()).add(cell.label.replace("|", r"\|"))
+    assert {problem: {row[0] for row in tables.get(problem, [])} for problem in runs} == runs, again
+    said = {claim.says + (f" ({claim.source})" if claim.source else "") for claim in experiment.claim}
+    assert {row[0] for row in tables.get("Claims", [])} == said, again
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
+        assert (HERE / "docs" / picture).exists(), picture
+
+
+def test_a_page_has_the_figures_that_its_runs_give(tmp_path, monkeypatch):
+    """Three of the quick runs of the PISA paper's Figure 4: all cells but the seconds."""
+    job, some = read_experiment(HERE / "jobs" / "pisa_quadratics.toml"), "4[ad]/*[=.][58]"
+    monkeypatch.setattr(comparison, "_drawn", lambda *_: {})  # pictures take longer than the runs
+    assert comparison.compare(LocalSession(), job, tmp_path / "c", some, page_file=tmp_path / "page.md") == 0
+    new, old = (sections(path.read_text()) for path in (tmp_path / "page.md", HERE / "docs" / "pisa-quadratics.md"))
+    new, old = (
+        {heading: [without_seconds(row) for row in rows] for heading, rows in page.items()} for page in (new, old)
+    )
+    assert sorted(new) == ["4a/ridge-l2=0", "4d/ridge-l2=0", "Claims", "Claims, problem by problem"]
+    assert {row[0] for row in new["4a/ridge-l2=0"] + new["4d/ridge-l2=0"]} == {
+        "Hessian, sigma=8", "SISA, k0, gamma=0.5", "SISA, k0, gamma=0.8",
+    }  # fmt: skip
+    for heading in ("4a/ridge-l2=0", "4d/ridge-l2=0", "Claims, problem by problem"):
+        for row in new[heading]:
+            assert row in old[heading]
+
+
+def without_seconds(row: list[str]) -> list[str]:
+    return row[:5] + row[6:] if len(row) == 7 else row
