@@ -26,7 +26,7 @@ go on; a failing one does not stop the others. Then DIR has a figure for each pr
   [[data]]                           # packed once, into DIR/data/digits
   name = "digits"
   source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
-  workers = 4                        # and partition, seed, scale, storage, rows, features, format, label_column
+  workers = 4                        # and partition, sample, seed, scale, storage, rows, features, format, ...
   test = "digits-test.csv"           # records the accuracy
 \b
   [[objective]]

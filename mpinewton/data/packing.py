@@ -65,6 +65,7 @@ def pack(
     workers: int,
     *,
     partition: str = "iid",
+    sample: int | None = None,
     seed: int = 0,
     scale: str = "1",
     storage: str = "auto",
@@ -80,6 +81,8 @@ def pack(
     ----------
     source : a file, `sklearn:NAME` or `synthetic:NAME?key=value&...`
     partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
+    sample : number of rows to draw, without replacement, before the partition: the first of
+        `default_rng(seed).permutation(n)`, and they keep that order; None: all rows in the source's
     scale : factor of the features, a positive number or a fraction such as "1/255"
     storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
     overwrite : replace an earlier pack; nothing else is ever replaced
@@ -97,6 +100,8 @@ def pack(
     rows_of = open_source(source, reading or Reading())
     with _workspace(target) as work:
         rows = _spool(rows_of, scale, work, each)
+        if sample is not None:
+            rows = _drawn(rows, sample, seed, work, rows_of.name)
         y, classes, names = _label(rows, rows_of)
         partition = _given(partition, rows_of)
         owned = partition_rows(y, workers, partition, seed)
@@ -202,6 +207,14 @@ def _spool(source: Source, scale: str, work: Path, each: Each) -> Spool:
     if not rows.rows:
         raise DataError(f"{source.name}: holds no rows")
     return rows
+
+
+def _drawn(rows: Spool, sample: int, seed: int, work: Path, name: str) -> Spool:
+    """Some of the rows, in the order in which they were drawn."""
+    if not 1 <= sample <= rows.rows:
+        raise DataError(f"{name}: has {rows.rows} rows, and --sample {sample} wants 1 to that many")
+    chosen = np.random.default_rng(seed).permutation(rows.rows)[:sample]
+    return spool(rows.pieces(chosen, rows.features, "float64", not rows.dense), work / "sample", rows.dense)
 
 
 def spool_range(item: Item) -> Item:

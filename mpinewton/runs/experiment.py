@@ -5,7 +5,7 @@
     axes      what they show it against; ["rounds", "bits", "seconds"] if left out
     seeds     of the methods' random numbers; [0] if left out
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
-              workers, partition, seed, scale, storage, rows, features, format, label_column,
+              workers, partition, sample, seed, scale, storage, rows, features, format, label_column,
               allow_partial_last_line; `test`: rows to test on
     [[objective]]  `loss`; `l2`, one number or several; `intercept`; `start`; `data`: names of the data it is for, all
               if left out
@@ -57,6 +57,7 @@ class Data(Section, frozen=True, kw_only=True):
     scale: str = "1"
     storage: str = "auto"
     rows: int | None = None
+    sample: int | None = None
     features: int | None = None
     format: str = "auto"
     label_column: str | None = None
