@@ -60,7 +60,7 @@ def command(
     \b
     RULE is one of
       iid             a random permutation, dealt to the workers in turn
-      blocks          file order (that of --sample, if given), in equal parts; blocks:n1,n2,... in these sizes
+      blocks          file order, or that of --sample, in equal parts; blocks:n1,n2,... in these sizes
       round-robin     the same order, dealt to the workers in turn
       sizes:n1,n2,... a random permutation, in parts of these sizes
       label-skew:s    worker i holds label i mod K and s - 1 random others

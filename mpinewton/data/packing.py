@@ -82,7 +82,7 @@ def pack(
     source : a file, `sklearn:NAME` or `synthetic:NAME?key=value&...`
     partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
     sample : number of rows to draw, without replacement, before the partition: the first of
-        `default_rng(seed).permutation(n)`, and they keep that order; None: all rows in the source's
+        `default_rng(seed).permutation(n)`, in that order, which `iid` leaves as it is; None: all rows, as they come
     scale : factor of the features, a positive number or a fraction such as "1/255"
     storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
     overwrite : replace an earlier pack; nothing else is ever replaced
@@ -104,7 +104,8 @@ def pack(
             rows = _drawn(rows, sample, seed, work, rows_of.name)
         y, classes, names = _label(rows, rows_of)
         partition = _given(partition, rows_of)
-        owned = partition_rows(y, workers, partition, seed)
+        permuted = sample is not None and partition == "iid"  # once is enough
+        owned = partition_rows(y, workers, "round-robin" if permuted else partition, seed)
         header = Header(rows.rows, rows_of.reading.features or rows.features, classes, dtype, source)
         to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
         entries = _write_shards(rows, owned, header, to_sparse, compress, work, each)

@@ -104,8 +104,8 @@ def test_ranges_processes_names_and_compression_leave_the_content_alone(
 def test_a_sample_is_the_beginning_of_a_permutation(tmp_path: Path, storage: str) -> None:
     X, y = datasets.load_digits(return_X_y=True)
     chosen = np.random.default_rng(3).permutation(1797)[:500]
-    packed = pack("sklearn:digits", tmp_path / "p", 4, partition="round-robin", sample=500, seed=3, storage=storage)
-    assert packed.manifest.rows == 500
+    packed = pack("sklearn:digits", tmp_path / "p", 4, sample=500, seed=3, storage=storage)
+    assert (packed.manifest.rows, packed.manifest.partition) == (500, "iid")
     assert packed.stored == np.count_nonzero(X[chosen])
     assert packed.class_rows == tuple(np.bincount(y[chosen].astype(int)))
     for worker, shard in enumerate(shards(tmp_path / "p")):
