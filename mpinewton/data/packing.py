@@ -81,8 +81,7 @@ def pack(
     ----------
     source : a file, `sklearn:NAME` or `synthetic:NAME?key=value&...`
     partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
-    sample : number of rows to draw, without replacement, before the partition: the first of
-        `default_rng(seed).permutation(n)`, in that order, which `iid` leaves as it is; None: all rows, as they come
+    sample : take only so many rows, the first of `default_rng(seed).permutation(n)`, in that order; `iid` keeps it
     scale : factor of the features, a positive number or a fraction such as "1/255"
     storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
     overwrite : replace an earlier pack; nothing else is ever replaced
@@ -91,20 +90,17 @@ def pack(
 
     Raises
     ------
-    ConfigError, DataError
-        And MpinewtonError where the folder cannot be written.
+    ConfigError, DataError, and MpinewtonError where the folder cannot be written
     """
     target = Path(target).absolute()
     _check_settings(workers, seed, storage, dtype)
     _check_target(target, overwrite)
     rows_of = open_source(source, reading or Reading())
     with _workspace(target) as work:
-        rows = _spool(rows_of, scale, work, each)
-        if sample is not None:
-            rows = _drawn(rows, sample, seed, work, rows_of.name)
+        rows = _drawn(_spool(rows_of, scale, work, each), sample, seed, work, rows_of.name)
         y, classes, names = _label(rows, rows_of)
         partition = _given(partition, rows_of)
-        permuted = sample is not None and partition == "iid"  # once is enough
+        permuted = sample is not None and partition == "iid"
         owned = partition_rows(y, workers, "round-robin" if permuted else partition, seed)
         header = Header(rows.rows, rows_of.reading.features or rows.features, classes, dtype, source)
         to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
@@ -121,8 +117,7 @@ def pack(
             shards=entries,
             data_sha256=digest_of(entry.digest for entry in entries),
         )
-        write_manifest(manifest, work / FOLDER)
-        _put_in_place(work, target)
+        _put_in_place(manifest, work, target)
     return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))
 
 
@@ -178,7 +173,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ConfigError(f"{target}: also holds {', '.join(strange[:5])}, not made by pack; move that away first")
 
 
-def _put_in_place(work: Path, target: Path) -> None:
+def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:
+    write_manifest(manifest, work / FOLDER)
     sync_folder(work / FOLDER)
     old = work / "old"
     if target.exists():
@@ -210,8 +206,10 @@ def _spool(source: Source, scale: str, work: Path, each: Each) -> Spool:
     return rows
 
 
-def _drawn(rows: Spool, sample: int, seed: int, work: Path, name: str) -> Spool:
-    """Some of the rows, in the order in which they were drawn."""
+def _drawn(rows: Spool, sample: int | None, seed: int, work: Path, name: str) -> Spool:
+    """Some of the rows, in the order in which they were drawn; all, as they are, for None."""
+    if sample is None:
+        return rows
     if not 1 <= sample <= rows.rows:
         raise DataError(f"{name}: has {rows.rows} rows, and --sample {sample} wants 1 to that many")
     chosen = np.random.default_rng(seed).permutation(rows.rows)[:sample]
