@@ -156,8 +156,14 @@ class TestImages:
 
     @pytest.mark.parametrize(
         ("name", "settings", "rounds"),
-        [("dino", LANCZOS, (32, 68)), ("giant", {}, (50, 80)), ("lbfgs", {}, (58, 126))],
-        ids=["dino", "giant", "lbfgs"],
+        [
+            ("dino", LANCZOS, (32, 68)),
+            ("dino", LARGEST, (26, 50)),  # iterations 3 and 6, at 8 rounds
+            ("giant", {}, (50, 80)),
+            ("lbfgs", {}, (58, 126)),
+            ("disco", {}, (102, 156)),
+        ],
+        ids=["dino", "dino-adaptive", "giant", "lbfgs", "disco"],
     )
     def test_softmax(self, name, settings, rounds):
         _, rows, _ = recorded(name, settings, images(2000, 5), [GapBelow(1e-2), Rounds(160)])
