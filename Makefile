@@ -37,7 +37,7 @@ STAMP := $(VENV)/.installed$(LOCK:%=-%)
 TORCH_STAMP := $(if $(TORCH),$(VENV)/.torch)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install run test check faults bench figures clean
+.PHONY: help install run test check faults bench wan figures clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo 'make check     ruff and mypy'
 	@echo 'make faults    the tests that break things on purpose'
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
+	@echo 'make wan       iterations on one node and over an emulated wide-area network, 20 minutes, as root'
 	@echo 'make figures   the experiments of jobs/, into runs/'
 	@echo 'make clean     remove virtual environments and caches; runs/ stays'
 
@@ -97,7 +98,10 @@ faults: $(STAMP)
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 bench: $(STAMP)
-	set -e; for bench in benchmarks/*.py; do $(BIN)/python "$$bench"; done
+	set -e; for bench in $(filter-out benchmarks/wide_area.py,$(wildcard benchmarks/*.py)); do $(BIN)/python "$$bench"; done
+
+wan: $(STAMP)
+	$(BIN)/python benchmarks/wide_area.py -o runs/wide_area --page docs/wide-area.md
 
 # Workers of ranl_speeds sleep, so it has a rank for each; torch_cnn and text_gpt want TORCH=1, and are left out without it.
 figures: $(STAMP) $(TORCH_STAMP)

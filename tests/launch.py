@@ -29,6 +29,7 @@ JOB_ENVIRONMENT = {
     "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
+WIDE = ["bash", str(Path(__file__).parents[1] / "scripts" / "wan.sh")]
 # What an outer mpiexec or srun told its own children; a job that inherits it would try to join the outer one.
 OUTER_LAUNCHER = ("PMI", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MPIR_", "SLURM_")
 
@@ -87,6 +88,11 @@ def launch_serial(
 ) -> Finished:
     """As `launch`, in one process without mpiexec."""
     return _run(_python(program), timeout, env, cwd)
+
+
+def launch_wide(n: int, program: str | Sequence[str | Path], timeout: float = 60, cwd: Path | None = None) -> Finished:
+    """As `launch`, every rank in a network namespace of its own, 2 ms from the others."""
+    return _run([*WIDE, "-n", str(n), "-d", "2", *_python(program)], timeout, {"MPIEXEC": mpiexec()}, cwd)
 
 
 def launch_tests(n: int, folder: Path, timeout: float, env: Mapping[str, str] | None = None) -> Finished:

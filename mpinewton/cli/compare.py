@@ -27,7 +27,7 @@ go on; a failing one does not stop the others. Then DIR has a figure for each pr
   [[data]]                           # packed once, into DIR/data/digits
   name = "digits"
   source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
-  workers = 4                        # and partition, seed, scale, dtype, storage, rows, features, format, ...
+  workers = 4                        # and partition, sample, seed, scale, dtype, storage, rows, features, format, ...
   test = "digits-test.csv"           # records accuracy and loss there
 \b
   [[objective]]

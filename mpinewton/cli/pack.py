@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @click.option("--partition", default="iid", show_default=True, metavar="RULE", help="Which worker gets which rows.")
 @click.option("--features", type=click.IntRange(1), help="Number of features, where the last columns may be empty.")
 @click.option("--rows", type=click.IntRange(1), help="Only the first so many rows.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the partition.")
+@click.option("--sample", type=click.IntRange(1), help="Only so many rows, drawn at random, in the order of drawing.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and the partition.")
 @click.option("--scale", default="1", show_default=True, help="Factor of the features, such as 0.5 or 1/255.")
 @click.option("--dense", is_flag=True, help="Store dense rows.  [default: as the source is]")
 @click.option("--sparse", is_flag=True, help="Store sparse rows.")
@@ -66,8 +67,8 @@ def command(
     \b
     RULE is one of
       iid             a random permutation, dealt to the workers in turn
-      blocks          file order, in equal parts; blocks:n1,n2,... in these sizes
-      round-robin     file order, dealt to the workers in turn
+      blocks          file order, or that of --sample, in equal parts; blocks:n1,n2,... in these sizes
+      round-robin     the same order, dealt to the workers in turn
       sizes:n1,n2,... a random permutation, in parts of these sizes
       label-skew:s    worker i holds label i mod K and s - 1 random others
       dirichlet:a     each label shared out by Dirichlet(a) proportions

@@ -74,6 +74,7 @@ def pack(
     workers: int,
     *,
     partition: str = "iid",
+    sample: int | None = None,
     seed: int = 0,
     scale: str = "1",
     storage: str = "auto",
@@ -89,6 +90,7 @@ def pack(
     ----------
     source : a file, `sklearn:NAME`, `synthetic:NAME?key=value&...`, `text:FILE?key=value&...` or `python:topics`
     partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
+    sample : take only so many rows, the first of `default_rng(seed).permutation(n)`, in that order; `iid` keeps it
     scale : factor of the features, a positive number or a fraction such as "1/255"
     storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
     dtype : "float64", "float32", "uint8" (whole numbers up to 255 as they are: `scale` is applied when they are read),
@@ -99,8 +101,7 @@ def pack(
 
     Raises
     ------
-    ConfigError, DataError
-        And MpinewtonError where the folder cannot be written.
+    ConfigError, DataError, and MpinewtonError where the folder cannot be written
     """
     target = Path(target).absolute()
     _check_settings(workers, seed, storage, dtype)
@@ -108,10 +109,11 @@ def pack(
     rows_of = open_source(source, reading or Reading())
     with _workspace(target) as work:
         dtype = rows_of.dtype if dtype == "auto" else dtype
-        rows = _spool(rows_of, scale, dtype, work, each)
+        rows = _drawn(_spool(rows_of, scale, dtype, work, each), sample, seed, work, rows_of.name)
         y, classes, names = _label(rows, rows_of)
         partition = _given(partition, rows_of)
-        owned = partition_rows(y, workers, partition, seed)
+        permuted = sample is not None and partition == "iid"
+        owned = partition_rows(y, workers, "round-robin" if permuted else partition, seed)
         features, factor = rows_of.reading.features or rows.features, factor_of_stored(dtype, scale)
         header = Header(rows.rows, features, classes, dtype, source, factor)
         to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
@@ -121,8 +123,7 @@ def pack(
             class_names=names, weighted=rows.weighted, shards=entries,
             data_sha256=digest_of(entry.digest for entry in entries),
         )  # fmt: skip
-        write_manifest(manifest, work / FOLDER)
-        _put_in_place(work, target)
+        _put_in_place(manifest, work, target)
     return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))
 
 
@@ -179,7 +180,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ConfigError(f"{target}: also holds {', '.join(strange[:5])}, not made by pack; move that away first")
 
 
-def _put_in_place(work: Path, target: Path) -> None:
+def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:
+    write_manifest(manifest, work / FOLDER)
     sync_folder(work / FOLDER)
     old = work / "old"
     if target.exists():
@@ -209,6 +211,16 @@ def _spool(source: Source, scale: str, dtype: str, work: Path, each: Each) -> Sp
     if not rows.rows:
         raise DataError(f"{source.name}: holds no rows")
     return rows
+
+
+def _drawn(rows: Spool, sample: int | None, seed: int, work: Path, name: str) -> Spool:
+    """Some of the rows, in the order in which they were drawn; all, as they are, for None."""
+    if sample is None:
+        return rows
+    if not 1 <= sample <= rows.rows:
+        raise DataError(f"{name}: has {rows.rows} rows, and --sample {sample} wants 1 to that many")
+    chosen = np.random.default_rng(seed).permutation(rows.rows)[:sample]
+    return spool(rows.pieces(chosen, rows.features, "float64", not rows.dense), work / "sample", rows.dense)
 
 
 def spool_range(item: Item) -> Item:

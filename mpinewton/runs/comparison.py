@@ -90,8 +90,9 @@ def _provide(data: Data, folder: Path, session: Session, fresh: bool) -> None:
         allow_partial_last_line=data.allow_partial_last_line,
     )  # fmt: skip
     pack(
-        data.source, target, data.workers, partition=data.partition, seed=data.seed, scale=data.scale,
-        storage=data.storage, dtype=data.dtype or "auto", overwrite=fresh, reading=reading, each=session.each,
+        data.source, target, data.workers, partition=data.partition, sample=data.sample, seed=data.seed,
+        scale=data.scale, storage=data.storage, dtype=data.dtype or "auto", overwrite=fresh, reading=reading,
+        each=session.each,
     )  # fmt: skip
     note.write_text(asked)
 

@@ -6,7 +6,7 @@
     seeds     of the methods' random numbers; [0] if left out
     measure_every  what is recorded but not used by a method: at every so many iterates
     [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
-              workers, partition, seed, scale, dtype, storage, rows, features, format, label_column,
+              workers, partition, sample, seed, scale, dtype, storage, rows, features, format, label_column,
               allow_partial_last_line; `test`: rows to test on
     [[objective]]  `loss`; `name`, for headings and files, where the loss's is too long; `l2`, one number or several;
               `intercept`; `start`; `data`: names of the data it is for, all if left out
@@ -61,6 +61,7 @@ class Data(Section, frozen=True, kw_only=True):
     storage: str = "auto"
     dtype: str | None = None  # auto
     rows: int | None = None
+    sample: int | None = None
     features: int | None = None
     format: str = "auto"
     label_column: str | None = None

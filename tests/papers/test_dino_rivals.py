@@ -176,16 +176,16 @@ class TestNonlinearLeastSquares:
         ("name", "settings", "losses", "tolerance"),
         [
             ("giant", {"negative": "truncate"}, (3.413, 3.344, 3.337), 0.005),
-            ("giant", {"negative": "abs", "floor": 1e-2}, (3.431, 3.373), 0.005),
-            ("giant", {"negative": "abs"}, (3.357, 3.344), 0.005),
-            ("lbfgs", {}, (3.402, 3.357, 3.345), 0.005),
+            ("giant", {"negative": "abs", "floor": 1e-2}, (3.431, 3.373), 1e-3),
+            ("giant", {"negative": "abs"}, (3.357, 3.344), 1e-3),
+            ("lbfgs", {}, (3.402, 3.357, 3.345), 1e-3),
             ("dino", {"solver": "lanczos", "adaptive": True}, (3.384, 3.358), 0.005),
             ("sgd", {"step_size": 0.1}, (5.229, 4.099, 3.953), 0.25),
-            ("inexact-dane", {"steps": 50, "step_size": 0.03}, (3.547,), 0.05),
+            ("inexact-dane", {"steps": 50, "step_size": 0.03}, (3.547,), 0.005),
         ],
         ids=["giant-truncate", "giant-abs-2", "giant-abs-3", "lbfgs", "dino-adaptive", "sgd", "inexact-dane"],
     )
     def test_losses_at_60_rounds_and_later(self, name, settings, losses, tolerance):
-        marks = (62, 122, 182)[: len(losses)]
+        marks = (60, 120, 180)[: len(losses)]
         _, rows, _ = recorded(name, settings, squares(), [Rounds(marks[-1])])
         assert [loss_at(rows, rounds) for rounds in marks] == pytest.approx(losses, rel=tolerance)

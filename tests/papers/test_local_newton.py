@@ -84,6 +84,10 @@ def test_rows_in_file_order_defeat_local_newton():
     assert ended.row.loss > 0.59
     _, rows, _ = recorded("adaptive-local-newton", {}, raw, [Rounds(8)])
     assert [row.loss for row in rows[1:4]] == pytest.approx((0.582188, 0.658485, 0.582188), rel=1e-4)
+    # As the reference counts, the whole grid at once: steps of 2^-9 take the search in stages two rounds more each.
+    _, rows, _ = recorded("giant", {"search": {"first": 51}}, raw, [Rounds(200)])
+    assert rows[-1].rounds == 200
+    assert rows[-1].loss == pytest.approx(0.2745, abs=5e-5)
 
 
 def test_local_sgd():

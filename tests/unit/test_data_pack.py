@@ -100,6 +100,36 @@ def test_ranges_processes_names_and_compression_leave_the_content_alone(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", "t"]
 
 
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_a_sample_is_the_beginning_of_a_permutation(tmp_path: Path, storage: str) -> None:
+    X, y = datasets.load_digits(return_X_y=True)
+    chosen = np.random.default_rng(3).permutation(1797)[:500]
+    packed = pack("sklearn:digits", tmp_path / "p", 4, sample=500, seed=3, storage=storage)
+    assert (packed.manifest.rows, packed.manifest.partition) == (500, "iid")
+    assert packed.stored == np.count_nonzero(X[chosen])
+    assert packed.class_rows == tuple(np.bincount(y[chosen].astype(int)))
+    for worker, shard in enumerate(shards(tmp_path / "p")):
+        assert np.array_equal(dense(shard.X), X[chosen[worker::4]])
+        assert np.array_equal(shard.y, y[chosen[worker::4]])
+
+
+def test_a_sample_of_sparse_text_keeps_its_rows_and_its_width(tmp_path: Path) -> None:
+    source = libsvm_text(tmp_path / "t")
+    whole, _ = load_rows(source)
+    pack(source, tmp_path / "p", 1, partition="blocks", sample=7)
+    (shard,) = shards(tmp_path / "p")
+    chosen = np.random.default_rng(0).permutation(400)[:7]
+    assert np.array_equal(dense(shard.X), dense(whole.X)[chosen])
+    assert np.array_equal(shard.y, whole.y[chosen])
+
+
+@pytest.mark.parametrize("sample", [0, 151])
+def test_a_sample_larger_than_the_source_is_refused(tmp_path: Path, sample: int) -> None:
+    with pytest.raises(DataError, match=f"iris: has 150 rows, and --sample {sample} wants 1 to that many"):
+        pack("sklearn:iris", tmp_path / "p", 2, sample=sample)
+    assert not (tmp_path / "p").exists()
+
+
 def test_the_digest_sees_every_number(tmp_path: Path) -> None:
     def digest(name: str, **setting: Any) -> str:
         packed: Packed = pack("sklearn:iris", tmp_path / name, 2, **setting)

@@ -1,0 +1,102 @@
+"""scripts/wan.sh: ranks on hosts of their own, which are there while the command runs and not a moment longer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launch import WIDE, launch_serial, launch_wide, mpiexec
+
+
+def spaces() -> set[str]:
+    """The network namespaces that are there."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def permitted() -> None:
+    tried = launch_wide(1, "")
+    if tried.returncode == 2:
+        pytest.skip(tried.stderr.strip())
+
+
+@pytest.fixture
+def nothing_left(permitted: None) -> Iterator[None]:
+    before = spaces()
+    yield
+    assert spaces() <= before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["-n", "0", "true"], "-n 0: 1 to 250 ranks"),
+        (["-d", "fast", "true"], "-d fast: a delay in milliseconds"),
+        (["-r", "-1", "true"], "-r -1: Mbit/s"),
+        ([], "no command was given"),
+        (["-x"], "usage: scripts/wan.sh"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: list[str], why: str) -> None:
+    done = subprocess.run([*WIDE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert why in done.stderr
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_run_over_the_network_gives_the_bits_of_one_process(tmp_path: Path) -> None:
+    source = ["synthetic:logistic?rows=60&features=4", "-o", tmp_path / "p", "--workers", 3]
+    assert launch_serial(["-m", "mpinewton", "pack", *source]).returncode == 0
+    run = ["-m", "mpinewton", "run", "giant", tmp_path / "p", "--max-iterations", 3, "-o"]
+    alone, wide = launch_serial([*run, tmp_path / "a"]), launch_wide(3, [*run, tmp_path / "w"])
+    assert alone.returncode == 0, str(alone)
+    assert wide.returncode == 0, str(wide)
+    one, many = (json.loads((tmp_path / name / "result.json").read_text()) for name in "aw")
+    assert (one["ranks"], many["ranks"]) == (1, 3)
+    assert many["history_sha256"] == one["history_sha256"]
+    # Of each iteration's three calls none is shorter than a message there and one back.
+    assert many["seconds"] > 3 * 3 * 2 * 0.002
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_hosts_are_apart_and_far() -> None:
+    program = (
+        "import socket, time; from mpi4py import MPI; comm = MPI.COMM_WORLD; comm.Barrier(); t = time.perf_counter()\n"
+        "for _ in range(5): comm.sendrecv(0, 1 - comm.rank, source=1 - comm.rank)\n"
+        "taken = time.perf_counter() - t\n"
+        "alone = comm.Split_type(MPI.COMM_TYPE_SHARED).size == 1\n"
+        "told = comm.gather((socket.gethostname(), alone, taken >= 3 * 0.002))\n"  # who is late finds the first there
+        "if comm.rank == 0: print(told)"
+    )
+    done = launch_wide(2, program)
+    assert done.returncode == 0, str(done)
+    assert done.stdout.strip() == "[('h0', True, True), ('h1', True, True)]"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_the_code_of_the_command_comes_through() -> None:
+    assert launch_wide(1, "raise SystemExit(3)").returncode == 3
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_takes_everything_down(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    program = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(100)"
+    command = [*WIDE, "-n", "2", sys.executable, "-c", program, str(tmp_path / "begun")]
+    environment = {**os.environ, "MPIEXEC": mpiexec()}
+    job = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "begun").exists() and job.poll() is None:
+            time.sleep(0.05)
+    finally:
+        job.send_signal(number)
+        assert job.wait(30) == code
+    assert not any(f"mpinewton-{job.pid}-" in name for name in spaces())
