@@ -100,11 +100,12 @@ def test_ranges_processes_names_and_compression_leave_the_content_alone(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", "t"]
 
 
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
 @pytest.mark.parametrize("storage", ["dense", "sparse"])
-def test_a_sample_is_the_beginning_of_a_permutation(tmp_path: Path, storage: str) -> None:
+def test_a_sample_is_the_beginning_of_a_permutation(tmp_path: Path, storage: str, dtype: str) -> None:
     X, y = datasets.load_digits(return_X_y=True)
     chosen = np.random.default_rng(3).permutation(1797)[:500]
-    packed = pack("sklearn:digits", tmp_path / "p", 4, sample=500, seed=3, storage=storage)
+    packed = pack("sklearn:digits", tmp_path / "p", 4, sample=500, seed=3, storage=storage, dtype=dtype)
     assert (packed.manifest.rows, packed.manifest.partition) == (500, "iid")
     assert packed.stored == np.count_nonzero(X[chosen])
     assert packed.class_rows == tuple(np.bincount(y[chosen].astype(int)))
