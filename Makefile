@@ -103,11 +103,11 @@ bench: $(STAMP)
 wan: $(STAMP)
 	$(BIN)/python benchmarks/wide_area.py -o runs/wide_area --page docs/wide-area.md
 
-# Workers of ranl_speeds sleep, so it has a rank for each; torch_cnn and text_gpt want TORCH=1, and are left out without it.
+# Workers of ranl_speeds sleep, so it has a rank for each; networks of PyTorch want TORCH=1, and are left out without it.
 figures: $(STAMP) $(TORCH_STAMP)
 	set -e; for job in jobs/*.toml; do \
 		name=$$(basename "$$job" .toml); nproc=$$(test "$$name" = ranl_speeds && echo '--nproc 15' || true); \
-		if { [ "$$name" = torch_cnn ] || [ "$$name" = text_gpt ]; } && ! $(BIN)/python -c 'import torch' 2>/dev/null; then continue; fi; \
+		if grep -q torch: "$$job" && ! $(BIN)/python -c 'import torch' 2>/dev/null; then continue; fi; \
 		$(BIN)/mpinewton compare "$$job" $$nproc -o "runs/$$name" --page "runs/$$name.md"; \
 	done
 

@@ -16,6 +16,16 @@ def small_cnn(side: int = 28, channels: int = 8, classes: int = 10) -> nn.Module
     )  # fmt: skip
 
 
+def lenet() -> nn.Module:
+    """Two convolutions of 5 x 5 pixels, 6 and 16 channels, then layers of 120, 84 and 10 (LeCun et al. 1998, with ReLU
+    and maxima): 44,426 weights, input=1x28x28.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
 class TinyGpt(nn.Module):
     """A decoder of the GPT kind for tokens (n, T), T at most `context`: logits (n, T, vocabulary)."""
 

@@ -32,6 +32,7 @@ def tables(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> list
             rounds_to(group),
             kilobits_to(group, bits_per_float=bits_per_float),
         )
+        if len(table.header) > 1  # there is a level that is come to
     ]
 
 

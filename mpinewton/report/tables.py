@@ -68,18 +68,31 @@ def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Tab
     return Table(("method", "ended", "iterations", "rounds", mbit, "seconds", *last), rows, 2)
 
 
-def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] = GAPS) -> Table:
-    """Rounds until the quantity a figure of the runs would show is first at or below each level; "-" where never."""
+def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] | None = None) -> Table:
+    """Rounds until the quantity a figure of the runs would show is first at or below each level; "-" where never.
+
+    `levels` are 1e-1 to 1e-12 by default; of distances to the best loss seen, those to which two runs came: the best
+    run comes to them all.
+    """
     return _cost_to("rounds", [run.columns["rounds"] for run in runs], ".0f", runs, levels)
 
 
-def kilobits_to(runs: Sequence[RunRecord], levels: Iterable[float] = GAPS, bits_per_float: int | None = None) -> Table:
+def kilobits_to(
+    runs: Sequence[RunRecord], levels: Iterable[float] | None = None, bits_per_float: int | None = None
+) -> Table:
     """As `rounds_to`, but thousands of bits up, of the busiest worker's link."""
     return _cost_to("kbit up", [bits_up(run, bits_per_float) / 1e3 for run in runs], ".4g", runs, levels)
 
 
-def _cost_to(what: str, costs: Sequence[Array], form: str, runs: Sequence[RunRecord], levels: Iterable[float]) -> Table:
-    quantity, levels = choose_quantity(runs), tuple(levels)
+def _cost_to(
+    what: str, costs: Sequence[Array], form: str, runs: Sequence[RunRecord], levels: Iterable[float] | None
+) -> Table:
+    quantity = choose_quantity(runs)
+    if levels is None:
+        least = [np.nanmin(values, initial=np.inf) for values in quantity.values]
+        needed = 2 if quantity.name == "best-seen" and len(runs) > 1 else 0
+        levels = [level for level in GAPS if sum(value <= level for value in least) >= needed]
+    levels = tuple(levels)
     rows = [
         (run.label, *(_number(_first(cost, values, level), form) for level in levels))
         for run, cost, values in zip(runs, costs, quantity.values)

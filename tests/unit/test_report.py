@@ -28,6 +28,7 @@ from mpinewton.report.figures import draw
 from mpinewton.report.page import page
 from mpinewton.report.reading import read_run, read_runs
 from mpinewton.report.settings import read_settings
+from mpinewton.report.sheet import tables
 from mpinewton.report.tables import Table, rounds_to, summary
 
 STAR = 0.333353735  # P* of a made-up problem
@@ -319,6 +320,16 @@ def test_summary_and_rounds_of_hand_made_runs(tmp_path: Path) -> None:
     table = summary(runs)
     assert table.header[-2:] == ("best test %", "test loss")
     assert [row[-1] for row in table.rows] == ["-", "0.2500"]
+
+
+def test_distances_to_the_best_seen_are_shown_as_far_as_two_runs_come(tmp_path: Path) -> None:
+    for name, gaps in (("a", [0.5, 2e-3, 0.0]), ("b", [0.5, 0.2, 5e-3])):
+        make_run(tmp_path / name, gaps, gap=False)
+    runs = read_runs([tmp_path])
+    assert rounds_to(runs).header == ("rounds to loss - best seen", "1e-1", "1e-2")
+    assert [row[1:] for row in rounds_to(runs).rows] == [("2", "2"), ("4", "4")]
+    assert len(rounds_to(runs[:1]).header) == 13
+    assert len(tables([runs[0], read_runs([make_run(tmp_path / "c", [0.5, 0.4], gap=False)])[0]])) == 1
 
 
 def test_markdown_keeps_its_columns() -> None:
