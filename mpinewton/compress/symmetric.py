@@ -48,7 +48,7 @@ class Eigenpairs(Compressor):
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         # A Krylov space holds one vector of every eigenvalue: for r > 1 that would not do.
-        if self.r == 1 and len(x) >= SMALL and np.isfinite(x).all():
+        if self.r == 1 and len(x) >= SMALL:
             space = lanczos(x.__matmul__, rng.standard_normal(len(x)), KRYLOV, 0.0)
             e, Y = np.linalg.eigh(space.T[:-1])
             largest = np.argmax(np.abs(e))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.linalg.lapack import dgeqrf, dorgqr
 
 from mpinewton.data.shard import Array
+from mpinewton.linalg.krylov import EXHAUSTED
 
 BlockProduct = Callable[[Array], Array]
 
@@ -23,7 +24,7 @@ class Dominant(NamedTuple):
     V : array, shape (d, b)
         Orthonormal columns, with e = diag(V'DV).
     after : array, shape (d, b)
-        A start for D - V_r diag(e_r) V_r': its products with V.
+        A start for D - V_r diag(e_r) V_r': its products with V; columns of `start` where these are 0.
     """
 
     e: Array
@@ -51,7 +52,11 @@ def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: 
         left = Y[:, :r] - V[:, :r] * e[:r]
         if np.vdot(left, left) <= (accuracy * e[0]) ** 2:
             break
-    return Dominant(e, V, np.hstack([left, Y[:, r:]]))
+    after = np.hstack([left, Y[:, r:]])
+    # Of a column of zeros nothing would ever come, were D to change: what was drawn once has a part in every direction.
+    dead = np.einsum("db,db->b", after, after) <= (EXHAUSTED * e[0]) ** 2
+    after[:, dead] = start[:, dead]
+    return Dominant(e, V, after)
 
 
 def _orthonormal(Y: Array) -> Array:

@@ -109,9 +109,9 @@ class HessianLearner(Method):
         if not (isinstance(self.C, Eigenpairs) and self.products):
             return self.learn_dense(worker)[1:]
         H = Growing(*(worker.memory[name] for name in ("e", "V", "base")))
-        d, start = len(worker.w), worker.memory.get("start")
+        d, point, start = len(worker.w), linear_point(worker), worker.memory.get("start")
         sent, worker.memory["start"] = self.C.pack_product(
-            lambda V: products(worker, V) - H.times(V),
+            lambda V: point.hessian_products(V) - H.times(V),
             worker.rng().standard_normal((d, min(self.C.r + MORE, d))) if start is None else start,
             self.products,
             self.accuracy,
@@ -192,7 +192,7 @@ class FedNLSearch(HessianLearner):
 
     H_i starts at 0: no Hessian ever travels, and neither do rows. With C = rank, a worker sends a rough eigenvector: it
     follows the six largest by subspace iteration, mostly one product of D_i with six vectors, and H_i stays in factors:
-    no d^2 on a worker. Rounds to 1e-12, and with exact eigenvectors: a2a 33 for 36 (l2 1e-3), 46 for 61 (1e-4);
+    no d^2 on a worker. Iterations to 1e-12, and with exact eigenvectors: a2a 33 for 36 (l2 1e-3), 46 for 61 (1e-4);
     w8a 22 to 29, by seed, for 26.
     5 rounds an iteration; floats per worker: d + 1 down, 2*d + 10 up.
     """
@@ -267,12 +267,11 @@ def stand(worker: Worker, w: Array) -> None:
     worker.place(w)
 
 
-def products(worker: Worker, V: Array) -> Array:
-    """The Hessian of f_i where the worker stands, without its ridge, times the columns of V: shape (d, b)."""
-    point = worker.point
-    if isinstance(point, LinearPoint):  # as all losses are that provide a Hessian
-        return point.hessian_products(V)
-    return np.column_stack([point.hessian_product(v) for v in V.T])
+def linear_point(worker: Worker) -> LinearPoint:
+    """Where the worker stands. TypeError where its model is not linear, as all are that provide a Hessian."""
+    if not isinstance(worker.point, LinearPoint):
+        raise TypeError(f"{type(worker.point).__name__} has no products of a Hessian with many vectors")
+    return worker.point
 
 
 def third_derivative(worker: Worker) -> float:

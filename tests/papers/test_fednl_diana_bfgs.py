@@ -94,7 +94,7 @@ def test_second_order_methods(name, l2, shift, cell, rounds, floats, more, slack
     ("l2", "shift", "exact"),
     [(1e-3, 0.0, (13, 24, 32, 36)), (1e-3, 0.1, (14, 23, 26, 32)), (1e-4, 0.0, (33, 46, 57, 60))],
 )
-def test_rough_eigenvectors_take_no_more_rounds_than_exact_ones(l2, shift, exact):
+def test_rough_eigenvectors_take_as_many_iterations_as_exact_ones(l2, shift, exact):
     rows = history("a2a", l2, shift, "fednl-ls", {}, limit=exact[-1] + 2)
     for gap, rounds in zip(GAPS, exact):
         assert next(row.iteration for row in rows if row.gap <= gap) <= rounds + 2

@@ -249,7 +249,18 @@ def test_rank_by_products_needs_a_matrix_only_through_them():
     assert np.linalg.norm(A - S) ** 2 == pytest.approx(np.linalg.norm(A) ** 2 - np.linalg.norm(S) ** 2)
     zero, again = Eigenpairs(1).pack_product(lambda V: 0 * V, start, 4, 0.3)
     assert not Eigenpairs(1).expand(zero, 200).any()
+    assert np.array_equal(again, start)
     assert Eigenpairs(1).pack_product(lambda V: np.nan * V, again, 4, 0.3)[0] == ()
+
+
+def test_what_is_new_in_a_matrix_of_low_rank_is_found():
+    """The first six coordinates know nothing of it: of zeros, a QR factor would make just these vectors."""
+    u, v = np.eye(200)[[150, 180]]
+    start = rng().standard_normal((200, 6))
+    for before in (np.zeros((200, 200)), np.outer(u, u)):
+        _, after = Eigenpairs(1).pack_product(lambda V: before @ V, start, 3, 0.3)  # noqa: B023
+        sent, _ = Eigenpairs(1).pack_product(lambda V: np.outer(v, v @ V), after, 3, 0.0)
+        assert sent[0][0] == pytest.approx(1.0)
 
 
 # -- edges and refusals ---------------------------------------------------------------------------------------------
