@@ -103,9 +103,10 @@ def main() -> None:
             run(place, folder / plain(place.name), problem)
         problems = {problem: paces(folder, problem) for problem in PROBLEMS}
     parts = [table for problem, found in problems.items() for table in tables(problem, found)]
-    print("\n\n".join(f"{heading}\n{table.text()}" for heading, table in [*parts, ("claims", claims(problems))]))
+    judgement = claims(problems)
+    print("\n\n".join(f"{heading}\n{table.text()}" for heading, table in [*parts, ("claims", judgement)]))
     if options.page:
-        options.page.write_text(page(parts, claims(problems)))
+        options.page.write_text(page(parts, judgement))
 
 
 def environment() -> dict[str, str]:
@@ -184,7 +185,7 @@ def costs(found: Paces) -> Table:
                 *(label, f"{one.rounds:.4g}", f"{one.floats:.4g}", f"{1e3 * one.seconds:.3g}"),
                 f"{one.compute / one.seconds:.0%}",
                 *(f"{1e3 * s:.3g}" for place, pace in there for s in (one.predicted(place), pace.seconds)),
-                *(excess(one, pace, place) for place, pace in there),
+                *("-" if math.isnan(times := excess(one, pace, place)) else f"{times:.2g}" for place, pace in there),
             )
         )
     header = ["method", "rounds", "floats", "one node", "of it work"]
@@ -199,10 +200,10 @@ def losses(found: Paces) -> Table:
     return Table(("method", *(place.name for place in PLACES)), rows)
 
 
-def excess(one: Pace, other: Pace, place: Place) -> str:
-    """How many times the predicted seconds the network added; "-" where these are few beside the others."""
+def excess(one: Pace, other: Pace, place: Place) -> float:
+    """How many times the predicted seconds the network added; NaN where these are few beside the others."""
     expected = one.predicted(place) - one.seconds
-    return "-" if expected < one.seconds / 2 else f"{(other.seconds - one.seconds) / expected:.2g}"
+    return math.nan if expected < one.seconds / 2 else (other.seconds - one.seconds) / expected
 
 
 def claims(problems: dict[str, Paces]) -> Table:
@@ -264,13 +265,13 @@ def judged(node: dict[str, Pace], there: dict[str, Pace]) -> list[tuple[str, str
 def forecast(node: dict[str, Pace], there: dict[str, Pace], place: Place) -> tuple[str, str, bool]:
     """The claim that rounds and bits tell what a network costs, up to the depth of the trees."""
     factors = {label: excess(node[label], there[label], place) for label in node}
-    told = {label: float(factor) for label, factor in factors.items() if factor != "-"}
+    told = {label: factor for label, factor in factors.items() if not math.isnan(factor)}
+    claim = f"(ours) the network adds at most {HOPS} times what was predicted, the depth of the trees (not claimed)"
+    if not told:
+        return claim, "it should add little to any", True
     least, most = min(told, key=told.__getitem__), max(told, key=told.__getitem__)
-    return (
-        f"(ours) the network adds at most {HOPS} times what was predicted, the depth of the trees (not claimed)",
-        f"from {told[least]:.2g} times ({least}) to {told[most]:.2g} ({most})",
-        told[most] <= HOPS,
-    )
+    found = f"from {told[least]:.2g} times ({least}) to {told[most]:.2g} ({most})"
+    return claim, found, told[most] <= HOPS
 
 
 def page(parts: list[tuple[str, Table]], found: Table) -> str:

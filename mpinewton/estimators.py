@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
-from sklearn.utils.extmath import softmax
+from sklearn.utils.extmath import softmax as probabilities
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
@@ -20,6 +20,7 @@ from mpinewton.data.partition import partition
 from mpinewton.data.shard import Array, Shard
 from mpinewton.losses import make_loss
 from mpinewton.losses.linear import LinearLoss
+from mpinewton.losses.softmax import Softmax
 
 
 class Linear(BaseEstimator):  # type: ignore[misc]
@@ -72,8 +73,12 @@ class Linear(BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, X: Any, y: Array, sample_weight: ArrayLike | None, loss: str) -> Array:
         """The weights, shape (outputs, p), and the intercept as an attribute."""
-        if not isinstance(make_loss(loss), LinearLoss):
+        made = make_loss(loss)
+        if not isinstance(made, LinearLoss):
             raise ValueError(f"loss = {loss!r} is not that of a linear model: train it with mpinewton.minimize")
+        if made.classifies != is_classifier(self):
+            what, other = ("classes", "LinearClassifier") if made.classifies else ("numbers", "LinearRegressor")
+            raise ValueError(f"loss = {loss!r} is for {what}: take {other}, or another loss")
         weight = None if sample_weight is None else column_or_1d(sample_weight, dtype=np.float64)
         check_consistent_length(X, y, weight)
         X = sparse.csr_array(X) if sparse.issparse(X) else X
@@ -120,9 +125,12 @@ class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
             raise ValueError(f"y has one class, {self.classes_[0]}: at least 2 classes are needed to tell apart")
         loss = self.loss or ("logistic" if len(self.classes_) == 2 else "softmax")
         self.coef_ = self._fit(X, numbers.astype(np.float64), sample_weight, loss)
-        if 2 <= len(self.coef_) < len(self.classes_):  # softmax:reduced=true, whose last logit is 0
+        softmax = make_loss(loss)
+        if isinstance(softmax, Softmax) and softmax.reduced:  # the last logit is 0
             self.coef_ = np.vstack([self.coef_, np.zeros(X.shape[1])])
             self.intercept_ = np.append(self.intercept_, 0.0)
+        if len(self.classes_) == len(self.coef_) == 2:  # the one logit that scikit-learn has
+            self.coef_, self.intercept_ = np.diff(self.coef_, axis=0), np.diff(self.intercept_)
         return self
 
     def decision_function(self, X: Any) -> Array:
@@ -138,7 +146,7 @@ class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes, shape (n, C)."""
         z = self.decision_function(X)
-        return np.asarray(softmax(np.column_stack([np.zeros(len(z)), z]) if z.ndim == 1 else z))
+        return np.asarray(probabilities(np.column_stack([np.zeros(len(z)), z]) if z.ndim == 1 else z))
 
 
 class LinearRegressor(RegressorMixin, Linear):  # type: ignore[misc]

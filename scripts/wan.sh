@@ -7,7 +7,7 @@
 # A host is a network namespace with a link to a switch, which delays what comes in and limits every link (relay.c, built
 # on the way). Hosts share the processors and the files. The launcher is $MPIEXEC, or the first mpiexec on the PATH, of
 # MPICH or Open MPI. Needs root, ip and cc: exit code 2 where they are missing, else that of the command. However it ends,
-# what was made is taken down again and nothing else is touched: all names carry the number of this process.
+# unless by SIGKILL, what was made is taken down again and nothing else is touched: all names carry this process's number.
 set -euo pipefail
 
 refuse() { echo "wan.sh: $1" >&2; exit 2; }
@@ -44,8 +44,8 @@ take_down() {
     fi
     if [[ -n $relay ]]; then kill "$relay" 2> /dev/null || true; fi
     for space in "${made[@]}"; do
-        for pid in $(ip netns pids "$space"); do kill -KILL "$pid" 2> /dev/null || true; done
-        ip netns del "$space"
+        for pid in $(ip netns pids "$space" 2> /dev/null); do kill -KILL "$pid" 2> /dev/null || true; done
+        ip netns del "$space" 2> /dev/null || true
     done
     rm -rf "$work"
 }
@@ -54,8 +54,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 make_host() { # NAME
+    made+=("$prefix-$1") # before: a signal may come while it is made
     ip netns add "$prefix-$1" 2> "$work/why" || refuse "no network namespaces here: $(tail -n 1 "$work/why")"
-    made+=("$prefix-$1")
     ip -n "$prefix-$1" link set lo up
 }
 

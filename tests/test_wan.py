@@ -32,7 +32,8 @@ def permitted() -> None:
 def nothing_left(permitted: None) -> Iterator[None]:
     before = spaces()
     yield
-    assert spaces() <= before
+    left = {space for space in spaces() - before if not Path(f"/proc/{space.split('-')[1]}").exists()}
+    assert not left  # of scripts that have ended: another one may be at work
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,8 @@ def test_an_interrupt_takes_everything_down(tmp_path: Path, number: signal.Signa
     environment = {**os.environ, "MPIEXEC": mpiexec()}
     job = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        while not (tmp_path / "begun").exists() and job.poll() is None:
+        until = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() and job.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
     finally:
         job.send_signal(number)

@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 )
 @click.option("--test", metavar="DATA", help="Record accuracy and loss on these data, outside clock and ledger.")
 @click.option(
-    "--measure-every", type=click.IntRange(1), metavar="K", help="What is recorded but not used: at every K-th iterate."
+    "--measure-every",
+    type=click.IntRange(1),
+    metavar="K",
+    help="What the method does not know is measured, for the record and the goals, at every K-th iterate alone.",
 )
 @click.option(
     "--sums",

@@ -67,8 +67,12 @@ def command(
             f"slurm prints job scripts for `run`, not for {arguments[0]!r}: mpinewton slurm run METHOD ..."
         )
     options = run.command.make_context("run", list(arguments[1:])).params
-    for name_of_run in ("output", "fresh", "as_json"):  # neither of them is a matter of what is run
-        options.pop(name_of_run)
+    for about_output in ("output", "as_json"):  # no matter of what is run
+        options.pop(about_output)
+    if options.pop("fresh"):
+        raise ConfigError(
+            "--fresh would move the run aside each time that the job queues again: move the folder yourself"
+        )
     if options.pop("nproc"):
         raise ConfigError("--nproc starts mpiexec on one machine; under SLURM srun starts the ranks: give --ntasks")
     job, manifest = run.asked_for(**options)

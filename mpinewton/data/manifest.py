@@ -48,6 +48,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         By worker.
     data_sha256 : str
         Digest of the shards' digests in order: depends on neither file names nor compression.
+    sample : int or None
+        So many rows were drawn of the source; None for all.
     """
 
     source: str
@@ -64,6 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     weighted: bool
     shards: tuple[ShardEntry, ...]
     data_sha256: str
+    sample: int | None = None
     format: str = FORMAT
     min_reader: str = MIN_READER
 

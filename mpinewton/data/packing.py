@@ -121,7 +121,7 @@ def pack(
         manifest = Manifest(
             **asdict(header) | {"scale": scale}, partition=partition, seed=seed, workers=workers, sparse=to_sparse,
             class_names=names, weighted=rows.weighted, shards=entries,
-            data_sha256=digest_of(entry.digest for entry in entries),
+            data_sha256=digest_of(entry.digest for entry in entries), sample=sample,
         )  # fmt: skip
         _put_in_place(manifest, work, target)
     return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))

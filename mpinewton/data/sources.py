@@ -25,6 +25,17 @@ FORMATS: dict[str, Callable[[Path, Reading], Source]] = {
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".npy": "npy", ".parquet": "parquet", ".pq": "parquet"}
 
 
+RECIPES = ("sklearn:", "synthetic:", "python:")
+
+
+def absolute(source: str, base: Path) -> str:
+    """The source as it is called from anywhere: files, also of `text:FILE`, by their whole path."""
+    if source.startswith(RECIPES):
+        return source
+    kind = "text:" if source.startswith("text:") else ""
+    return kind + str((base / Path(source.removeprefix(kind)).expanduser()).resolve())
+
+
 def open_source(name: str, reading: Reading) -> Source:
     """The source that a file name, `sklearn:NAME`, `synthetic:NAME?key=value` or `text:FILE?key=value` stands for.
 

@@ -55,6 +55,8 @@ class Text(Source):
         if reading.class_names == ():
             raise DataError(f"{name}: the labels are characters, but those of the training data are numbers")
         characters = reading.class_names or tuple(sorted(set(text)))
+        if "\0" in characters:
+            raise DataError(f"{name}: has the character NUL, as no text has; is it text in UTF-8?")
         if len(characters) > CLASSES:
             raise DataError(f"{name}: has {len(characters)} different characters, more than {CLASSES}")
         super().__init__(name, reading)

@@ -162,4 +162,5 @@ def _column(run: RunRecord, measure: str, width: int | None) -> Array:
 
 def _largest_rise(run: RunRecord) -> float:
     loss = run.columns["loss"]
+    loss = loss[np.isfinite(loss)]  # it may have been measured now and then
     return float(np.max(np.diff(loss) / np.maximum(np.abs(loss[:-1]), 1e-300), initial=0.0))

@@ -116,6 +116,7 @@ def read_run(folder: Path) -> RunRecord:
     result = _parsed(folder / "result.json", json.loads) if (folder / "result.json").exists() else {}
     label = result.get("label") or config.get("label") or result.get("method") or config.get("method") or folder.name
     columns = _history(folder / "history.csv", finished=bool(result))
+    _complete(columns, result)
     return RunRecord(folder, " ".join(str(label).split()), columns, result, config)
 
 
@@ -155,6 +156,16 @@ def _parsed(path: Path, parse: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, not named values; run again, or restore the file")
     return content
+
+
+def _complete(columns: dict[str, Array], result: dict[str, Any]) -> None:
+    """What the history leaves out of the last iterate, where a run is measured now and then, is in the result."""
+    if not len(columns["iteration"]) or columns["iteration"][-1] != result.get("iterations"):
+        return
+    for name in ("loss", "grad_norm", "gap", "test_accuracy", "test_loss"):
+        known = result.get("objective" if name == "loss" else name)
+        if known is not None and name in columns and np.isnan(columns[name][-1]):
+            columns[name][-1] = known
 
 
 def _history(path: Path, finished: bool) -> dict[str, Array]:

@@ -34,12 +34,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from mpinewton.data.sources import RECIPES, absolute
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.report.claims import Claim
 from mpinewton.runs.job import Job, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
-RECIPES = ("sklearn:", "synthetic:", "python:")
 NAMED_STARTS = ("auto", "zero")
 
 
@@ -248,8 +248,8 @@ def _refuse_unknown(table: object, section: type[msgspec.Struct], where: str) ->
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Of all that is run and how it is shown: what a page says in full, title, text and claims, is left out."""
-    asked = {name: part for name, part in content.items() if name not in ("title", "text", "claim")}
+    """Of all that is run, shown and claimed: what a page says in full, title and text, is left out."""
+    asked = {name: part for name, part in content.items() if name not in ("title", "text")}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -289,10 +289,8 @@ def _is_recipe(text: str) -> bool:
 
 
 def _path(text: str, base: Path) -> str:
-    if text.startswith("text:"):
-        return "text:" + _path(text.removeprefix("text:"), base)
     expanded = os.path.expandvars(text)
     if missing := re.search(r"\$\{?(\w+)", expanded):
         name = missing[1]
         raise ConfigError(f"{text}: the environment variable {name} is not set; say export {name}=FOLDER first")
-    return str((base / Path(expanded).expanduser()).resolve())
+    return absolute(expanded, base)

@@ -88,6 +88,7 @@ class RunFolder:
                 _move_aside(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._claim()
+            self._refuse_what_came_meanwhile()
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be made ({error.strerror}); choose another with -o") from None
         if found is None:
@@ -115,6 +116,11 @@ class RunFolder:
             ) from None
         except OSError as error:  # some parallel file systems know no locks: one job a folder is then the user's care
             log.debug("%s: cannot be locked (%s)", self.path, error.strerror)
+
+    def _refuse_what_came_meanwhile(self) -> None:
+        now, then = checkpoints.newest(self.path), self.found
+        if (now and now.number) != (then and then.number):
+            raise ConfigError(f"{self.path}: another mpinewton has been at work in this folder meanwhile; run again")
 
     def _describe(self, config: str, environment: Mapping[str, Any]) -> None:
         # The result goes first: an old one beside a new configuration would say that it is done.

@@ -12,6 +12,7 @@ import msgspec
 import tomli_w
 
 from mpinewton.data.manifest import Manifest, read_manifest
+from mpinewton.data.sources import absolute
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
@@ -88,8 +89,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         method, loss = self.made_method(), make_loss(self.loss or usual_loss(manifest))
         method.fit_loss(loss)
         loss.fit(manifest.features + self.intercept, manifest.classes, self.intercept)
-        # Absolute, so that the run can be resumed from anywhere; what is a source, not a path, stays as it is.
-        test = str(Path(self.test).resolve()) if self.test and Path(self.test).exists() else self.test
+        test = absolute(self.test, Path()) if self.test else None  # so that the run can be resumed from anywhere
         job = msgspec.structs.replace(
             self,
             method=method.name,

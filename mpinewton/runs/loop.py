@@ -99,6 +99,8 @@ def run(
     def end(row: Row, state: Iterate, reason: str, kind: str) -> Outcome:
         if row.iteration % evaluation.every:
             row = _row(state, fleet, clock, replace(evaluation, every=1))
+            met, converged = first_reason(stops, row, first or row)
+            reason, kind = (met, "converged") if converged else (reason, kind)
         return Outcome(state, row, reason, kind)
 
     if isinstance(begin, Iterate):

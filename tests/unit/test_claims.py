@@ -29,6 +29,11 @@ SEEDS = [record("drawn, seed 0", [1, 1e-6]), record("drawn, seed 1", [1] * 8), r
 PROBLEMS = {"a/logistic": [FAST, SLOW, BENT, *SEEDS], "b/ridge": [FAST]}
 
 
+@pytest.mark.parametrize(("gaps", "said"), [([3, 2, np.nan, 1], "holds"), ([3, 1, np.nan, 2], "does not hold")])
+def test_a_rise_is_seen_between_measurements(gaps: list[float], said: str) -> None:
+    assert judged([Claim(says="so", monotone="m")], {"a/x": [record("m", gaps)]}).rows[0][3] == said
+
+
 def verdict(**claim: object) -> tuple[str, str]:
     rows = judged([Claim(says="so", on=["a/*"], **claim)], PROBLEMS).rows
     assert len(rows) == 1

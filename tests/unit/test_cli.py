@@ -274,6 +274,10 @@ def test_measured_now_and_then(terminal: Terminal, digits: Path) -> None:
     assert [row["bits_up"] for row in some] == [row["bits_up"] for row in full]
     assert result_of(Path("all"))["w_sha256"] == result_of(Path("some"))["w_sha256"]
     assert result_of(Path("some"))["objective"] == float(full[8]["loss"])  # of the last, it is known all the same
+    # A goal that the last iterate meets is met, measured before or not.
+    goal = ["--tol", 1e-6, "--l2", 1.0, "--max-iterations", 12, "--measure-every", 50]
+    assert terminal("run", "fednl", digits, "--loss", "ridge", "-o", "goal", *goal) == 0
+    assert result_of(Path("goal"))["converged"] is True
     # A method that knows its loss tells it.
     assert terminal("run", "lbfgs", digits, "-o", "known", "--max-iterations", 2, "--measure-every", 5) == 0
     assert all(row["loss"] for row in named(Path("known") / "history.csv"))

@@ -77,7 +77,8 @@ def test_compressed_text_and_characters_on_the_screen(name: str, tmp_path: Path)
     assert "dense uint8" in said
     assert r"classes  '\n': 1, ' ': 5, ,: 0, :: 0, a: 0, b: 0" in said
     pack(f"{name}?context=2", tmp_path / "p", 2)
-    assert [s.digest for s in read_manifest(tmp_path / "z").shards] != []
+    zipped, plain = (read_manifest(tmp_path / folder).shards for folder in ("z", "p"))
+    assert [shard.digest for shard in zipped] == [shard.digest for shard in plain]
     first, second = (read_shard(tmp_path / n, read_manifest(tmp_path / n), 0) for n in "zp")
     np.testing.assert_array_equal(first.X, second.X)
 
@@ -115,6 +116,9 @@ def test_other_refusals(name: str, tmp_path: Path) -> None:
         load_rows("python:poems")
     with pytest.raises(DataError, match="cannot be opened"):
         load_rows(f"text:{tmp_path / 'absent'}")
+    (tmp_path / "nul").write_bytes(b"a\0b\0")
+    with pytest.raises(DataError, match="has the character NUL"):
+        load_rows(f"text:{tmp_path / 'nul'}?context=1")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="no text in UTF-8"):
         load_rows(f"text:{tmp_path / 'bytes'}")

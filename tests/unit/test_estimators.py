@@ -73,6 +73,15 @@ def test_without_an_intercept_and_with_a_column_less():
     assert reduced.score(X, NAMES) > 0.9
 
 
+def test_two_classes_have_one_logit_with_softmax_too():
+    x, y = X[Y < 2], NAMES[Y < 2]
+    ours = LinearClassifier("newton", "softmax", l2=1e-2).fit(x, y)
+    assert ours.coef_.shape == (1, 4)
+    assert ours.decision_function(x).shape == (100,)
+    assert ours.score(x, y) == 1.0
+    np.testing.assert_array_equal(ours.predict_proba(x).argmax(axis=1), Y[Y < 2])
+
+
 def test_in_a_pipeline_and_a_grid_with_a_method_object():
     model = make_pipeline(StandardScaler(), LinearClassifier(make_method("giant", {}), workers=2))
     grid = GridSearchCV(model, {"linearclassifier__l2": [1e-3, 10.0]}, cv=3).fit(X, Y)
@@ -86,6 +95,9 @@ def test_refusals_say_why():
         LinearClassifier().fit(X, np.ones(len(X), dtype=int))
     with pytest.raises(ValueError, match="no weight may be negative"):
         LinearRegressor().fit(ROWS, NUMBERS, -np.ones(len(ROWS)))
+    for estimator, word in ((LinearClassifier(loss="ridge"), "numbers"), (LinearRegressor(loss="logistic"), "classes")):
+        with pytest.raises(ValueError, match=f"is for {word}: take Linear"):
+            estimator.fit(X, Y)
     with pytest.raises(ConfigError, match="did you mean 'newton'"):
         LinearRegressor("newtn").fit(ROWS, NUMBERS)
     with pytest.warns(ConvergenceWarning, match="tol = 1e-06"):

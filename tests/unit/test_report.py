@@ -322,6 +322,16 @@ def test_summary_and_rounds_of_hand_made_runs(tmp_path: Path) -> None:
     assert [row[-1] for row in table.rows] == ["-", "0.2500"]
 
 
+def test_what_a_history_leaves_out_of_the_last_iterate_is_in_the_result(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", [0.5, 0.4, 0.1], iterations=2, objective=STAR + 0.1, test_accuracy=0.75)
+    lines = (tmp_path / "a" / "history.csv").read_text().splitlines()
+    cells = lines[-1].split(",")
+    cells[COLUMNS.index("loss")] = cells[COLUMNS.index("test_accuracy")] = ""
+    (tmp_path / "a" / "history.csv").write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
+    run = read_run(tmp_path / "a")
+    assert (run.columns["loss"][-1], run.columns["test_accuracy"][-1]) == (STAR + 0.1, 0.75)
+
+
 def test_distances_to_the_best_seen_are_shown_as_far_as_two_runs_come(tmp_path: Path) -> None:
     for name, gaps in (("a", [0.5, 2e-3, 0.0]), ("b", [0.5, 0.2, 5e-3])):
         make_run(tmp_path / name, gaps, gap=False)
