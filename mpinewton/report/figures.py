@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 from mpinewton.report.curves import AXES, Curve, Quantity, choose_quantity, curve, write_points
 from mpinewton.report.reading import Ending, RunRecord
@@ -36,6 +37,8 @@ ENDINGS: dict[Ending, tuple[str, bool, str]] = {
 }
 # On a log scale, a curve that rises beyond this factor over the largest start leaves the panel at its top.
 HEADROOM = 100.0
+# A curve that turns at more than every third of its points is drawn as so many medians, and the range around them.
+WINDOWS = 25
 # Where the longest run has more than this times the length of a short one, a linear axis would hide the short one.
 UNEQUAL = 20.0
 
@@ -165,12 +168,24 @@ def _panel(
 
 
 def _draw_curve(ax: Axes, number: int, c: Curve) -> None:
+    x, y = c.x, c.y
+    if _restless(y):
+        windows = np.array_split(np.arange(len(y)), WINDOWS)
+        low, high = (np.array([f(y[window]) for window in windows]) for f in (np.min, np.max))
+        x, y = (np.array([np.median(values[window]) for window in windows]) for values in (x, y))
+        ax.fill_between(x, low, high, color=COLORS[number % len(COLORS)], alpha=0.15, linewidth=0, zorder=1)
     # Sparse markers, begun at another place on each curve, so that curves which coincide show both.
-    ax.plot(c.x, c.y, markevery=(0.03 + 0.17 * (number * 0.382 % 1), 0.17), **_look(number))
+    ax.plot(x, y, markevery=(0.03 + 0.17 * (number * 0.382 % 1), 0.17), **_look(number))
     if c.floored.any():
         first = int(np.argmax(c.floored))
         color = COLORS[number % len(COLORS)]
         ax.plot(c.x[first], c.y[first], "v", color=color, mfc="white", markersize=9, clip_on=False, zorder=4)
+
+
+def _restless(y: Array) -> bool:
+    """Whether the values go up and down too often to be followed as a line."""
+    steps = np.diff(y)
+    return len(y) > 4 * WINDOWS and bool(3 * np.count_nonzero(steps[1:] * steps[:-1] < 0) > len(y))
 
 
 def _mark_end(ax: Axes, number: int, c: Curve) -> None:
@@ -216,6 +231,8 @@ def _key(panels: list[list[Curve]], quantity: Quantity) -> str:
             "best-seen": "the best loss seen itself (0 by construction), drawn at the least difference",
         }.get(quantity.name, "0, drawn at the least positive value")
         words.append(f"\N{WHITE DOWN-POINTING TRIANGLE} {what}")
+    if any(_restless(c.y) for c in drawn):
+        words.append("shaded: the range of values around their medians")
     words += [f"\N{EN DASH} \N{EN DASH} target {target:.3g}" for target in _targets(panels[0], quantity)]
     return "     ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in words)
 

@@ -18,15 +18,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from mpinewton.cli.plot import command as plot
 from mpinewton.cli.report import command as report
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.report import figures
-from mpinewton.report.curves import bits_up, choose_quantity, curve
+from mpinewton.report.curves import Curve, bits_up, choose_quantity, curve
 from mpinewton.report.figures import draw
 from mpinewton.report.page import page
-from mpinewton.report.reading import read_run, read_runs
+from mpinewton.report.reading import RunRecord, read_run, read_runs
 from mpinewton.report.settings import read_settings
 from mpinewton.report.sheet import tables
 from mpinewton.report.tables import Table, rounds_to, summary
@@ -291,6 +292,22 @@ def test_without_matplotlib_the_extra_is_named(many: Path, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     with pytest.raises(ConfigError, match=re.escape("pip install mpinewton[plot]")):
         draw(read_runs([many]), tmp_path / "f.png")
+
+
+def test_curves_that_go_up_and_down_are_drawn_as_medians_and_a_range() -> None:
+    steady = 0.5 ** np.arange(400.0)
+    assert not figures._restless(steady)
+    assert figures._restless(steady + 0.1 * (-1.0) ** np.arange(400))
+    assert not figures._restless((-1.0) ** np.arange(20))  # few enough to be seen
+    ax = Figure().subplots()
+    run = RunRecord(Path("a"), "a", {}, {}, {})
+    y = np.random.default_rng(0).standard_normal(600)
+    figures._draw_curve(ax, 0, Curve(run, "rounds", np.arange(600.0), y, np.zeros(600, dtype=bool)))
+    (line,), (band,) = ax.lines, ax.collections
+    assert len(line.get_xdata()) == figures.WINDOWS
+    assert np.abs(line.get_ydata()).max() < np.abs(y).max()
+    extent = band.get_paths()[0].vertices[:, 1]
+    assert (extent.min(), extent.max()) == (y.min(), y.max())
 
 
 # Tables
