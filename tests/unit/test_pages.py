@@ -51,6 +51,7 @@ def test_a_page_is_of_its_experiment_as_it_is_now(name):
     again = f"docs/{name}.md is out of date: mpinewton compare {PAGES[name]} -o DIR --page docs/{name}.md"
     assert page.startswith("\n\n".join(filter(None, (f"# {experiment.title}", experiment.text.strip(), "Written"))))
     assert page.endswith(f"; experiment {experiment.digest}.\n"), again
+    assert "| running " not in page, again
     tables, runs = sections(page), {}
     for cell in cells(experiment, Path("runs")):
         runs.setdefault(cell.problem, set()).add(cell.label.replace("|", r"\|"))
