@@ -266,7 +266,8 @@ def _scale_x(ax: Axes, curves: list[Curve]) -> None:
     if whole and max(whole) > UNEQUAL * float(np.quantile(whole, 0.25, method="lower")):
         first = min(float(c.x[c.x > 0][0]) for c in moved)
         zero = [0.0] if any(c.x[0] == 0 for c in moved) else []
-        left, right = first / 1.5, max(ends) * 1.4
+        # What happens before a hundredth of the shortest run, as the first gradient's milliseconds, needs no decades.
+        left, right = max(first / 1.5, min(whole) / 100), max(ends) * 1.4
         decades = 10.0 ** np.arange(np.ceil(np.log10(left)), np.log10(right))
         ax.set_xscale("symlog", linthresh=left, linscale=1.0)
         ax.set_xticks([*zero, *decades[:: 1 + (len(decades) - 1) // 4]], minor=False)
