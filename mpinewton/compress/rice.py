@@ -31,7 +31,7 @@ def unpacked_integers(data: Bytes, count: int) -> Integers:
     bits = np.unpackbits(data)
     if not bits[0]:
         return _unfolded(_decoded(bits, 1, count)[0])
-    busy = int(numbers_of(bits[1:33], 32)[0])
+    busy = int(numbers_of(bits[1:33], 32, 1)[0])
     runs, at = _decoded(bits, 33, busy)
     levels = np.zeros(count, dtype=np.int64)
     levels[np.cumsum(runs + 1) - 1] = _unfolded(_decoded(bits, at, busy)[0] + 1)
@@ -58,12 +58,12 @@ def _coded(u: Integers) -> Bytes:
 
 def _decoded(bits: Bytes, at: int, count: int) -> tuple[Integers, int]:
     """`count` numbers that begin at bit `at`, and the bit behind them."""
-    k = int(numbers_of(bits[at : at + 6], 6)[0])
+    k = int(numbers_of(bits[at : at + 6], 6, 1)[0])
     at += 6
     if not count:
         return np.zeros(0, dtype=np.int64), at
     ends = np.flatnonzero(bits[at:])[:count]
     quotients = np.diff(ends, prepend=-1) - 1
     at += int(ends[-1]) + 1
-    remainders = numbers_of(bits[at : at + count * k], k) if k else 0
+    remainders = numbers_of(bits[at : at + count * k], k, count)
     return (quotients << k) | remainders, at + count * k

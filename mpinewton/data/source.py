@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.data.shard import Array, Matrix
-from mpinewton.errors import DataError, did_you_mean
+from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 CLASSES = 1000  # more distinct labels than this are numbers to be fitted, not classes
 
@@ -89,6 +89,21 @@ class Words:
         if self.fixed or not self.number:
             return y
         return np.argsort(np.argsort(list(self.number))).astype(np.float64)[y.astype(np.int64)]
+
+
+def asked_of(name: str, query: str, known: Collection[str], what: str) -> Iterator[tuple[str, str]]:
+    """Keys and values of key=value&key=value, behind the ? of a source's name.
+
+    Raises
+    ------
+    ConfigError
+        If a key is not known.
+    """
+    for item in filter(None, query.split("&")):
+        key, _, value = item.partition("=")
+        if key not in known:
+            raise ConfigError(f"{name}: {key!r} is no setting of {what}{did_you_mean(key, known)}")
+        yield key, value
 
 
 class Source(ABC):

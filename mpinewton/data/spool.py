@@ -34,10 +34,12 @@ def scaled(blocks: Iterable[Block], scale: str, name: str, dtype: str = "float64
     """
     ratio, done = factor(scale), 0
     for block in blocks:
-        with np.errstate(over="ignore"):
-            X: Matrix = multiplied(block.X, ratio)
-        if not np.isfinite(X if isinstance(X, np.ndarray) else X.data).all():
-            raise DataError(f"{name}: a feature is not finite once multiplied by --scale {scale}; scale by less")
+        X: Matrix = block.X
+        if ratio != 1:  # else they have been checked, and most data are large
+            with np.errstate(over="ignore"):
+                X = multiplied(X, ratio)
+            if not np.isfinite(X if isinstance(X, np.ndarray) else X.data).all():
+                raise DataError(f"{name}: a feature is not finite once multiplied by --scale {scale}; scale by less")
         if dtype == "uint8":
             X = block.X
             _refuse_other_than_bytes(X, name, done)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from mpinewton.data.shard import Array
-from mpinewton.data.source import Block, Reading, Source
+from mpinewton.data.source import Block, Reading, Source, asked_of
 from mpinewton.errors import ConfigError, did_you_mean
 
 BLOCK_ROWS = 4096
@@ -63,10 +63,7 @@ def synthetic(name: str, reading: Reading) -> Source:
     if kind not in SETS:
         raise ConfigError(f"{name}: there is no such set{did_you_mean(kind, SETS)}")
     given: dict[str, int | float] = {"features": 100} if kind == "pisa" else {}
-    for item in filter(None, query.split("&")):
-        key, _, value = item.partition("=")
-        if key not in SETS[kind]:
-            raise ConfigError(f"{name}: {key!r} is no setting of {kind}{did_you_mean(key, SETS[kind])}")
+    for key, value in asked_of(name, query, SETS[kind], kind):
         try:
             given[key] = type(getattr(Recipe, key))(value)
         except ValueError:

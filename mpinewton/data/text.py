@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mpinewton.data.lines import open_bytes, read_bytes
-from mpinewton.data.source import CLASSES, Block, Reading, Source, Words
-from mpinewton.errors import ConfigError, DataError, did_you_mean
+from mpinewton.data.source import CLASSES, Block, Reading, Source, Words, asked_of
+from mpinewton.errors import ConfigError, DataError
 
 TEXTS = ("text:", "python:")
 USUAL = {"context": 32, "from": 0, "to": 0}  # to: 0, the end
@@ -31,7 +31,7 @@ def text_source(name: str, reading: Reading) -> Source:
     """
     kind, _, rest = name.partition(":")
     what, _, query = rest.partition("?")
-    chosen = USUAL | {key: _number(name, key, value) for key, value in _pairs(query)}
+    chosen = USUAL | {key: _number(name, key, value) for key, value in asked_of(name, query, USUAL, "a text")}
     if chosen["context"] < 1:
         raise ConfigError(f"{name}: context = {chosen['context']} must be 1 or more")
     if kind == "python" and what != "topics":
@@ -69,8 +69,7 @@ class Text(Source):
         if unknown:
             raise DataError(f"{name}: has the character {unknown[0]!r}, which the training data have not")
         self.dtype = "uint8" if len(characters) <= 256 else "float64"
-        codes, places = np.unique(np.frombuffer(text.encode("utf-32-le"), "<u4"), return_inverse=True)
-        self.numbers = np.array([self.words.number[chr(code)] for code in codes], dtype=np.float64)[places]
+        self.numbers = self.words.encode(np.array(list(text)))
 
     def blocks(self) -> Iterator[Block]:
         c = self.context
@@ -80,15 +79,7 @@ class Text(Source):
             yield Block(self.numbers[begin:end].reshape(n, c), self.numbers[begin + c : end + 1 : c])
 
 
-def _pairs(query: str) -> Iterator[tuple[str, str]]:
-    for item in filter(None, query.split("&")):
-        key, _, value = item.partition("=")
-        yield key, value
-
-
 def _number(name: str, key: str, value: str) -> int:
-    if key not in USUAL:
-        raise ConfigError(f"{name}: {key!r} is no setting of a text{did_you_mean(key, USUAL)}")
     if not value.isdecimal():
         raise ConfigError(f"{name}: {key} wants a whole number, 0 or more, not {value!r}")
     return int(value)

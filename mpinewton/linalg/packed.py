@@ -24,9 +24,8 @@ def digits(numbers: Integers, width: int) -> Bytes:
     return ((numbers[:, None] >> np.arange(width)[::-1]) & 1).astype(np.uint8).ravel()
 
 
-def numbers_of(bits: Bytes, width: int) -> NDArray[np.int64]:
-    """The numbers that have these digits, of `width` each."""
-    count = len(bits) // width if width else 0
+def numbers_of(bits: Bytes, width: int, count: int) -> NDArray[np.int64]:
+    """The `count` numbers that have these digits, of `width` each; zeros for a width of 0."""
     return np.asarray(bits.reshape(count, width) @ (1 << np.arange(width, dtype=np.int64)[::-1]), dtype=np.int64)
 
 
@@ -45,7 +44,7 @@ class Bits:
         """The next `count` numbers of so many bits each."""
         end = self.first + count * width
         piece, self.first = self.bits[self.first : end], end
-        return numbers_of(piece, width) if width else np.zeros(count, np.int64)
+        return numbers_of(piece, width, count)
 
 
 class Entries(NamedTuple):

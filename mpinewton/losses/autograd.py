@@ -120,7 +120,7 @@ class Network:
     def rows(self, X: Any, scale: Fraction = Fraction(1)) -> torch.Tensor:
         """Rows of a shard, multiplied by `scale`, as the module wants them."""
         dense = np.asarray(X.toarray() if sparse.issparse(X) else X)
-        if self.loss.input == "tokens":
+        if self.tokens:
             return self.tensor(dense.astype(np.int64))
         sizes = [int(size) for size in self.loss.input.split("x")] if self.loss.input else [dense.shape[1]]
         return self.tensor(multiplied(dense, scale)).reshape(len(dense), *sizes)
