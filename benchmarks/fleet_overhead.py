@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpinewton.fleet.launch import launcher_environment, mpiexec
+from mpinewton.launcher import launcher_environment, mpiexec
 
 SIZES = (10, 1000, 45_150)
 TURNS, CALLS = 7, 200
@@ -97,7 +97,7 @@ def by_fleet(folder: Path, sums: str) -> float:
     """Microseconds of `fleet.mean` on the driver; 0 elsewhere."""
     from mpinewton.data.manifest import read_manifest
     from mpinewton.fleet.plan import Plan
-    from mpinewton.fleet.session import join
+    from mpinewton.fleet.transport.session import join
 
     taken = [0.0]
 

@@ -12,13 +12,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from mpinewton.data.blocks import Reading
 from mpinewton.data.manifest import read_manifest
-from mpinewton.data.packing import pack
-from mpinewton.data.source import Reading
+from mpinewton.data.pack import pack
 from mpinewton.fleet import Fleet, Plan
-from mpinewton.fleet.session import LocalSession
-from mpinewton.methods.settings import make_method
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.fleet.transport.session import LocalSession
+from mpinewton.methods.registry import make_method
+from mpinewton.methods.support.tasks import value_and_gradient
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "w8a.xz"
 METHODS = {

@@ -20,10 +20,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpinewton.fleet.launch import mpiexec
+from mpinewton.experiments.grid import plain, read_experiment
+from mpinewton.launcher import mpiexec
 from mpinewton.report.reading import RunRecord, read_run
 from mpinewton.report.tables import Table
-from mpinewton.runs.experiment import plain, read_experiment
 
 HERE = Path(__file__).resolve()
 JOB, WAN, SHARED = (

@@ -6,16 +6,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from mpinewton.errors import MpinewtonError
-from mpinewton.fleet.launch import one_thread_per_rank
+from mpinewton.launcher import one_thread_per_rank
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.session import Session
+    from mpinewton.fleet.transport.session import Session
 
 
 def main() -> None:
     """Entry point: rank 0 reads the command line, the other ranks serve it."""
     one_thread_per_rank()
-    from mpinewton.fleet.session import join
+    from mpinewton.fleet.transport.session import join
 
     try:
         code = join(_drive)

@@ -12,24 +12,25 @@ from scipy import sparse
 from scipy.optimize import OptimizeResult
 from threadpoolctl import threadpool_limits
 
+from mpinewton.arrays import Array
 from mpinewton.data.manifest import read_manifest
 from mpinewton.data.partition import partition
-from mpinewton.data.shard import Array, Shard
+from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Plan
-from mpinewton.fleet.launch import threads_per_rank
 from mpinewton.fleet.local import local_fleet
-from mpinewton.fleet.session import join
+from mpinewton.fleet.transport.session import join
+from mpinewton.launcher import threads_per_rank
 from mpinewton.losses import Loss, make_loss
 from mpinewton.methods import Method
-from mpinewton.methods.base import Iterate
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
+from mpinewton.methods.support.method import Iterate
 from mpinewton.runs.history import Row
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.session import Session
+    from mpinewton.fleet.transport.session import Session
 
 Data = str | Path | Sequence[Shard] | tuple[Any, ArrayLike]
 

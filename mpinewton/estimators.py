@@ -16,8 +16,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from mpinewton.api import minimize
+from mpinewton.arrays import Array
 from mpinewton.data.partition import partition
-from mpinewton.data.shard import Array, Shard
+from mpinewton.data.shard import Shard
 from mpinewton.losses import make_loss
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.softmax import Softmax

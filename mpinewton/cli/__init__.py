@@ -13,7 +13,7 @@ from mpinewton import __version__
 from mpinewton.errors import MpinewtonError, did_you_mean
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.session import Session
+    from mpinewton.fleet.transport.session import Session
 
 COMMANDS = {
     "pack": "Cut data into one checked HDF5 file per worker.",

@@ -19,7 +19,7 @@ def command(ctx: click.Context, path: Path) -> None:
     One line a shard: ok, or what is wrong. Data from strangers belong in a sandbox until they have been checked.
     """
     from mpinewton.data.manifest import read_manifest
-    from mpinewton.data.packing import one_by_one
+    from mpinewton.data.pack import one_by_one
 
     each = getattr(ctx.obj, "each", None) or one_by_one
     if path.is_dir():
@@ -38,7 +38,7 @@ def command(ctx: click.Context, path: Path) -> None:
 def check_shard(item: dict[str, Any]) -> dict[str, Any]:
     """Rows of one shard, or the fault found in it."""
     from mpinewton.data.manifest import read_manifest
-    from mpinewton.data.shardfile import read_file, read_shard
+    from mpinewton.data.shard_io import read_file, read_shard
 
     path, index = Path(item["path"]), item["index"]
     try:

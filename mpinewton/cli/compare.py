@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.session import Session
+    from mpinewton.fleet.transport.session import Session
 
 
 HELP = """
@@ -87,7 +87,7 @@ def command(
     page: Path | None,
     fresh: bool,
 ) -> int:
-    from mpinewton.runs.experiment import cells, read_experiment
+    from mpinewton.experiments.grid import cells, read_experiment
 
     read = read_experiment(experiment)
     cells(read, output, only)
@@ -95,6 +95,6 @@ def command(
         from mpinewton.cli.run import launched
 
         return launched(session, nproc)
-    from mpinewton.runs.comparison import compare
+    from mpinewton.experiments.compare import compare
 
     return compare(session, read, output, only, fresh, page)

@@ -17,8 +17,8 @@ import numpy as np
 @click.option("--weight-column", help="Of a table, as for `pack`.")
 def command(model: Path, data: str, label_column: str | None, weight_column: str | None, as_json: bool) -> None:
     """Mean loss of a model on DATA (without l2), and accuracy for classes or mean squared error for numbers."""
+    from mpinewton.data.blocks import Reading
     from mpinewton.data.loading import load_rows
-    from mpinewton.data.source import Reading
     from mpinewton.losses import make_loss
     from mpinewton.runs.model import read_model
 

@@ -38,7 +38,7 @@ def folder_lines(folder: Path) -> list[str]:
 
 def file_lines(path: Path) -> list[str]:
     """Attributes and data sets of one of our HDF5 files."""
-    from mpinewton.data.shardfile import attribute, opened
+    from mpinewton.data.shard_io import attribute, opened
 
     with opened(path) as file:
         form = str(attribute(file, path, "format")) if "format" in file.attrs else ""
@@ -50,7 +50,7 @@ def file_lines(path: Path) -> list[str]:
 def _group_lines(group: h5py.Group, path: Path) -> list[str]:
     import h5py
 
-    from mpinewton.data.shardfile import attribute
+    from mpinewton.data.shard_io import attribute
 
     prefix = group.name.strip("/") + "/" if group.name != "/" else ""
     lines = []

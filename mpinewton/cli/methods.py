@@ -7,7 +7,7 @@ import inspect
 import click
 
 from mpinewton.methods import METHODS
-from mpinewton.methods.settings import find_method, settings_of
+from mpinewton.methods.registry import find_method, settings_of
 
 
 @click.command("methods")

@@ -10,7 +10,7 @@ import click
 from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mpinewton.data.packing import Packed
+    from mpinewton.data.pack import Packed
 
 
 @click.command("pack")
@@ -75,8 +75,8 @@ def command(
       quantity:a      a random permutation, cut by Dirichlet(a) proportions
       as-given        the shards that the source prescribes (synthetic:pisa)
     """
-    from mpinewton.data.packing import one_by_one, pack
-    from mpinewton.data.source import Reading
+    from mpinewton.data.blocks import Reading
+    from mpinewton.data.pack import one_by_one, pack
 
     if dense and sparse:
         raise ConfigError("--dense and --sparse: rows are stored in one of the two ways; leave one out")

@@ -43,8 +43,8 @@ def command(
     The figure carries the settings, versions and data digests of its runs; --show-settings FIGURE prints them.
     """
     from mpinewton.report.figures import draw
+    from mpinewton.report.provenance import read_settings
     from mpinewton.report.reading import read_runs
-    from mpinewton.report.settings import read_settings
 
     if show_settings:
         for path in paths:

@@ -20,8 +20,8 @@ from mpinewton.errors import ConfigError
 def command(model: Path, data: str, label_column: str | None, weight_column: str | None, output: Path | None) -> None:
     """Predict a label, or a number, for every row of DATA: a folder of shards or anything `pack` reads."""
     from mpinewton.cli.pack import shown_name
+    from mpinewton.data.blocks import Reading
     from mpinewton.data.loading import load_rows
-    from mpinewton.data.source import Reading
     from mpinewton.runs.model import read_model
 
     trained = read_model(model)

@@ -20,7 +20,7 @@ from mpinewton.errors import ConfigError
 @click.option("--title", help="Heading of the page.  [default: the name of DIR]")
 def command(folder: Path, output: Path | None, title: str | None) -> None:
     """Write one HTML page about a run folder, or all runs inside a folder: figures, tables, settings."""
-    from mpinewton.report.page import page
+    from mpinewton.report.html import page
     from mpinewton.report.reading import read_runs
     from mpinewton.report.tables import rounds_to, summary
 

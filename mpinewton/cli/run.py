@@ -108,7 +108,7 @@ def command(
 
 def asked_for(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tuple[Job, Manifest]:
     """The run that a command line means, checked as far as can be without starting it, and the manifest of its data."""
-    from mpinewton.methods.settings import overlaid, parsed_settings
+    from mpinewton.methods.registry import overlaid, parsed_settings
     from mpinewton.runs.job import Job, load_job, read_options
 
     content = read_options(config) if config else {}
@@ -119,7 +119,7 @@ def asked_for(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tu
 
 def launched(session: Any, nproc: int) -> int:
     """Start the same command under mpiexec: a driver and nproc ranks of workers."""
-    from mpinewton.fleet.launch import start
+    from mpinewton.launcher import start
 
     if session.ranks > 1:
         raise ConfigError("--nproc starts mpiexec, and this is under mpiexec already: leave one of the two out")

@@ -6,12 +6,12 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from mpinewton.choices import chosen
-from mpinewton.compress.base import Compressor, Message
+from mpinewton.compress.compressor import Compressor, Message
 from mpinewton.compress.levels import Bernoulli, Dithering, Natural
+from mpinewton.compress.matrices import Eigenpairs, Triangle
 from mpinewton.compress.sparse import Identity, Random, Some, Top
-from mpinewton.compress.symmetric import Eigenpairs, Triangle
 from mpinewton.errors import ConfigError
+from mpinewton.settings import chosen
 
 __all__ = [
     "COMPRESSORS",

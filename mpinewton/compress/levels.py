@@ -9,11 +9,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.compress.base import Compressor, whole_bytes
+from mpinewton.arrays import AnyArray, Array
+from mpinewton.compress.bits import Bits, pack_bits, width_of
+from mpinewton.compress.compressor import Compressor, whole_bytes
 from mpinewton.compress.sparse import Random
-from mpinewton.data.shard import Array
-from mpinewton.fleet.packing import AnyArray
-from mpinewton.linalg.packed import Bits, pack_bits, width_of
 
 
 @dataclass(frozen=True)

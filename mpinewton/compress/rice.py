@@ -8,11 +8,9 @@ Where nearly all are 0, the runs of zeros are written, and the others beside the
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mpinewton.linalg.packed import Bytes, digits, numbers_of
-
-Integers = NDArray[np.int64]
+from mpinewton.arrays import Bytes, Integers
+from mpinewton.compress.bits import digits, numbers_of
 
 
 def packed_integers(levels: Integers) -> Bytes:

@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.compress.base import Compressor, index_bits, pack_indices, unpack_indices
-from mpinewton.data.shard import Array
+from mpinewton.arrays import AnyArray, Array
+from mpinewton.compress.compressor import Compressor, index_bits, pack_indices, unpack_indices
 from mpinewton.errors import ConfigError
-from mpinewton.fleet.packing import AnyArray
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import Block, Reading, Source
 from mpinewton.data.lines import line_blocks, line_number
-from mpinewton.data.shard import Array
-from mpinewton.data.source import Block, Reading, Source
 from mpinewton.errors import DataError
 
 # What a byte may be. Everything else (letters of nan, inf, 0x10 and qid, NUL, lone carriage returns) is a fault.

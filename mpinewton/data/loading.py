@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import Reading, Words
 from mpinewton.data.manifest import FILE, read_manifest
-from mpinewton.data.packing import classes_of
-from mpinewton.data.shard import Array, Shard
-from mpinewton.data.shardfile import read_shard
-from mpinewton.data.source import Reading, Words
+from mpinewton.data.pack import classes_of
+from mpinewton.data.shard import Shard
+from mpinewton.data.shard_io import read_shard
 from mpinewton.data.sources import open_source
 from mpinewton.data.spool import scaled
 from mpinewton.data.text import TEXTS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array
-from mpinewton.data.source import CLASSES
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import CLASSES
 from mpinewton.errors import ConfigError, did_you_mean
 
 RowNumbers = NDArray[np.int64]

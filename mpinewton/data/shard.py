@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-Array = NDArray[np.float64]
-Matrix: TypeAlias = NDArray[np.floating[Any]] | sparse.csr_array
+from mpinewton.arrays import Array, Matrix
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mpinewton.data.arrays import Idx, npy, npz, sklearn_source
+from mpinewton.data.array_files import Idx, npy, npz, sklearn_source
+from mpinewton.data.blocks import Reading, Source
 from mpinewton.data.libsvm import LibsvmText
 from mpinewton.data.lines import OPENERS, plain_name
-from mpinewton.data.source import Reading, Source
 from mpinewton.data.synthetic import synthetic
 from mpinewton.data.tables import CsvText, Parquet
 from mpinewton.data.text import TEXTS, text_source

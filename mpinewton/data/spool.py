@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mpinewton.arrays import Array, Matrix
+from mpinewton.data.blocks import Block
 from mpinewton.data.scale import factor, multiplied
-from mpinewton.data.shard import Array, Matrix
-from mpinewton.data.source import Block
 from mpinewton.errors import DataError
 
 PIECE_NUMBERS = 1 << 19

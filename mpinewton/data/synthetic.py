@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from mpinewton.data.shard import Array
-from mpinewton.data.source import Block, Reading, Source, asked_of
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import Block, Reading, Source, asked_of
 from mpinewton.errors import ConfigError, did_you_mean
 
 BLOCK_ROWS = 4096

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import Block, Reading, Source
 from mpinewton.data.lines import line_blocks, line_number
-from mpinewton.data.shard import Array
-from mpinewton.data.source import Block, Reading, Source
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 PARQUET_ROWS = 1 << 14

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mpinewton.data.blocks import CLASSES, Block, Reading, Source, Words, asked_of
 from mpinewton.data.lines import open_bytes, read_bytes
-from mpinewton.data.source import CLASSES, Block, Reading, Source, Words, asked_of
 from mpinewton.errors import ConfigError, DataError
 
 TEXTS = ("text:", "python:")

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.base import Fleet
+    from mpinewton.fleet.fleet import Fleet
     from mpinewton.fleet.ledger import Entry, Ledger
     from mpinewton.fleet.plan import Plan
     from mpinewton.fleet.problem import Problem
@@ -15,7 +15,7 @@ __all__ = ["Entry", "Fleet", "Ledger", "Plan", "Problem", "Worker"]
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: `launch` and `session` must run before numpy, which reads its number of threads once.
-    homes = {"Entry": "ledger", "Ledger": "ledger", "Fleet": "base", "Plan": "plan", "Problem": "problem"}
+    homes = {"Entry": "ledger", "Ledger": "ledger", "Fleet": "fleet", "Plan": "plan", "Problem": "problem"}
     home = (homes | {"Worker": "worker"}).get(name)
     if home is None:
         raise AttributeError(f"module 'mpinewton.fleet' has no attribute {name!r}")

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
-from mpinewton.data.shardfile import read_shard
-from mpinewton.errors import ConfigError
-from mpinewton.fleet.ledger import Mask
-from mpinewton.fleet.packing import AnyArray, Layout, arrays_of, flattened, layout_of
+from mpinewton.arrays import AnyArray, Mask
+from mpinewton.data.shard_io import read_shard
+from mpinewton.fleet.calls import Call, Failure, found_task, unlike
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.tree import PartialSum, Tree
+from mpinewton.fleet.wire import Layout, arrays_of, flattened, layout_of
 from mpinewton.fleet.worker import Worker
-
-Task = Callable[..., Any]
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class Call(msgspec.Struct, frozen=True):
-    """One call of the driver, without its arrays."""
-
-    kind: str  # mean, sum, gather or send
-    task: str
-    iteration: int
-    inputs: Layout
-    everyone: bool  # if not, the last array is the mask of those who are asked
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """A task that raised."""
-
-    worker: int
-    trace: str
 
 
 class Summed(NamedTuple):
@@ -48,52 +25,6 @@ class Summed(NamedTuple):
     total: PartialSum
     first: tuple[int, Layout] | None  # the first worker that was asked, and the layout of its reply
     failure: Failure | None  # the first
-
-
-def unlike(layout: Layout, first: Layout) -> str:
-    """Why replies of these layouts cannot be added up."""
-    return f"its reply has the shapes {list(layout.shapes)}, the first worker's has {list(first.shapes)}"
-
-
-def task_name(task: Task, method: object) -> str:
-    """How a task travels: `self.name` where it belongs to the method or one of its fields, `module:name` if a function.
-
-    Raises
-    ------
-    ConfigError
-        For anything a worker could not find again by its name, such as a lambda.
-    """
-    owner = getattr(task, "__self__", None)
-    name = getattr(task, "__name__", repr(task))
-    if owner is not None:
-        if way := _way(owner, method, "self"):
-            return f"{way}.{name}"
-    elif getattr(task, "__qualname__", "") == name != "<lambda>":
-        return f"{task.__module__}:{name}"
-    raise ConfigError(
-        f"{task!r} cannot be a worker's task: workers find tasks by name, so use a function of a module, "
-        "or a method of the Method or of one of its fields"
-    )
-
-
-def _way(owner: object, place: object, path: str) -> str:
-    """How to get to `owner` from `place`, field by field; "" where it is not there."""
-    if place is owner:
-        return path
-    parts = fields(place) if is_dataclass(place) and not isinstance(place, type) else ()
-    ways = (_way(owner, getattr(place, part.name), f"{path}.{part.name}") for part in parts)
-    return next(filter(None, ways), "")
-
-
-def found_task(name: str, method: object) -> Task:
-    """The task that `task_name` gave this name."""
-    if name.startswith("self."):
-        found: Any = method
-        for part in name.split(".")[1:]:
-            found = getattr(found, part)
-        return found  # type: ignore[no-any-return]
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
 
 
 class Host:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mpinewton.arrays import Mask
+
 Counts = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 
 class Entry(NamedTuple):

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import AnyArray, Array, Mask
+from mpinewton.data.shard import Shard
 from mpinewton.errors import WorkerError
-from mpinewton.fleet.base import Fleet, Traffic
-from mpinewton.fleet.host import Call, Failure, Host
-from mpinewton.fleet.ledger import Mask
-from mpinewton.fleet.packing import AnyArray, layout_of, restored, unflattened
+from mpinewton.fleet.calls import Call, Failure
+from mpinewton.fleet.fleet import Fleet, Traffic
+from mpinewton.fleet.host import Host
 from mpinewton.fleet.problem import Problem
+from mpinewton.fleet.wire import layout_of, restored, unflattened
 from mpinewton.fleet.worker import Worker
-from mpinewton.losses.base import Classes, Loss
+from mpinewton.losses.loss import Classes, Loss
 
 
 class LocalFleet(Fleet):

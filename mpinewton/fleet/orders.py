@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from mpinewton.fleet.host import Call, Failure
-from mpinewton.fleet.packing import Layout
+from mpinewton.arrays import AnyArray, Bytes
+from mpinewton.fleet.calls import Call, Failure
 from mpinewton.fleet.plan import Plan
+from mpinewton.fleet.wire import Layout, joined, parted
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):
@@ -103,3 +105,30 @@ class Timing(msgspec.Struct, frozen=True):
     broadcast: float
     reduce: float  # by MPI.SUM
     fixed: float  # the sum in fixed order
+
+
+def bundled(answer: Answer, arrays: list[AnyArray]) -> Bytes:
+    """An answer and the arrays it speaks of, as bytes."""
+    text = np.frombuffer(msgspec.json.encode(answer), dtype=np.uint8)
+    return joined([np.array([len(text)]), text, np.concatenate([np.zeros(0, np.uint8), *map(_padded, arrays)])])
+
+
+def unbundled(data: Bytes) -> tuple[Answer, Bytes]:
+    """The answer and the bytes of its arrays."""
+    size = int(data[:8].view(np.int64)[0])
+    return decode_answer(data[8 : 8 + size].tobytes()), data[8 + -(-size // 8) * 8 :]
+
+
+def unpacked_states(answer: Answer, content: Bytes) -> dict[int, dict[str, Any]]:
+    """What every worker keeps, by worker."""
+    states, first = {}, 0
+    for (index, layout), names in zip(answer.workers, answer.names):
+        arrays, first = parted(layout, content, first)
+        first = -(-first // 8) * 8
+        states[index] = dict(zip(names, [a.copy() for a in arrays]))
+    return states
+
+
+def _padded(a: AnyArray) -> Bytes:
+    data = a.reshape(-1).view(np.uint8)
+    return np.pad(data, (0, -len(data) % 8))

@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.base import Classes, Loss, Shape
+from mpinewton.losses.loss import Classes, Loss, Shape
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 
 
 def _up(numerator: int, denominator: int) -> int:

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array, Indices
+from mpinewton.data.shard import Shard
 from mpinewton.fleet.problem import Problem
-from mpinewton.losses.base import Model, Point, Ray, emphasis
+from mpinewton.losses.loss import Model, Point, Ray, emphasis
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
 REFRESH = 50
 DRIVER = 2**32 - 1  # the driver's number among the workers', where random numbers are drawn
-Indices = NDArray[np.intp]
 
 
 class Worker:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 
 EPS = np.finfo(np.float64).eps
 # Newton's method on the secular equation takes 5-8 steps.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dgeqrf, dorgqr
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.linalg.krylov import EXHAUSTED
 
 BlockProduct = Callable[[Array], Array]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 
 Product = Callable[[Array], Array]
 Status = Literal["solved", "limit", "negative curvature", "not positive definite"]

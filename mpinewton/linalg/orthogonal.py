@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 
 # Coefficients of the odd quintic: they take small singular values up fast, and do not converge to 1.
 A, B, C = 3.4445, -4.7750, 2.0315

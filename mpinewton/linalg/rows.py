@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mpinewton.data.shard import Array, Matrix
+from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.span import Span
 
 # Dense rows are worked off a block at a time: the float64 block stays in cache, and every sum is a float64 sum.

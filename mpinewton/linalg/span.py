@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.linalg.krylov import Lanczos, lanczos
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
-from mpinewton.choices import chosen
-from mpinewton.losses.base import Loss
 from mpinewton.losses.huber import Huber
 from mpinewton.losses.logistic import Logistic
+from mpinewton.losses.loss import Loss
 from mpinewton.losses.mlp import Mlp
 from mpinewton.losses.poisson import Poisson
 from mpinewton.losses.ridge import Ridge
 from mpinewton.losses.softmax import Softmax
 from mpinewton.losses.softplus import Softplus
-from mpinewton.losses.torch_module import TorchModule
+from mpinewton.losses.torch.settings import TorchModule
+from mpinewton.settings import chosen
 
 __all__ = ["LOSSES", "Loss", "describe", "make_loss"]
 

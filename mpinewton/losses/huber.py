@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
-from mpinewton.losses.base import Targets
 from mpinewton.losses.linear import CURVED, LinearLoss
+from mpinewton.losses.loss import Targets
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array
+from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.linalg.rows import Rows
-from mpinewton.losses.base import Classes, Loss, Shape, Targets, row_weights, weights_of_part
+from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, weights_of_part
 
 # Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.base import Classes, Targets
 from mpinewton.losses.linear import CURVED, LinearLoss
+from mpinewton.losses.loss import Classes, Targets
 from mpinewton.losses.softplus import softplus
 
 

@@ -12,10 +12,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array
+from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.linalg.rows import Rows
-from mpinewton.losses.base import Classes, Loss, PointRay, Shape, Targets, row_weights, weights_of_part
+from mpinewton.losses.loss import Classes, Loss, PointRay, Shape, Targets, row_weights, weights_of_part
 from mpinewton.losses.softmax import Softmax
 
 SOFTMAX = Softmax()

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import gammaln
 
-from mpinewton.data.shard import Array
-from mpinewton.losses.base import Classes, Targets
+from mpinewton.arrays import Array
 from mpinewton.losses.linear import LinearLoss
+from mpinewton.losses.loss import Classes, Targets
 
 # Above this logit exp(z) goes on as its second-order Taylor polynomial: still convex with two continuous derivatives,
 # and values, gradients and their squares stay finite when a line search tries a step far too long.

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
-from mpinewton.losses.base import Targets
+from mpinewton.arrays import Array
 from mpinewton.losses.linear import CURVED, LinearLoss
+from mpinewton.losses.loss import Targets
 
 
 @dataclass(frozen=True)

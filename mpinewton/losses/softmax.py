@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
-from mpinewton.losses.base import Classes, Targets
 from mpinewton.losses.linear import LinearLoss
+from mpinewton.losses.loss import Classes, Targets
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit
 
-from mpinewton.data.shard import Array
-from mpinewton.losses.base import Classes, Targets
+from mpinewton.arrays import Array
 from mpinewton.losses.linear import CURVED, LinearLoss
+from mpinewton.losses.loss import Classes, Targets
 
 # Bounds over all z, found numerically and rounded up, of the second and third derivatives of softplus(z)^2; a label y
 # adds y times those of softplus.

@@ -1,7 +1,6 @@
 """The methods, by name."""
 
 from mpinewton.methods.auto import Auto
-from mpinewton.methods.base import Iterate, Method
 from mpinewton.methods.bfgs import Bfgs
 from mpinewton.methods.cnl import Cnl
 from mpinewton.methods.compressed_gradients import Adiana, Dcgd, Diana
@@ -27,6 +26,7 @@ from mpinewton.methods.ranl import Ranl
 from mpinewton.methods.sgd import LocalSgd, Sgd
 from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
+from mpinewton.methods.support.method import Iterate, Method
 
 ALL: tuple[type[Method], ...] = (
     Newton, GradientDescent, Lbfgs, Bfgs, Giant, Dino,

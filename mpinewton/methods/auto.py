@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.pairs import remembered, scaled
-from mpinewton.methods.base import NAN, Iterate, Method, stuck
-from mpinewton.methods.inner import krylov
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import advance, value_and_gradient
+from mpinewton.linalg.lbfgs import remembered, scaled
+from mpinewton.methods.support.inner import krylov
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import advance, value_and_gradient
 
 LOCAL_STEPS = (3, 1)  # Newton steps of the workers before the first averages
 PRODUCTS, FLOOR = 50, 1e-3  # of a worker's Krylov space; least eigenvalue, relative to the largest

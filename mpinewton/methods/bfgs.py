@@ -7,16 +7,16 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet
+from mpinewton.linalg.lbfgs import FLAT, bfgs_inverse
 from mpinewton.linalg.lowrank import combined
-from mpinewton.linalg.secant import FLAT, bfgs_inverse
-from mpinewton.linalg.symmetric import unpack_triangle
+from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.losses import Loss
-from mpinewton.methods.base import Iterate, Method
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import begun, curvature, largest_curvature, slope
+from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.tasks import begun, curvature, largest_curvature, slope
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cubic import cubic_step
-from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.losses import Loss
-from mpinewton.methods.base import NAN, Iterate, stuck
-from mpinewton.methods.linesearch import SLACK
 from mpinewton.methods.nl import Majorising, Shifted
-from mpinewton.methods.tasks import linear, loss_at, slope
+from mpinewton.methods.support.linesearch import SLACK
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import linear, loss_at, slope
 
 # Where the second derivative is constant, M would be 0, and a cubic step is made for M > 0.
 LEAST = 1e-12

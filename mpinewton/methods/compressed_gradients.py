@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mpinewton.arrays import AnyArray, Array
 from mpinewton.compress import Compressor, make_compressor
-from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.fleet.packing import AnyArray
 from mpinewton.losses import Loss
-from mpinewton.methods.base import Iterate, Method
-from mpinewton.methods.tasks import largest_curvature
+from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.tasks import largest_curvature
 
 Packed = tuple[AnyArray, ...]
 

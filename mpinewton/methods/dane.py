@@ -8,12 +8,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.linesearch import Backtracking
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.methods.support.linesearch import Backtracking
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import value_and_gradient
 
 # Nothing in these methods keeps the objective from rising; this far above the start there is no hope.
 DIVERGED = 10.0

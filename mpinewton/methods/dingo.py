@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import Inner, krylov
-from mpinewton.methods.linesearch import Backtracking
-from mpinewton.methods.tasks import begun
+from mpinewton.methods.support.inner import Inner, krylov
+from mpinewton.methods.support.linesearch import Backtracking
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import begun
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import ClassVar, Literal
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg, lsmr
-from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import Inner, krylov
-from mpinewton.methods.linesearch import Backtracking, descend, no_step
-from mpinewton.methods.tasks import advance, begun, value_and_gradient
+from mpinewton.methods.support.inner import Inner, krylov
+from mpinewton.methods.support.linesearch import Backtracking, descend, no_step
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import advance, begun, value_and_gradient
 
 
 @dataclass(frozen=True, eq=False)

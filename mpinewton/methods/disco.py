@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import FLAT, cg
-from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import Inner
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import begun, hessian_product, value_and_gradient
+from mpinewton.methods.support.inner import Inner
+from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import begun, hessian_product, value_and_gradient
 
 
 @dataclass(frozen=True)

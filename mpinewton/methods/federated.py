@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import NAN, Iterate, Method, stuck
-from mpinewton.methods.tasks import runaway
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import runaway
 
 Drift = Callable[[Array], Array]  # of the local weights v (d,): what is added to every gradient
 

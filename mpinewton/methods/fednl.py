@@ -7,19 +7,19 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from mpinewton.arrays import AnyArray, Array
 from mpinewton.compress import Compressor, Eigenpairs, make_compressor
-from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.fleet.packing import AnyArray
+from mpinewton.linalg.cholesky import projected, solve_positive
 from mpinewton.linalg.cubic import cubic_step
 from mpinewton.linalg.lowrank import Growing
-from mpinewton.linalg.symmetric import pack_triangle, projected, solve_positive, unpack_triangle
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.losses.linear import LinearPoint
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import advance, begun, linear, slope_here
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import advance, begun, linear, slope_here
 
 MORE = 5  # eigenvectors that are followed beside those that are sent: the next ones to be sent
 LEAST = 1e-12  # M of a quadratic, whose cubic steps are Newton's

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import AnyArray, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.fleet.packing import AnyArray
-from mpinewton.linalg.symmetric import pack_triangle, solve_positive, unpack_triangle
-from mpinewton.methods.base import stuck
+from mpinewton.linalg.cholesky import solve_positive
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.methods.fednl import HessianLearner, Learned, ridged
+from mpinewton.methods.support.method import stuck
 
 
 @dataclass(frozen=True, eq=False)

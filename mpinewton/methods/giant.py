@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import FLAT
-from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import LocalNewtonSystem, krylov
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import begun
+from mpinewton.methods.support.inner import LocalNewtonSystem, krylov
+from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import begun
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet
-from mpinewton.methods.base import Iterate, Method
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.tasks import value_and_gradient
 
 
 @dataclass(frozen=True, eq=False)

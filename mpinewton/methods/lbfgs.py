@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet
-from mpinewton.linalg.pairs import remembered, scaled
-from mpinewton.methods.base import Iterate, Method
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.linalg.lbfgs import remembered, scaled
+from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.tasks import value_and_gradient
 
 
 @dataclass(frozen=True, eq=False)

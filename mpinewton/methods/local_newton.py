@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.inner import LocalNewtonSystem
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import advance, value_and_gradient
+from mpinewton.methods.support.inner import LocalNewtonSystem
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import advance, value_and_gradient
 
 
 @dataclass(frozen=True, eq=False)

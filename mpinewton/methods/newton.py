@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.symmetric import pack_triangle, solve_semidefinite, unpack_triangle
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import derivatives
+from mpinewton.linalg.cholesky import solve_semidefinite
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import derivatives
 
 
 @dataclass(frozen=True, eq=False)

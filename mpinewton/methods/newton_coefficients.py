@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
+from mpinewton.compress.bits import Entries
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.packed import Entries
+from mpinewton.linalg.cholesky import solve_semidefinite
 from mpinewton.linalg.rows import Rows
-from mpinewton.linalg.symmetric import solve_semidefinite
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.known_rows import Informed, all_rows
-from mpinewton.methods.tasks import linear, slope
+from mpinewton.methods.support.known_rows import Informed, all_rows
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import linear, slope
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.following import solve_factored
-from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
+from mpinewton.linalg.cholesky import solve_factored
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.losses import Loss
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import advance, curvature, linear, slope, value_and_gradient
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import advance, curvature, linear, slope, value_and_gradient
 
 
 @dataclass(frozen=True, eq=False)

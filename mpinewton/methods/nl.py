@@ -9,16 +9,15 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array, Bytes
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.linalg.following import solve_following
-from mpinewton.linalg.packed import Bytes
-from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
-from mpinewton.methods.base import Iterate, stuck
-from mpinewton.methods.learning import Learned, Learning
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import go, linear, loss_at, slope, slope_here
+from mpinewton.linalg.cholesky import solve_following
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.methods.support.learning import Learned, Learning
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.tasks import go, linear, loss_at, slope, slope_here
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.methods.base import NAN, Iterate, Method, stuck
-from mpinewton.methods.preconditioners import hidden_weights, orthogonalised
-from mpinewton.methods.schedules import Decay
-from mpinewton.methods.tasks import Sampling, drawn, runaway
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.preconditioners import hidden_weights, orthogonalised
+from mpinewton.methods.support.schedules import Decay
+from mpinewton.methods.support.tasks import Sampling, drawn, runaway
 
 
 @dataclass(frozen=True, eq=False)

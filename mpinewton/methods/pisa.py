@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.losses import Loss
-from mpinewton.methods.base import NAN, Iterate, Method, stuck
-from mpinewton.methods.preconditioners import NewtonSchulz, SecondMoment, Solver, hidden_weights, solve_curved
-from mpinewton.methods.schedules import Decay, spacing
-from mpinewton.methods.tasks import Sampling, drawn
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.preconditioners import NewtonSchulz, SecondMoment, Solver, hidden_weights, solve_curved
+from mpinewton.methods.support.schedules import Decay, spacing
+from mpinewton.methods.support.tasks import Sampling, drawn
 
 log = logging.getLogger("mpinewton")
 LARGEST_SIGMA = 1e12  # times the first: no step is seen beyond

@@ -8,13 +8,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mpinewton.arrays import NAN, Array, Bytes
 from mpinewton.compress.rice import packed_integers, unpacked_integers
-from mpinewton.data.shard import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.fleet.packing import Bytes
-from mpinewton.linalg.secant import bfgs_inverse
-from mpinewton.linalg.symmetric import pack_triangle, unpack_triangle
-from mpinewton.methods.base import NAN, Iterate, Method
+from mpinewton.linalg.lbfgs import bfgs_inverse
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.methods.support.method import Iterate, Method
 
 Integers8 = NDArray[np.int8]
 UNKNOWN = 32767  # exponent of a gradient that is not finite

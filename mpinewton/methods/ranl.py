@@ -10,18 +10,17 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array, Bytes, Integers, Mask
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.fleet.packing import Bytes
-from mpinewton.linalg.following import solve_factored
-from mpinewton.linalg.symmetric import pack_triangle, projected, unpack_triangle
-from mpinewton.losses.base import Shape
-from mpinewton.losses.submodel import SubModel
-from mpinewton.methods.base import Iterate, Method, stuck
+from mpinewton.linalg.cholesky import projected, solve_factored
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.losses.loss import Shape
 from mpinewton.methods.newton_zero import Factored, factored
-from mpinewton.methods.regions import Mask, Numbers, Split, affordable, in_turn, largest, region_numbers
-from mpinewton.methods.tasks import drawn, linear
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.regions import Split, affordable, in_turn, largest, region_numbers
+from mpinewton.methods.support.submodel import SubModel
+from mpinewton.methods.support.tasks import drawn, linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +225,7 @@ class Ranl(Method):
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
-    def numbers(self, shapes: tuple[Shape, ...]) -> Numbers:
+    def numbers(self, shapes: tuple[Shape, ...]) -> Integers:
         """The region of every weight, shape (d,)."""
         return region_numbers(self.split, self.regions, tuple(map(int, self.each("groups"))), shapes)
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import Iterate, Method
+from mpinewton.methods.support.method import Iterate, Method
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array, Bytes
+from mpinewton.compress.bits import Bits, Entries, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
+from mpinewton.data.shard import Shard
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.packed import Bits, Bytes, Entries, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
-from mpinewton.linalg.symmetric import solve_semidefinite
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.known_rows import Informed
-from mpinewton.methods.linesearch import Backtracking, no_step
-from mpinewton.methods.tasks import linear
+from mpinewton.linalg.cholesky import solve_semidefinite
+from mpinewton.methods.support.known_rows import Informed
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import linear
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.symmetric import pack_triangle, solve_positive, solve_semidefinite, unpack_triangle
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.methods.linesearch import SLACK
+from mpinewton.linalg.cholesky import solve_positive, solve_semidefinite
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.methods.newton_zero import Factored, factored, unit_step
-from mpinewton.methods.tasks import curvature, derivatives, linear, loss_at, slope
+from mpinewton.methods.support.linesearch import SLACK
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.tasks import curvature, derivatives, linear, loss_at, slope
 
 # Iterations for the optimum, and the gradient, relative to the first, with which it counts as found.
 LIMIT, FOUND = 200, 1e-8

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 from mpinewton.report.reading import RunRecord
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 from mpinewton.report.curves import AXES, Curve, Quantity, choose_quantity, curve, write_points
+from mpinewton.report.provenance import file_metadata, settings_of
 from mpinewton.report.reading import Ending, RunRecord
-from mpinewton.report.settings import file_metadata, settings_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

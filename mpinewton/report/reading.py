@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import DataError
 
 Ending = Literal["converged", "budget", "stalled", "failed", "running"]

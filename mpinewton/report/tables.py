@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.report.curves import bits_up, choose_quantity
 from mpinewton.report.reading import RunRecord
 

@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import DataError
-from mpinewton.fleet.packing import Layout, joined, parted
-from mpinewton.methods.base import Iterate
-from mpinewton.runs.files import sealing, unsealed
+from mpinewton.fleet.wire import Layout, joined, parted
+from mpinewton.methods.support.method import Iterate
+from mpinewton.runs.storage import sealing, unsealed
 
 FORMAT = "mpinewton-checkpoint/1"
 NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from mpinewton.arrays import Array
 from mpinewton.data.loading import load_rows
-from mpinewton.data.shard import Array
 from mpinewton.errors import ConfigError, DataError, Interrupted
 from mpinewton.fleet import Fleet, Plan
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
-from mpinewton.runs.files import sealing, unsealed
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
+from mpinewton.runs.storage import sealing, unsealed
 
 log = logging.getLogger("mpinewton")
 FORMAT = "mpinewton-reference/1"

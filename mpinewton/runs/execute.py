@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpinewton.arrays import NAN
 from mpinewton.data.manifest import Manifest
 from mpinewton.errors import MpinewtonError
 from mpinewton.fleet import Fleet
-from mpinewton.methods.base import Iterate
+from mpinewton.methods.support.method import Iterate
 from mpinewton.runs.evaluation import Reference, beginning, reference, tested
 from mpinewton.runs.folder import RunFolder, environment, versions
-from mpinewton.runs.history import NAN, Row, history_sha256
+from mpinewton.runs.history import Row, history_sha256
 from mpinewton.runs.job import Job
 from mpinewton.runs.loop import Clock, Evaluation, Outcome, run
 from mpinewton.runs.model import Model, write_model
@@ -22,7 +23,7 @@ from mpinewton.runs.progress import Progress
 from mpinewton.runs.signals import Caught, caught
 
 if TYPE_CHECKING:
-    from mpinewton.fleet.session import Session
+    from mpinewton.fleet.transport.session import Session
 
 log = logging.getLogger("mpinewton")
 EXIT_CODES = {"converged": 0, "budget": 0, "stalled": 0, "trouble": 1, "interrupted": 3}

@@ -21,11 +21,11 @@ from mpinewton import __version__
 from mpinewton.durable import replacing
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.fleet import Entry, Fleet
-from mpinewton.methods.base import Iterate
+from mpinewton.methods.support.method import Iterate
 from mpinewton.runs import checkpoint as checkpoints
 from mpinewton.runs.checkpoint import Checkpoint
-from mpinewton.runs.files import Table
 from mpinewton.runs.history import COLUMNS, Row
+from mpinewton.runs.storage import Table
 
 log = logging.getLogger("mpinewton")
 LEDGER_COLUMNS = Entry._fields

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from math import isnan
 from typing import Any
 
-NAN = float("nan")
+from mpinewton.arrays import NAN
 
 
 @dataclass(frozen=True)

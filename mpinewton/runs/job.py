@@ -17,7 +17,7 @@ from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
 from mpinewton.methods import Method
-from mpinewton.methods.settings import make_method, settings_of
+from mpinewton.methods.registry import make_method, settings_of
 from mpinewton.runs import stopping
 
 

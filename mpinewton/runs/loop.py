@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.base import Iterate, Method, stuck
-from mpinewton.runs.history import NAN, Row
+from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.runs.history import Row
 from mpinewton.runs.stopping import Stop, first_reason
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array
+from mpinewton.data.shard import Shard
 from mpinewton.errors import DataError
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
-from mpinewton.runs.files import sealing, unsealed
+from mpinewton.runs.storage import sealing, unsealed
 
 FORMAT = "mpinewton-model/1"
 

@@ -7,7 +7,7 @@ import sys
 import time
 from math import isnan
 
-from mpinewton.methods.base import Iterate
+from mpinewton.methods.support.method import Iterate
 from mpinewton.runs.history import Row
 
 log = logging.getLogger("mpinewton")

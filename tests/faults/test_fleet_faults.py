@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from launch import Finished, launch_serial, mpiexec
 
-from mpinewton.data.packing import pack
+from mpinewton.data.pack import pack
 
 LIMIT = 15.0  # seconds a job may take to start, fail and end
 ABORTED = "application called MPI_Abort", "MPI_ABORT was invoked"
@@ -58,7 +58,8 @@ class Planted(Method):
 HEAD = """
 import sys
 import mpinewton
-from mpinewton.fleet import driver, host, mpi
+from mpinewton.fleet import host
+from mpinewton.fleet.transport import driver, mpi
 from planted import Planted
 data, fault, worker = sys.argv[1], sys.argv[2], int(sys.argv[3])
 """
@@ -68,7 +69,7 @@ mpinewton.minimize(Planted(fault, worker), data, loss="ridge", l2=0.1, tol=0.0, 
 # Starts the job, and looks for processes of it that outlive it, before `launch` clears them away.
 WATCH = f"""
 import os, subprocess, sys, time
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 import launch
 code = subprocess.call(sys.argv[1:])
 mark, end = os.environ["MPINEWTON_TEST_JOB"], time.monotonic() + 2

@@ -12,8 +12,8 @@ from scipy.optimize import BFGS
 
 from mpinewton.errors import ConfigError
 from mpinewton.methods.newton import Newton
-from mpinewton.methods.settings import make_method
-from mpinewton.methods.tasks import largest_curvature
+from mpinewton.methods.registry import make_method
+from mpinewton.methods.support.tasks import largest_curvature
 
 L = 3.0
 IDENTITIES = ["identity", "random:r=6", "bernoulli:p=1,of=identity"]

@@ -12,8 +12,8 @@ from problems import ZOO
 from mpinewton.methods.dino import Dino
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.lbfgs import Lbfgs
-from mpinewton.methods.linesearch import Backtracking
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.support.linesearch import Backtracking
 
 PROBLEMS = ["logistic-dense", "ridge-csr", "softmax-csr", "poisson-dense"]
 EXACT = {"limit": 60, "tolerance": 1e-14}

@@ -11,7 +11,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.methods.federated import FedAvg, FedNova, FedProx, Scaffold
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 

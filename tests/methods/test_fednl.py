@@ -9,12 +9,12 @@ import pytest
 from fleets import on_many, on_one, states, together
 from problems import ZOO
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.linalg.lowrank import Growing, combined
 from mpinewton.methods.newton import Newton
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 
 PROBLEMS = ["logistic-csr", "softmax-dense", "ridge-csr"]  # with row weights, several outputs, a constant Hessian
 COMPRESSORS = [

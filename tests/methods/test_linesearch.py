@@ -8,10 +8,10 @@ from fleets import on_many
 from problems import ZOO
 
 from mpinewton.errors import ConfigError
-from mpinewton.methods.base import Iterate
 from mpinewton.methods.gradient_descent import GradientDescent
-from mpinewton.methods.linesearch import Backtracking, descend
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.tasks import value_and_gradient
 
 
 def placed(search, scale):

@@ -16,11 +16,11 @@ from mpinewton.methods.dane import Aide, Dane, InexactDane
 from mpinewton.methods.dingo import Dingo
 from mpinewton.methods.disco import Disco
 from mpinewton.methods.giant import Giant
-from mpinewton.methods.linesearch import Backtracking
 from mpinewton.methods.local_newton import AdaptiveLocalNewton, LocalNewton
 from mpinewton.methods.newton import Newton
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.methods.sgd import LocalSgd, Sgd
+from mpinewton.methods.support.linesearch import Backtracking
 
 PROBLEMS = ["logistic-dense", "ridge-csr", "softmax-csr", "poisson-dense"]
 

@@ -13,7 +13,7 @@ from problems import SIZES, ZOO
 from variants import VARIANTS, pairs
 
 from mpinewton.methods import METHODS
-from mpinewton.methods.settings import make_method, parsed_settings
+from mpinewton.methods.registry import make_method, parsed_settings
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, GradientBelow, Iterations
 

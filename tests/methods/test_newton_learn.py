@@ -14,9 +14,9 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Problem
 from mpinewton.fleet.local import local_fleet
-from mpinewton.linalg import following
+from mpinewton.linalg import cholesky as following
 from mpinewton.losses import make_loss
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 
 PROBLEMS = ["logistic-dense", "logistic-csr"]
 

@@ -13,7 +13,7 @@ from mpinewton.fleet.local import local_fleet
 from mpinewton.linalg.orthogonal import newton_schulz
 from mpinewton.losses import make_loss
 from mpinewton.methods.optimisers import Adam, AdamW, Muon, Sgdm
-from mpinewton.methods.schedules import Decay
+from mpinewton.methods.support.schedules import Decay
 
 NAMES = ["ridge-dense", "logistic-csr", "softmax-csr"]
 HALVED = Decay(kind="step", length=4)

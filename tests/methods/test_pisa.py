@@ -15,9 +15,9 @@ from mpinewton.fleet.problem import Problem
 from mpinewton.linalg.orthogonal import newton_schulz
 from mpinewton.losses import make_loss
 from mpinewton.methods.pisa import Nsisa, Pisa, Sisa
-from mpinewton.methods.preconditioners import NewtonSchulz, SecondMoment
-from mpinewton.methods.schedules import Decay, spacing
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
+from mpinewton.methods.support.preconditioners import NewtonSchulz, SecondMoment
+from mpinewton.methods.support.schedules import Decay, spacing
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 

@@ -9,7 +9,7 @@ import pytest
 from fleets import on_many
 from problems import ZOO
 
-from mpinewton.linalg.secant import bfgs_inverse
+from mpinewton.linalg.lbfgs import bfgs_inverse
 from mpinewton.methods.quantised_bfgs import QuantisedBfgs, scaled, without_noise
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations

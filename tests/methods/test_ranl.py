@@ -15,9 +15,9 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.fleet.problem import Problem
 from mpinewton.losses import make_loss
-from mpinewton.losses.base import Shape
+from mpinewton.losses.loss import Shape
 from mpinewton.methods import ranl as ranl_module
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 

@@ -17,7 +17,7 @@ from mpinewton.methods.auto import Auto
 from mpinewton.methods.dingo import Dingo
 from mpinewton.methods.dino import Dino
 from mpinewton.methods.giant import Giant
-from mpinewton.methods.inner import krylov
+from mpinewton.methods.support.inner import krylov
 
 METHODS = {
     "giant": Giant(negative="abs"),

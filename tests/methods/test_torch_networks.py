@@ -15,11 +15,11 @@ from mpinewton.cli import run_command_line
 from mpinewton.data.loading import load_rows
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
-from mpinewton.fleet.session import LocalSession
+from mpinewton.fleet.transport.session import LocalSession
 from mpinewton.linalg.orthogonal import newton_schulz
 from mpinewton.losses import make_loss
 from mpinewton.methods.optimisers import Muon
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
@@ -27,7 +27,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 
 CLASSES = (0.0, 1.0, 2.0)
 CNN = "torch:module=modules:smooth_cnn,input=1x6x4"
-NETWORKS = "torch:module=mpinewton.losses.networks:"
+NETWORKS = "torch:module=mpinewton.losses.torch.networks:"
 GPT = f"{NETWORKS}TinyGpt,input=tokens,labels=next,arguments=vocabulary=5;context=4;width=4;heads=2;layers=1"
 LSTM = f"{NETWORKS}CharLstm,input=tokens,labels=next,arguments=vocabulary=5;width=3"
 TEXT = "python:topics?context=16&to=1601"

@@ -16,15 +16,15 @@ from mpinewton.cli import run_command_line
 from mpinewton.data.loading import load_rows
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
-from mpinewton.fleet.session import LocalSession
+from mpinewton.fleet.transport.session import LocalSession
 from mpinewton.losses import make_loss
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
 pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'mpinewton[torch]'")
 
-CNN = "torch:module=mpinewton.losses.networks:small_cnn,arguments=side=8;channels=2,input=1x8x8"
+CNN = "torch:module=mpinewton.losses.torch.networks:small_cnn,arguments=side=8;channels=2,input=1x8x8"
 BATCHES = {"batch": 20, "sampling": "epochs"}
 METHODS = {
     "sisa": ({"sigma": 0.3, "rho": 100.0, "gamma": 1.0, **BATCHES}, 40),
@@ -113,7 +113,7 @@ def test_second_order_to_the_same_bits_and_a_model_that_predicts(digits, tmp_pat
     [
         ("torch", "which module"),
         ("torch:module=modules:normalised", "use GroupNorm"),
-        ("torch:module=mpinewton.losses.networks:small_cnn,input=1x28x28", "does not take rows of 64 features"),
+        ("torch:module=mpinewton.losses.torch.networks:small_cnn,input=1x28x28", "does not take rows of 64 features"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(loss, sentence, digits, tmp_path, capsys):

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from mpinewton.arrays import Array
 from mpinewton.data.manifest import read_manifest
-from mpinewton.data.packing import pack
-from mpinewton.data.shard import Array
+from mpinewton.data.pack import pack
 from mpinewton.errors import ConfigError, DataError, MpinewtonError, WorkerError
 from mpinewton.fleet import Entry, Fleet, Plan, Worker
-from mpinewton.fleet.driver import MpiSession
-from mpinewton.fleet.mpi import DRIVER, FRAME, PIECE, Link
-from mpinewton.fleet.server import serve
-from mpinewton.fleet.session import LocalSession, join
+from mpinewton.fleet.transport.driver import MpiSession
+from mpinewton.fleet.transport.mpi import DRIVER, FRAME, PIECE, Link
+from mpinewton.fleet.transport.server import serve
+from mpinewton.fleet.transport.session import LocalSession, join
 
 WORLD = MPI.COMM_WORLD
 two_ranks = pytest.mark.mpi(min_size=2)

@@ -18,7 +18,7 @@ from splits import SHARED, SPLITS, optimum, placed
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import make_loss
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, Iterations
 

@@ -10,8 +10,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from mpinewton.data.blocks import Reading
 from mpinewton.data.shard import Shard
-from mpinewton.data.source import Reading
 from mpinewton.data.synthetic import synthetic
 from mpinewton.fleet.local import LocalFleet, local_fleet
 from mpinewton.losses import make_loss

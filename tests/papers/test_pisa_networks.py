@@ -18,8 +18,8 @@ from mpinewton.data.partition import partition
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import Loss, make_loss
-from mpinewton.losses.base import PointRay, Shape
-from mpinewton.methods.settings import make_method
+from mpinewton.losses.loss import PointRay, Shape
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import look
 
 CLASSES = tuple(float(label) for label in range(10))

@@ -17,7 +17,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import make_loss
 from mpinewton.methods import pisa
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import look
 
 CLASSES = tuple(float(label) for label in range(10))

@@ -7,11 +7,11 @@ import pytest
 
 from mpinewton.durable import replacing
 from mpinewton.errors import DataError
-from mpinewton.methods.base import Iterate
 from mpinewton.methods.lbfgs import Remembered
+from mpinewton.methods.support.method import Iterate
 from mpinewton.runs import checkpoint
 from mpinewton.runs.checkpoint import Checkpoint, newest, read, state_fields, write
-from mpinewton.runs.files import Table
+from mpinewton.runs.storage import Table
 
 RNG = np.random.default_rng(0)
 

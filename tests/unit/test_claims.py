@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mpinewton.errors import ConfigError
-from mpinewton.report.claims import Claim, judged, tallied
+from mpinewton.experiments.claims import Claim, judged, tallied
+from mpinewton.experiments.page import sheet
 from mpinewton.report.reading import RunRecord
-from mpinewton.report.sheet import sheet
 
 
 def record(label: str, gaps: list[float], kind: str = "converged", travel: bool = False, bits: int = 100) -> RunRecord:

@@ -20,8 +20,8 @@ import pytest
 from launch import JOB_ENVIRONMENT, launch, launch_serial
 
 from mpinewton.cli import COMMANDS, run_command_line
-from mpinewton.fleet.launch import END_VARIABLE, tell_launcher
-from mpinewton.fleet.session import LocalSession
+from mpinewton.fleet.transport.session import LocalSession
+from mpinewton.launcher import END_VARIABLE, tell_launcher
 from mpinewton.losses import LOSSES
 from mpinewton.methods import METHODS
 from mpinewton.runs.model import read_model
@@ -455,7 +455,7 @@ def test_worker_ranks_load_no_command_line(digits: Path, tmp_path: Path) -> None
         "import sys\n"
         f"sys.argv = ['mpinewton', 'run', 'newton', {str(digits)!r}, '-o', 'r']\n"
         "from mpinewton.__main__ import main\n"
-        "from mpinewton.fleet.session import rank_promised\n"
+        "from mpinewton.fleet.transport.session import rank_promised\n"
         "try: main()\n"
         "except SystemExit as end: open(f'rank-{rank_promised()}', 'w').write(' '.join([str(end.code), *sys.modules]))"
     )

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mpinewton.compress import COMPRESSORS, Eigenpairs, Top, Triangle, make_compressor
-from mpinewton.compress.base import index_bits, pack_indices, unpack_indices
+from mpinewton.compress.bits import Bits, pack_bits, width_of
+from mpinewton.compress.compressor import index_bits, pack_indices, unpack_indices
 from mpinewton.errors import ConfigError
-from mpinewton.fleet.packing import arrays_of, joined, layout_of, parted
+from mpinewton.fleet.wire import arrays_of, joined, layout_of, parted
 from mpinewton.linalg.lowrank import combined
-from mpinewton.linalg.packed import Bits, pack_bits, width_of
 
 VECTORS = [
     "identity", "random", "random:r=3", "random:r=7", "top", "top:r=3", "top:r=7", "natural",

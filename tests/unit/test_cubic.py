@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from mpinewton.linalg.cholesky import projected
 from mpinewton.linalg.cubic import cubic_step
-from mpinewton.linalg.symmetric import projected
 
 
 def symmetric(rng, d, low, high):

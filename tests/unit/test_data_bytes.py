@@ -16,14 +16,14 @@ from mpinewton.cli import check, info, run_command_line
 from mpinewton.cli import pack as pack_command
 from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
-from mpinewton.data.packing import pack
+from mpinewton.data.pack import pack
 from mpinewton.data.scale import factor, multiplied
 from mpinewton.data.shard import Shard
-from mpinewton.data.shardfile import read_file, read_shard
+from mpinewton.data.shard_io import read_file, read_shard
 from mpinewton.errors import DataError
 from mpinewton.fleet.host import Host
 from mpinewton.fleet.plan import Plan
-from mpinewton.fleet.session import LocalSession
+from mpinewton.fleet.transport.session import LocalSession
 from mpinewton.losses import make_loss
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.datasets import load_svmlight_file
 
+from mpinewton.data.blocks import Reading
 from mpinewton.data.libsvm import LibsvmText, first_fault, parse
 from mpinewton.data.lines import line_blocks, line_number
-from mpinewton.data.source import Reading
 from mpinewton.data.sources import open_source
 from mpinewton.errors import DataError
 

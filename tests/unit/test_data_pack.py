@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from mpinewton.data import packing
+from mpinewton.data import pack as packing
+from mpinewton.data.blocks import Reading
 from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
-from mpinewton.data.packing import Packed, pack
+from mpinewton.data.pack import Packed, pack
 from mpinewton.data.partition import partition
 from mpinewton.data.shard import Shard
-from mpinewton.data.shardfile import read_shard
-from mpinewton.data.source import Reading
+from mpinewton.data.shard_io import read_shard
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk_is_an_error_with_a_sentence_and_leaves_nothing(
 ) -> None:
     code = (
         "import resource, signal, sys\n"
-        "from mpinewton.data.packing import pack\n"
+        "from mpinewton.data.pack import pack\n"
         "from mpinewton.errors import MpinewtonError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)\n"
@@ -262,7 +262,7 @@ def test_memory_is_bounded_by_the_block_not_by_the_file(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(line * 60_000)  # 20 MB of text, 36 MB of entries
     code = (
         "import sys, resource\n"
-        "from mpinewton.data.packing import pack\n"
+        "from mpinewton.data.pack import pack\n"
         "pack(sys.argv[1], sys.argv[2], 3, storage='sparse') if len(sys.argv) > 2 else None\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mpinewton.data.manifest import is_plain_name, read_manifest
-from mpinewton.data.packing import pack
-from mpinewton.data.shardfile import read_file, read_shard
+from mpinewton.data.pack import pack
+from mpinewton.data.shard_io import read_file, read_shard
 from mpinewton.errors import DataError
 
 CHECKED = {"fletcher32": True, "maxshape": (None,), "chunks": (5,)}

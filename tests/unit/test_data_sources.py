@@ -11,8 +11,8 @@ import pytest
 from scipy import sparse
 from sklearn import datasets
 
+from mpinewton.data.blocks import Block, Reading, Words
 from mpinewton.data.loading import load_rows
-from mpinewton.data.source import Block, Reading, Words
 from mpinewton.data.sources import open_source
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 

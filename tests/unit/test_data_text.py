@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from mpinewton.cli import pack as pack_command
+from mpinewton.data.blocks import Reading
 from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
-from mpinewton.data.packing import pack
-from mpinewton.data.shardfile import read_shard
-from mpinewton.data.source import Reading
+from mpinewton.data.pack import pack
+from mpinewton.data.shard_io import read_shard
 from mpinewton.errors import ConfigError, DataError
 
 TEXT = "to be, or not to be:\nthat is the question é"

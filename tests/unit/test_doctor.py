@@ -15,10 +15,10 @@ import scipy
 from launch import launch
 
 from mpinewton import __version__
+from mpinewton.cli import doctor
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.orders import Timing
-from mpinewton.fleet.session import LocalSession
-from mpinewton.runs import doctor
+from mpinewton.fleet.transport.session import LocalSession
 
 
 def rank(host: str = "a", **other: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from mpinewton.errors import ConfigError
 from mpinewton.estimators import LinearClassifier, LinearRegressor
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 
 X, Y = StandardScaler().fit_transform(load_iris().data), load_iris().target
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]

@@ -15,11 +15,11 @@ import pytest
 from launch import launch_serial
 
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
-from mpinewton.fleet.session import LocalSession
-from mpinewton.report.settings import read_settings
-from mpinewton.runs import comparison
-from mpinewton.runs.comparison import compare
-from mpinewton.runs.experiment import cells, plain, read_experiment, variants
+from mpinewton.experiments import compare as comparison
+from mpinewton.experiments.compare import compare
+from mpinewton.experiments.grid import cells, plain, read_experiment, variants
+from mpinewton.fleet.transport.session import LocalSession
+from mpinewton.report.provenance import read_settings
 
 TEXT = """
 title = "Iris"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from problems import ZOO, Problem
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array
+from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError, WorkerError
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.fleet.local import local_fleet

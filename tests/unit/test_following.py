@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mpinewton.linalg import following
-from mpinewton.linalg.following import solve_factored, solve_following, with_rows
+from mpinewton.linalg import cholesky as following
+from mpinewton.linalg.cholesky import solve_factored, solve_following, with_rows
 from mpinewton.linalg.rows import Rows
 
 NONE = np.zeros((0, 0))

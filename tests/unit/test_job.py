@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpinewton.data.packing import pack
+from mpinewton.data.pack import pack
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.methods import METHODS
-from mpinewton.methods.settings import make_method, parsed_settings, settings_of
+from mpinewton.methods.registry import make_method, parsed_settings, settings_of
 from mpinewton.runs import stopping
 from mpinewton.runs.job import Job, load_job, read_options
 

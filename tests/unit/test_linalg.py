@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mpinewton.linalg.symmetric import pack_triangle, solve_positive, solve_semidefinite, unpack_triangle
+from mpinewton.linalg.cholesky import solve_positive, solve_semidefinite
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 
 
 def test_triangle_goes_row_by_row():

@@ -12,10 +12,10 @@ from fleets import on_many
 from problems import ZOO
 
 from mpinewton.errors import ConfigError
-from mpinewton.methods.base import Iterate
 from mpinewton.methods.gradient_descent import GradientDescent
-from mpinewton.methods.linesearch import Backtracking
-from mpinewton.methods.tasks import value_and_gradient
+from mpinewton.methods.support.linesearch import Backtracking
+from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.runs import stopping
 from mpinewton.runs.history import COLUMNS, EXACT_COLUMNS, Row, history_sha256
 from mpinewton.runs.loop import Clock, Evaluation, run

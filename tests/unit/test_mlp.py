@@ -14,7 +14,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import make_loss
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mpinewton.linalg.packed import Bits, entries_of, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
+from mpinewton.compress.bits import Bits, entries_of, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
 
 
 @pytest.mark.parametrize(("count", "width"), [(0, 0), (1, 0), (2, 1), (3, 2), (128, 7), (129, 8), (350, 9)])

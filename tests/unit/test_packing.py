@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from mpinewton.fleet.packing import (
-    arrays_of,
-    flattened,
-    joined,
-    layout_of,
-    parted,
-    restored,
-    unflattened,
-)
+from mpinewton.fleet.wire import arrays_of, flattened, joined, layout_of, parted, restored, unflattened
 
 DTYPES = st.sampled_from(["f8", "f4", "f2", ">f8", "i8", "i4", "u1", "i2", "?"])
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))

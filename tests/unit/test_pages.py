@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mpinewton.fleet.session import LocalSession
-from mpinewton.runs import comparison
-from mpinewton.runs.experiment import cells, read_experiment
+from mpinewton.experiments import compare as comparison
+from mpinewton.experiments.grid import cells, read_experiment
+from mpinewton.fleet.transport.session import LocalSession
 
 HERE = Path(__file__).parents[2]
+PAPERS = HERE / "docs" / "papers"
 WRITTEN = re.compile(
     r"^Written by the runs themselves; `mpinewton compare (jobs/\w+\.toml) -o DIR` does them again\.$", re.M
 )
-PAGES = {
-    path.stem: found[1] for path in sorted((HERE / "docs").glob("*.md")) if (found := WRITTEN.search(path.read_text()))
-}
+PAGES = {path.stem: found[1] for path in sorted((PAPERS).glob("*.md")) if (found := WRITTEN.search(path.read_text()))}
 
 
 def sections(page: str) -> dict[str, list[list[str]]]:
@@ -46,8 +45,8 @@ def test_there_are_pages():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_of_its_experiment_as_it_is_now(name):
-    experiment, page = read_experiment(HERE / PAGES[name]), (HERE / "docs" / f"{name}.md").read_text()
-    again = f"docs/{name}.md is out of date: mpinewton compare {PAGES[name]} -o DIR --page docs/{name}.md"
+    experiment, page = read_experiment(HERE / PAGES[name]), (PAPERS / f"{name}.md").read_text()
+    again = f"docs/papers/{name}.md is out of date: mpinewton compare {PAGES[name]} -o DIR --page docs/papers/{name}.md"
     assert page.startswith("\n\n".join(filter(None, (f"# {experiment.title}", experiment.text.strip(), "Written"))))
     assert page.endswith(f"; experiment {experiment.digest}.\n"), again
     assert "| running " not in page, again
@@ -58,7 +57,7 @@ def test_a_page_is_of_its_experiment_as_it_is_now(name):
     said = {claim.says + (f" ({claim.source})" if claim.source else "") for claim in experiment.claim}
     assert {row[0] for row in tables.get("Claims", [])} == said, again
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
-        assert (HERE / "docs" / picture).exists(), picture
+        assert (PAPERS / picture).exists(), picture
 
 
 def test_a_page_has_the_figures_that_its_runs_give(tmp_path, monkeypatch):
@@ -66,7 +65,7 @@ def test_a_page_has_the_figures_that_its_runs_give(tmp_path, monkeypatch):
     job, some = read_experiment(HERE / "jobs" / "pisa_quadratics.toml"), "4[ad]/*[=.][58]"
     monkeypatch.setattr(comparison, "_drawn", lambda *_: {})  # pictures take longer than the runs
     assert comparison.compare(LocalSession(), job, tmp_path / "c", some, page_file=tmp_path / "page.md") == 0
-    new, old = (sections(path.read_text()) for path in (tmp_path / "page.md", HERE / "docs" / "pisa-quadratics.md"))
+    new, old = (sections(path.read_text()) for path in (tmp_path / "page.md", PAPERS / "pisa-quadratics.md"))
     new, old = (
         {heading: [without_seconds(row) for row in rows] for heading, rows in page.items()} for page in (new, old)
     )

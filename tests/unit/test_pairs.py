@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpinewton.linalg.pairs import remembered, scaled
+from mpinewton.linalg.lbfgs import remembered, scaled
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from mpinewton.cli.plot import command as plot
 from mpinewton.cli.report import command as report
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
+from mpinewton.experiments.page import tables
 from mpinewton.report import figures
 from mpinewton.report.curves import Curve, bits_up, choose_quantity, curve
 from mpinewton.report.figures import draw
-from mpinewton.report.page import page
+from mpinewton.report.html import page
+from mpinewton.report.provenance import read_settings
 from mpinewton.report.reading import RunRecord, read_run, read_runs
-from mpinewton.report.settings import read_settings
-from mpinewton.report.sheet import tables
 from mpinewton.report.tables import Table, rounds_to, summary
 
 STAR = 0.333353735  # P* of a made-up problem

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mpinewton.cli import run_command_line
-from mpinewton.data.packing import pack
-from mpinewton.fleet.session import LocalSession
+from mpinewton.data.pack import pack
+from mpinewton.fleet.transport.session import LocalSession
 
 ROOT = Path(__file__).parents[2]
 

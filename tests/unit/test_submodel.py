@@ -9,7 +9,7 @@ from scipy import sparse
 
 from mpinewton.data.shard import Shard
 from mpinewton.losses import make_loss
-from mpinewton.losses.submodel import SubModel
+from mpinewton.methods.support.submodel import SubModel
 
 
 def masks(d: int, outputs: int) -> dict[str, np.ndarray]:

@@ -12,10 +12,10 @@ from scipy.special import log_expit, log_softmax
 
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
-from mpinewton.fleet.launch import number_on_host
 from mpinewton.fleet.local import local_fleet
+from mpinewton.launcher import number_on_host
 from mpinewton.losses import make_loss
-from mpinewton.methods.settings import make_method
+from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
@@ -27,7 +27,7 @@ LAYERS = "torch:module=modules:layers,arguments=features=6;width=5;outputs=3"
 CNN = "torch:module=modules:smooth_cnn,input=1x6x4"
 LSTM = "torch:module=modules:Lstm,input=6x1"
 GPT = (
-    "torch:module=mpinewton.losses.networks:TinyGpt,input=tokens,labels=next,"
+    "torch:module=mpinewton.losses.torch.networks:TinyGpt,input=tokens,labels=next,"
     "arguments=vocabulary=7;context=6;width=4;layers=1"
 )
 TIED = "torch:module=modules:Tied,input=tokens,labels=next"
@@ -327,6 +327,6 @@ def test_torch_is_loaded_when_it_is_needed_and_not_before():
 
 def test_without_pytorch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "mpinewton.losses.autograd", raising=False)
+    monkeypatch.delitem(sys.modules, "mpinewton.losses.torch.model", raising=False)
     with pytest.raises(ConfigError, match=r"PyTorch is not installed: pip install 'mpinewton\[torch\]'"):
         make_loss(LINEAR).fit(6, CLASSES, False)

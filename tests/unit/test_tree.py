@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpinewton.data.shard import Array
+from mpinewton.arrays import Array
 from mpinewton.fleet.tree import PartialSum, Tree, hosted
 
 WORKERS, RANKS = st.integers(1, 70), st.integers(1, 20)

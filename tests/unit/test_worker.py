@@ -10,7 +10,8 @@ from fleets import on_many
 from problems import ZOO, Problem
 from scipy import sparse
 
-from mpinewton.data.shard import Array, Shard
+from mpinewton.arrays import Array
+from mpinewton.data.shard import Shard
 from mpinewton.fleet import Problem as Objective
 from mpinewton.fleet import Worker
 from mpinewton.fleet.worker import REFRESH

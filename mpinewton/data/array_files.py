@@ -1,0 +1,162 @@
+"""Arrays from files and packages: npz, npy, MNIST's idx, scikit-learn's own data sets."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import Block, Reading, Source
+from mpinewton.data.lines import open_bytes, read_bytes
+from mpinewton.errors import ConfigError, DataError, did_you_mean
+
+BLOCK_NUMBERS = 1 << 19
+SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+
+
+class Arrays(Source):
+    """Rows of arrays in memory or mapped: X (n, p) dense or CSR, y (n,) numbers or words, weight (n,) or None."""
+
+    def __init__(
+        self, name: str, reading: Reading, X: Any, y: NDArray[Any], weight: NDArray[Any] | None = None
+    ) -> None:
+        super().__init__(name, reading)
+        self.X, self.weight = X, weight
+        self.dense = not bool(sparse.issparse(X))
+        shapes = f"X {X.shape}, y {y.shape}" + ("" if weight is None else f", weight {weight.shape}")
+        if X.ndim != 2 or y.shape != X.shape[:1] or (weight is not None and weight.shape != y.shape):
+            raise DataError(f"{name}: the shapes do not fit: {shapes}; wanted are X (n, p), y (n,), weight (n,)")
+        words = y.dtype.kind == "U"
+        for array in (X, *(() if words else (y,)), *(() if weight is None else (weight,))):
+            if array.dtype.kind not in "fiub":
+                raise DataError(f"{name}: an array holds {array.dtype}, not numbers; convert it to float64 first")
+        try:
+            self.y = self.words.encode(y) if words else y
+        except ValueError as error:
+            raise DataError(f"{name}: the label {error}") from None
+
+    def blocks(self) -> Iterator[Block]:
+        n, p = self.X.shape
+        size = max(1, BLOCK_NUMBERS // max(1, p))
+        for first in range(0, n, size):
+            rows = slice(first, first + size)
+            yield Block(
+                self.X[rows].astype(np.float64),
+                self.y[rows].astype(np.float64),
+                None if self.weight is None else self.weight[rows].astype(np.float64),
+            )
+
+
+def npz(path: Path, reading: Reading) -> Source:
+    """Arrays `X`, `y` and perhaps `weight`; or `data`, `indices`, `indptr`, `shape` of a CSR matrix beside `y`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = set(file.files)
+            if not {"y"} < names or not ({"X"} <= names or {"data", "indices", "indptr", "shape"} <= names):
+                raise DataError(
+                    f"{path}: holds {', '.join(sorted(names)) or 'nothing'}; wanted are X and y (and weight), or a"
+                    " CSR matrix's data, indices, indptr, shape and y"
+                )
+            X = (
+                file["X"]
+                if "X" in names
+                else _csr(path, *(file[key] for key in ("data", "indices", "indptr", "shape")))
+            )
+            return Arrays(str(path), reading, X, file["y"], file["weight"] if "weight" in names else None)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable npz file of plain arrays ({error})") from None
+
+
+def _csr(path: Path, data: Array, indices: NDArray[Any], indptr: NDArray[Any], shape: NDArray[Any]) -> sparse.csr_array:
+    integers = all(array.dtype.kind in "iu" for array in (indices, indptr, shape))
+    if not (integers and shape.shape == (2,) and data.ndim == indices.ndim == indptr.ndim == 1):
+        raise DataError(f"{path}: data, indices, indptr and shape are not a CSR matrix (scipy.sparse.save_npz)")
+    try:
+        X = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
+        X.check_format(full_check=True)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: data, indices and indptr are not a CSR matrix ({error})") from None
+    X.sum_duplicates()
+    return X
+
+
+def npy(path: Path, reading: Reading) -> Source:
+    """A table whose last column is the label, or the pair `...X.npy`, `...y.npy`."""
+    partner = path.with_name(path.name.removesuffix("X.npy") + "y.npy")
+    X = _mapped(path)
+    if path.name.endswith("X.npy") and partner.exists():
+        return Arrays(str(path), reading, X, _mapped(partner))
+    if X.ndim != 2 or X.shape[1] < 2:
+        raise DataError(f"{path}: has shape {X.shape}; wanted are rows with the label last, or a pair X.npy and y.npy")
+    return Arrays(str(path), reading, X[:, :-1], X[:, -1])
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable npy file of a plain array ({error})") from None
+    return array
+
+
+class Idx(Source):
+    """Images of an idx file as rows of pixels 0..255, the labels from the file whose name says so."""
+
+    dtype = "uint8"
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        super().__init__(str(path), reading)
+        self.path = path
+        name = path.name.replace("images", "labels").replace("idx3", "idx1")
+        self.labels = path.with_name(name)
+        if name == path.name or not self.labels.exists():
+            raise DataError(f"{path}: no labels beside it; wanted is the file of images, ...images-idx3..., and {name}")
+
+    def blocks(self) -> Iterator[Block]:
+        with open_bytes(self.path) as images, open_bytes(self.labels) as labels:
+            rows, *pixels = self._header(images, self.path)
+            named = self._header(labels, self.labels)
+            p = int(np.prod(pixels))
+            if named != [rows]:
+                raise DataError(f"{self.labels}: has shape {named}, but {self.path} has {rows} images")
+            if not 1 <= p <= self.reading.max_features:
+                raise DataError(f"{self.path}: an image has {p} pixels; wanted are 1 to {self.reading.max_features}")
+            size = max(1, BLOCK_NUMBERS // p)
+            for first in range(0, rows, size):
+                n = min(size, rows - first)
+                X = self._bytes(images, n * p, self.path).reshape(n, p)
+                yield Block(X, self._bytes(labels, n, self.labels))
+
+    def _bytes(self, stream: Any, count: int, path: Path) -> Array:
+        raw = read_bytes(stream, count, path)
+        if len(raw) < count:
+            raise DataError(f"{path}: the file is cut short; fetch it again")
+        return np.frombuffer(raw, np.uint8).astype(np.float64)
+
+    def _header(self, stream: Any, path: Path) -> list[int]:
+        magic = read_bytes(stream, 4, path)
+        if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
+            raise DataError(f"{path}: not an idx file of bytes (it begins with {magic.hex() or 'nothing'})")
+        sizes = read_bytes(stream, 4 * magic[3], path)
+        if len(sizes) < 4 * magic[3]:
+            raise DataError(f"{path}: the file is cut short; fetch it again")
+        return [int(size) for size in np.frombuffer(sizes, ">u4")]
+
+
+def sklearn_source(name: str, reading: Reading) -> Source:
+    """`sklearn:NAME`: a data set that ships inside scikit-learn."""
+    key = name.removeprefix("sklearn:")
+    if key not in SKLEARN:
+        raise ConfigError(f"{name}: not a data set inside scikit-learn{did_you_mean(key, SKLEARN)}")
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise ConfigError(f"{name}: needs scikit-learn: pip install 'mpinewton[sklearn]'") from None
+    X, y = getattr(datasets, f"load_{key}")(return_X_y=True)
+    return Arrays(name, reading, X, y)

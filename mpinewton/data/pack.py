@@ -1,0 +1,287 @@
+"""From a source to a folder of shards: spool the rows, say who gets which, write a file for each worker."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mpinewton.arrays import Array
+from mpinewton.data.blocks import CLASSES, Block, Reading, Source
+from mpinewton.data.libsvm import LibsvmText
+from mpinewton.data.lines import OPENERS
+from mpinewton.data.manifest import (
+    DTYPES,
+    FILE,
+    Manifest,
+    ShardEntry,
+    digest_of,
+    factor_of_stored,
+    read_manifest,
+    write_manifest,
+)
+from mpinewton.data.partition import partition as partition_rows
+from mpinewton.data.shard_io import Header, write_shard
+from mpinewton.data.sources import open_source
+from mpinewton.data.spool import Spool, join, scaled, spool
+from mpinewton.durable import sync_folder
+from mpinewton.errors import ConfigError, DataError, MpinewtonError
+
+Item = dict[str, Any]
+Each = Callable[[Callable[[Item], Item], Sequence[Item]], list[Item]]
+
+RANGE_BYTES = 32 << 20
+# Sparse rows are stored dense from this share of stored entries on: dense products cost a quarter an entry.
+DENSE_SHARE = 0.25
+FOLDER, ORDER = "pack", "order.npy"  # inside the workspace: what will be the target; row numbers, by worker
+STORAGES = ("auto", "dense", "sparse")
+
+
+def one_by_one(task: Callable[[Item], Item], items: Sequence[Item]) -> list[Item]:
+    """Run a task on each item, here."""
+    return [task(item) for item in items]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` did: the manifest, the number of stored entries (non-zeros of dense rows), rows of each class."""
+
+    manifest: Manifest
+    stored: int
+    class_rows: tuple[int, ...] | None
+
+
+def classes_of(y: Array) -> tuple[float, ...] | None:
+    """Distinct labels, rising, where they are at most 1000 whole numbers; else None."""
+    distinct = np.unique(y)
+    if not 0 < len(distinct) <= CLASSES or np.any(distinct != np.round(distinct)):
+        return None
+    return tuple(float(label) for label in distinct)
+
+
+def pack(
+    source: str,
+    target: Path | str,
+    workers: int,
+    *,
+    partition: str = "iid",
+    sample: int | None = None,
+    seed: int = 0,
+    scale: str = "1",
+    storage: str = "auto",
+    dtype: str = "auto",
+    compress: bool = False,
+    overwrite: bool = False,
+    reading: Reading | None = None,
+    each: Each = one_by_one,
+) -> Packed:
+    """Write one shard per worker and a manifest into the folder `target`, which appears complete or not at all.
+
+    Parameters
+    ----------
+    source : a file, `sklearn:NAME`, `synthetic:NAME?key=value&...`, `text:FILE?key=value&...` or `python:topics`
+    partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
+    sample : take only so many rows, the first of `default_rng(seed).permutation(n)`, in that order; `iid` keeps it
+    scale : factor of the features, a positive number or a fraction such as "1/255"
+    storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
+    dtype : "float64", "float32", "uint8" (whole numbers up to 255 as they are: `scale` is applied when they are read),
+        or "auto": uint8 for images and text, else float64
+    overwrite : replace an earlier pack; nothing else is ever replaced
+    each : (task, items) -> results in the order of the items
+        How to run a module-level function on JSON-able items: here, or on processes that share the file system.
+
+    Raises
+    ------
+    ConfigError, DataError, and MpinewtonError where the folder cannot be written
+    """
+    target = Path(target).absolute()
+    _check_settings(workers, seed, storage, dtype)
+    _check_target(target, overwrite)
+    rows_of = open_source(source, reading or Reading())
+    with _workspace(target) as work:
+        dtype = rows_of.dtype if dtype == "auto" else dtype
+        rows = _drawn(_spool(rows_of, scale, dtype, work, each), sample, seed, work, rows_of.name)
+        y, classes, names = _label(rows, rows_of)
+        partition = _given(partition, rows_of)
+        permuted = sample is not None and partition == "iid"
+        owned = partition_rows(y, workers, "round-robin" if permuted else partition, seed)
+        features, factor = rows_of.reading.features or rows.features, factor_of_stored(dtype, scale)
+        header = Header(rows.rows, features, classes, dtype, source, factor)
+        to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
+        entries = _write_shards(rows, owned, header, to_sparse, compress, work, each)
+        manifest = Manifest(
+            **asdict(header) | {"scale": scale}, partition=partition, seed=seed, workers=workers, sparse=to_sparse,
+            class_names=names, weighted=rows.weighted, shards=entries,
+            data_sha256=digest_of(entry.digest for entry in entries), sample=sample,
+        )  # fmt: skip
+        _put_in_place(manifest, work, target)
+    return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))
+
+
+def _is_sparse(rows: Spool, features: int) -> bool:
+    return not rows.dense and rows.stored < DENSE_SHARE * rows.rows * features
+
+
+def _rows_of_classes(y: Array, classes: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(int(count) for count in np.bincount(np.searchsorted(classes, y), minlength=len(classes)))
+
+
+def _given(rule: str, source: Source) -> str:
+    if rule != "as-given":
+        return rule
+    if source.sizes is None:
+        raise ConfigError(f"--partition as-given: {source.name} prescribes no shards; choose another rule")
+    return "blocks:" + ",".join(map(str, source.sizes))
+
+
+@contextmanager
+def _workspace(target: Path) -> Iterator[Path]:
+    """A folder beside the target, gone afterwards whatever happens."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            (work / FOLDER).mkdir()
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise MpinewtonError(
+            f"{target}: cannot be written ({error}); is the disk full or the folder closed?"
+        ) from error
+
+
+def _check_settings(workers: int, seed: int, storage: str, dtype: str) -> None:
+    dtypes = ("auto", *DTYPES)
+    if storage not in STORAGES or dtype not in dtypes:
+        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: wanted is one of {STORAGES} and one of {dtypes}")
+    if workers < 1 or seed < 0:
+        raise ConfigError(f"--workers {workers}, --seed {seed}: at least 1 worker and a seed of 0 or more are needed")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir() or not (target / FILE).exists():
+        raise ConfigError(f"{target}: exists and is not a folder made by pack; give another name after -o")
+    if not overwrite:
+        raise ConfigError(f"{target}: holds an earlier pack; give --overwrite to replace it, or another name after -o")
+    known = {FILE, *(entry.file for entry in read_manifest(target).shards)}
+    if strange := sorted({path.name for path in target.iterdir()} - known):
+        raise ConfigError(f"{target}: also holds {', '.join(strange[:5])}, not made by pack; move that away first")
+
+
+def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:
+    write_manifest(manifest, work / FOLDER)
+    sync_folder(work / FOLDER)
+    old = work / "old"
+    if target.exists():
+        target.rename(old)
+    try:
+        (work / FOLDER).rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    sync_folder(target.parent)
+
+
+def _spool(source: Source, scale: str, dtype: str, work: Path, each: Each) -> Spool:
+    """Pass 1: the rows of the source in flat files; plain LIBSVM text by byte ranges."""
+    if isinstance(source, LibsvmText) and source.path.suffix not in OPENERS and source.reading.rows is None:
+        cuts = [*range(0, source.path.stat().st_size, RANGE_BYTES), source.path.stat().st_size]
+        common = {"path": source.name, "reading": asdict(source.reading), "scale": scale, "dtype": dtype}
+        items = [
+            {**common, "first": first, "last": last, "prefix": str(work / f"part-{number}")}
+            for number, (first, last) in enumerate(itertools.pairwise(cuts))
+        ]
+        parts = [Spool(**part) for part in each(spool_range, items)]
+        rows = join(parts) if parts else spool([], work / "rows", dense=False)
+    else:
+        rows = spool(scaled(source.checked_blocks(), scale, source.name, dtype), work / "rows", source.dense)
+    if not rows.rows:
+        raise DataError(f"{source.name}: holds no rows")
+    return rows
+
+
+def _drawn(rows: Spool, sample: int | None, seed: int, work: Path, name: str) -> Spool:
+    """Some of the rows, in the order in which they were drawn; all, as they are, for None."""
+    if sample is None:
+        return rows
+    if not 1 <= sample <= rows.rows:
+        raise DataError(f"{name}: has {rows.rows} rows, and --sample {sample} wants 1 to that many")
+    chosen = np.random.default_rng(seed).permutation(rows.rows)[:sample]
+    return spool(rows.pieces(chosen, rows.features, "float64", not rows.dense), work / "sample", rows.dense)
+
+
+def spool_range(item: Item) -> Item:
+    """Spool the lines that begin in one range of bytes of a plain LIBSVM file."""
+    source = LibsvmText(Path(item["path"]), Reading(**item["reading"]), item["first"], item["last"])
+    blocks = scaled(source.checked_blocks(), item["scale"], source.name, item["dtype"])
+    return asdict(spool(blocks, Path(item["prefix"]), dense=False))
+
+
+def _label(rows: Spool, source: Source) -> tuple[Array, tuple[float, ...] | None, tuple[str, ...] | None]:
+    """Labels, classes and class names; class numbers by order of appearance become final in the spool."""
+    y, names = np.array(rows.array("y")), source.words.names
+    if names is None:
+        return y, classes_of(y), None
+    y = source.words.final(y)
+    y.tofile(f"{rows.prefix}.y")
+    return y, tuple(map(float, range(len(names)))), names
+
+
+def _write_shards(
+    rows: Spool,
+    owned: list[NDArray[np.int64]],
+    header: Header,
+    to_sparse: bool,
+    compress: bool,
+    work: Path,
+    each: Each,
+) -> tuple[ShardEntry, ...]:
+    """Pass 2: a file for each worker."""
+    if header.features < 1:
+        raise DataError(f"{header.source}: no row has a feature; give --features D")
+    _check_space(rows, header, to_sparse, work)
+    np.save(work / ORDER, np.concatenate(owned))
+    ends = np.cumsum([len(some) for some in owned])
+    common = {"work": str(work), "spool": asdict(rows), "header": asdict(header), "sparse": to_sparse}
+    items = [
+        {**common, "compress": compress, "worker": worker, "first": int(end) - len(some), "last": int(end)}
+        for worker, (some, end) in enumerate(zip(owned, ends))
+    ]
+    return tuple(ShardEntry(**entry) for entry in each(write_one_shard, items))
+
+
+def _check_space(rows: Spool, header: Header, to_sparse: bool, work: Path) -> None:
+    # Beforehand, for HDF5 may crash the process where the disk fills up under an open file.
+    width = np.dtype(header.dtype).itemsize
+    entries = rows.stored * (width + 4) + 8 * rows.rows if to_sparse else rows.rows * header.features * width
+    needed, free = entries + 8 * rows.rows * (2 if rows.weighted else 1), shutil.disk_usage(work).free
+    if needed > free:
+        raise OSError(f"the shards need about {needed / 1e6:.2g} MB, {free / 1e6:.2g} are free")
+
+
+def write_one_shard(item: Item) -> Item:
+    """Write the file of one worker; the result is its entry in the manifest."""
+    work, rows = Path(item["work"]), Spool(**item["spool"])
+    owned = np.array(np.load(work / ORDER, mmap_mode="r", allow_pickle=False)[item["first"] : item["last"]])
+    header = replace(Header(**item["header"]), rows=len(owned))
+
+    def pieces() -> Iterator[Block]:
+        return rows.pieces(owned, header.features, header.dtype, item["sparse"])
+
+    nnz = sum(sparse.csr_array(piece.X).nnz for piece in pieces()) if item["sparse"] else None
+    file = f"shard-{item['worker']:04d}.h5"
+    mass, digest = write_shard(work / FOLDER / file, header, pieces(), nnz, rows.weighted, item["compress"])
+    return {"file": file, "rows": len(owned), "mass": mass, "digest": digest}

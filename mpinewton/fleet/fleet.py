@@ -1,0 +1,167 @@
+"""The driver's view of its workers. What differs between one process and many is the exchange alone."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mpinewton.arrays import AnyArray, Array, Mask
+from mpinewton.fleet.calls import Call, Task, task_name
+from mpinewton.fleet.ledger import Ledger
+from mpinewton.fleet.problem import Problem
+from mpinewton.fleet.wire import arrays_of, layout_of
+from mpinewton.fleet.worker import DRIVER, random_numbers
+
+Asked = Iterable[int] | None
+
+
+class Traffic(NamedTuple):
+    """Bytes the driver handed to MPI and got from it in one exchange, and seconds of the slowest rank's work."""
+
+    down: int
+    up: int
+    compute: float
+
+
+class Fleet(ABC):
+    """m logical workers, called by the driver.
+
+    Every call names a task, a function `task(worker, *arrays)` that runs on the workers with the arrays given here, and
+    whose reply (None, a number, an array, or a tuple of those) comes back. `among` restricts a call to some workers.
+
+    Attributes
+    ----------
+    problem : Problem
+        What is minimised.
+    workers : int
+        m, the number of logical workers.
+    size : int
+        d, the number of weights.
+    shares : array, shape (m,)
+        omega_i, every worker's share of the rows; they sum to 1.
+    ledger : Ledger
+        What has crossed so far.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.shares = problem, problem.shares
+        self.workers, self.size = problem.workers, problem.size
+        self.ledger = Ledger(self.workers)
+        self.iteration = 0
+        self.interrupted = False  # a signal to stop has reached some process
+        self.method: object = None
+
+    def mean(self, task: Task, *arrays: Any, among: Asked = None) -> Any:
+        """Mean of the replies, weighted by the workers' shares of the rows (of the rows of those asked).
+
+        Raises
+        ------
+        WorkerError
+            If the task raised on a worker; the fleet stays usable.
+        """
+        return self._sum("mean", task, arrays, among)
+
+    def sum(self, task: Task, *arrays: Any, among: Asked = None) -> Any:
+        """Plain sum of the replies. Raises as `mean`."""
+        return self._sum("sum", task, arrays, among)
+
+    def gather(self, task: Task, *arrays: Any, among: Asked = None) -> list[Any]:
+        """The replies themselves, in worker order. Raises as `mean`."""
+        call, sent, asked, start = self._prepared("gather", task, arrays, among)
+        answers, replies, traffic = self._exchange_gather(call, sent, asked)
+        self._enter(call, sent, asked, traffic, replies, start)
+        return answers
+
+    def send(self, task: Task, *arrays: Any, among: Asked = None) -> None:
+        """Have the task done; nothing comes back. Raises as `mean`."""
+        self._sum("send", task, arrays, among)
+
+    def adopt(self, method: object) -> None:
+        """Have every worker know the method whose tasks will be called as `self.name`."""
+        self.method = method
+        self._adopt(method)
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """The driver's random numbers of (seed, iteration, key), unlike every worker's."""
+        return random_numbers(self.problem.seed, DRIVER, self.iteration, key)
+
+    def rng_of(self, worker: int, *key: int) -> np.random.Generator:
+        """The random numbers that `worker.rng(*key)` is in this iteration: what is drawn from them need not travel."""
+        return random_numbers(self.problem.seed, worker, self.iteration, key)
+
+    @contextmanager
+    def supposed(self) -> Iterator[None]:
+        """What is called in here, the paper supposes the driver to know before it begins: the optimum, or the rows.
+
+        It is entered in the ledger as round 0 and counts nowhere. For `start` alone: RuntimeError after it.
+        """
+        if self.iteration:
+            raise RuntimeError("a driver is supposed to know things before it begins, not in mid-run: charge them")
+        with self.ledger.free():
+            yield
+
+    # -- the one door ---------------------------------------------------------------------------------------------
+
+    def _sum(self, kind: str, task: Task, arrays: Sequence[Any], among: Asked) -> Any:
+        call, sent, asked, start = self._prepared(kind, task, arrays, among)
+        reply, vector, traffic = self._exchange_sum(call, sent)
+        self._enter(call, sent, asked, traffic, [[vector]], start)
+        return reply
+
+    def _prepared(
+        self, kind: str, task: Task, arrays: Sequence[Any], among: Asked
+    ) -> tuple[Call, list[AnyArray], Mask, float]:
+        start = time.perf_counter()
+        sent = arrays_of(tuple(arrays))[1]
+        asked = np.ones(self.workers, dtype=bool)
+        if among is not None:
+            asked[:] = False
+            asked[list(among)] = True
+            sent.append(asked)
+        call = Call(kind, task_name(task, self.method), self.iteration, layout_of(False, sent), among is None)
+        if not asked.any():
+            raise ValueError(f"{call.task} is asked of no worker: `among` is empty; leave the call out")
+        return call, sent, asked, start
+
+    def _enter(
+        self,
+        call: Call,
+        sent: list[AnyArray],
+        asked: Mask,
+        traffic: Traffic,
+        replies: Sequence[Sequence[AnyArray]],
+        start: float,
+    ) -> None:
+        payload = sent if call.everyone else sent[:-1]  # whom a call is for is control, not content
+        seconds = time.perf_counter() - start
+        about = (self.iteration, call.kind, call.task.removeprefix("self."))
+        self.ledger.charge("down", *about, [payload], asked, traffic.down)
+        self.ledger.charge("up", *about, replies, asked, traffic.up, seconds, traffic.compute)
+
+    # -- what a transport supplies --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
+        """The reply, the same as one vector, and the traffic."""
+
+    @abstractmethod
+    def _exchange_gather(
+        self, call: Call, arrays: list[AnyArray], asked: Mask
+    ) -> tuple[list[Any], list[list[AnyArray]], Traffic]:
+        """The replies, the same as arrays, and the traffic."""
+
+    @abstractmethod
+    def _adopt(self, method: object) -> None: ...
+
+    @abstractmethod
+    def saved(self, w: Array) -> list[dict[str, Array]]:
+        """What every worker keeps, in worker order, for a checkpoint; outside the ledger."""
+
+    @abstractmethod
+    def restore(self, states: list[dict[str, Array]], w: Array) -> None:
+        """Give every worker back what `saved` took; outside the ledger."""

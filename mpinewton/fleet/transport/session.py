@@ -1,0 +1,155 @@
+"""Who this process is: the driver with a session, or a rank that serves it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mpinewton.errors import ConfigError
+from mpinewton.launcher import promised_ranks, refuse_singletons, tell_launcher
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.fleet import Fleet
+    from mpinewton.fleet.orders import Timing
+    from mpinewton.fleet.plan import Plan
+    from mpinewton.fleet.transport.driver import MpiSession
+
+
+class Session(Protocol):
+    """The driver's hold on the processes of the job, one or many."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the job, the driver's included."""
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library; "none" in one process."""
+
+    def open(self, plan: Plan) -> Fleet:
+        """A fleet on the shards of the plan. Raises DataError where they do not fit."""
+
+    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """[task(item) for item in items], dealt out over the ranks; items and results are JSON-able."""
+
+    def introductions(self) -> list[dict[str, Any]]:
+        """What every rank says of itself, the driver first."""
+
+    def measured(self, sizes: Sequence[int]) -> list[Timing]:
+        """What the collectives take for vectors of so many numbers; nothing in one process."""
+
+    def stop(self, code: int) -> None:
+        """Let the other ranks end with this exit code."""
+
+
+class LocalSession:
+    """One process: the driver hosts the workers. Nothing heavy is imported before it is needed."""
+
+    ranks = 1
+    library = "none: one process"
+
+    def open(self, plan: Plan) -> Fleet:
+        """A fleet on the shards of the plan. Raises DataError where they do not fit."""
+        from mpinewton.fleet.host import Host
+        from mpinewton.fleet.local import LocalFleet
+
+        return LocalFleet(Host.loaded(plan, range(plan.workers)))
+
+    def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """[task(item) for item in items]."""
+        return [task(item) for item in items]
+
+    def introductions(self) -> list[dict[str, Any]]:
+        """What this process says of itself."""
+        from mpinewton.fleet.transport.introduction import introduction
+
+        return [introduction()]
+
+    def measured(self, sizes: Sequence[int]) -> list[Timing]:
+        """Nothing: no message leaves the process."""
+        return []
+
+    def stop(self, code: int) -> None:
+        """Nothing to end."""
+
+
+RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def join(drive: Callable[[Session], int]) -> int:
+    """Run `drive` on the driver and serve it on the other ranks, until it returns an exit code; that code on all ranks.
+
+    Without a launcher there is one process, and MPI is not even loaded. An exception of `drive` ends the other ranks
+    too: at once by an abort where they are in the middle of a call, in good order otherwise.
+
+    Raises
+    ------
+    ConfigError
+        If a launcher has started many processes that do not see one another.
+    """
+    promised = promised_ranks()
+    if not promised:
+        return drive(LocalSession())
+    try:
+        from mpinewton.fleet.transport import world
+    except (ImportError, RuntimeError) as error:
+        if rank_promised() > 0:
+            return ConfigError.exit_code
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"a launcher started {promised} processes, but mpi4py finds no MPI library ({reason}): load the site's MPI "
+            "module, or `pip install mpinewton[mpich]`"
+        ) from None
+    try:
+        from mpinewton.fleet.transport.driver import MpiSession
+        from mpinewton.fleet.transport.mpi import DRIVER, Link
+        from mpinewton.fleet.transport.server import serve
+    except BaseException as error:  # a package that only this host lacks, say: MPI is up, and the others wait
+        world.abort(error, "loading mpinewton")
+    try:
+        refuse_singletons(promised, world.world().size)
+    except ConfigError:
+        if rank_promised() > 0:  # said once, by the first of them
+            return ConfigError.exit_code
+        raise
+    if world.world().size == 1:
+        return drive(LocalSession())
+    if _others_ended:
+        raise ConfigError("the other ranks have ended after the failure before: start the job again")
+    link = Link(world.world())
+    if link.rank != DRIVER:
+        try:
+            return serve(link)
+        except BaseException as error:
+            world.abort(error, "serving the driver")
+    return _driven(MpiSession(link), drive)
+
+
+def _driven(session: MpiSession, drive: Callable[[Session], int]) -> int:
+    """Run `drive`, and end the other ranks however it ends."""
+    from mpinewton.fleet.transport import world
+
+    try:
+        code = drive(session)
+    except BaseException as error:
+        _others_ended.append(True)
+        tell_launcher(1)
+        if session.link.busy:
+            world.abort(error, "driving the run")
+        session.stop(1)
+        raise
+    tell_launcher(code)
+    if session.link.busy:
+        world.quit_job(code or 1)
+    session.stop(code)
+    return code
+
+
+# After a failure the other ranks leave, and a second `join` would wait for them for ever.
+_others_ended: list[bool] = []
+
+
+def rank_promised() -> int:
+    """This process's rank as the launcher says it; 0 where it does not."""
+    return max((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, "").isdigit()), default=0)

@@ -1,0 +1,1 @@
+"""What methods share: the base class, worker tasks, line searches, solvers, schedules."""
