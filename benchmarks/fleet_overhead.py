@@ -102,8 +102,8 @@ def by_fleet(folder: Path, sums: str) -> float:
     taken = [0.0]
 
     def drive(session) -> int:
-        fleet = session.open(Plan(str(folder), read_manifest(folder), "ridge", 0.1, sums=sums))
-        x = np.ones(fleet.size)
+        fleet = session.open(Plan(str(folder), read_manifest(folder), "squared", 0.1, sums=sums))
+        x = np.ones(fleet.dim)
         for _ in range(20):
             fleet.mean(echo, x)
         start = time.perf_counter()

@@ -33,7 +33,7 @@ def main() -> None:
         shards = Path(folder) / "w8a"
         pack(str(SHARED), shards, 142, partition="blocks", reading=Reading(rows=49700, features=300))
         fleet = LocalSession().open(Plan(str(shards), read_manifest(shards), "logistic", 1e-3))
-        w = np.zeros(fleet.size)
+        w = np.zeros(fleet.dim)
         fleet.adopt(make_method("newton", {}))
         gradient = median(lambda: fleet.mean(value_and_gradient, w))
         print(f"gradient alone: {1e3 * gradient:.2f} ms")
@@ -46,7 +46,7 @@ def step_of(fleet: Fleet, name: str, settings: dict[str, object]) -> float:
     method = make_method(name, settings)
     fleet.adopt(method)
     fleet.iteration = 0
-    states = [method.start(fleet, np.zeros(fleet.size))]
+    states = [method.start(fleet, np.zeros(fleet.dim))]
     taken = []
     for fleet.iteration in range(1, 9):
         start = time.perf_counter()

@@ -24,7 +24,7 @@ from mpinewton.launcher import threads_per_rank
 from mpinewton.losses import Loss, make_loss
 from mpinewton.methods import Method
 from mpinewton.methods.registry import make_method
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import AnyMethod, State
 from mpinewton.runs.history import Row
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
@@ -36,7 +36,7 @@ Data = str | Path | Sequence[Shard] | tuple[Any, ArrayLike]
 
 
 def minimize(
-    method: str | Method,
+    method: str | AnyMethod,
     data: Data,
     *,
     loss: str,
@@ -69,7 +69,7 @@ def minimize(
     Returns
     -------
     OptimizeResult
-        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 stuck, 3 comes no closer), message; history
+        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 fail, 3 comes no closer), message; history
         (list of Row) and ledger. Under mpiexec: on every rank, with a folder; the result is on rank 0, else None.
 
     Raises
@@ -86,7 +86,7 @@ def minimize(
 
     def drive(session: Session) -> int:
         fleet = _opened(session, data, loss, l2, intercept, workers, seed)
-        made.fit(fleet.problem)
+        made.validate(fleet.problem)
         results.append(_result(made, fleet, w0, tol, max_iterations, callback))
         return 0
 
@@ -98,7 +98,7 @@ def minimize(
 
 
 def _result(
-    method: Method,
+    method: AnyMethod,
     fleet: Fleet,
     w0: ArrayLike | None,
     tol: float,
@@ -106,12 +106,12 @@ def _result(
     callback: Callable[[Row, Array], None] | None,
 ) -> OptimizeResult:
     fleet.adopt(method)
-    w = fleet.problem.begin() if w0 is None else np.array(w0, dtype=np.float64).ravel()
-    if w.shape != (fleet.size,):
-        raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.size} weights")
+    w = fleet.problem.initial_weights() if w0 is None else np.array(w0, dtype=np.float64).ravel()
+    if w.shape != (fleet.dim,):
+        raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.dim} weights")
     history: list[Row] = []
 
-    def watch(row: Row, state: Iterate) -> None:
+    def watch(row: Row, state: State) -> None:
         history.append(row)
         if callback is not None:
             callback(row, state.w.copy())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, put in its place, whole and on the disk, if nothing goes wrong."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:

@@ -151,7 +151,7 @@ class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
 
 
 class LinearRegressor(RegressorMixin, Linear):  # type: ignore[misc]
-    """Ridge, Huber or Poisson regression by any method of mpinewton; `loss` None takes "ridge".
+    """Ridge, Huber or Poisson regression by any method of mpinewton; `loss` None takes "squared".
 
     Parameters and attributes are those of `Linear`.
     """
@@ -159,12 +159,12 @@ class LinearRegressor(RegressorMixin, Linear):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Learn from X, shape (n, p), dense or sparse, and numbers y, shape (n,)."""
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True)
-        self.coef_ = self._fit(X, np.asarray(y, dtype=np.float64), sample_weight, self.loss or "ridge").ravel()
+        self.coef_ = self._fit(X, np.asarray(y, dtype=np.float64), sample_weight, self.loss or "squared").ravel()
         self.intercept_ = float(self.intercept_[0])
         return self
 
     def predict(self, X: Any) -> Array:
         """What the loss predicts, shape (n,): for poisson the mean, exp of the logit."""
-        loss = make_loss(self.loss or "ridge")
+        loss = make_loss(self.loss or "squared")
         assert isinstance(loss, LinearLoss), "fit takes no other"
         return loss.predictions(self._logits(X), None)

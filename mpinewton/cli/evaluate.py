@@ -28,7 +28,7 @@ def command(model: Path, data: str, label_column: str | None, weight_column: str
     rows = shard.with_intercept() if trained.intercept else shard
     loss = make_loss(trained.loss)
     said = trained.predict(shard)
-    figures = {"rows": float(shard.rows), "loss": loss.on(rows, trained.classes).at(trained.w).value()}
+    figures = {"rows": float(shard.rows), "loss": loss.on_shard(rows, trained.classes).at(trained.w).value()}
     if loss.classifies:
         figures["accuracy"] = float(np.mean(said == shard.y))
     else:

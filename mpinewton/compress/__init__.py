@@ -9,9 +9,9 @@ from functools import lru_cache
 from mpinewton.compress.compressor import Compressor, Message
 from mpinewton.compress.levels import Bernoulli, Dithering, Natural
 from mpinewton.compress.matrices import Eigenpairs, Triangle
-from mpinewton.compress.sparse import Identity, Random, Some, Top
+from mpinewton.compress.sparse import Identity, Random, Sparsifier, Top
 from mpinewton.errors import ConfigError
-from mpinewton.settings import chosen
+from mpinewton.settings import parse_choice
 
 __all__ = [
     "COMPRESSORS",
@@ -45,13 +45,13 @@ def make_compressor(text: str, r: int | None = None, matrices: bool = False) -> 
         If there is no such compressor or setting, a value does not fit, or it is not one for vectors.
     """
     head, *inner = re.split("[:,]of=", text, maxsplit=1)
-    made = chosen(head, COMPRESSORS, "compressor")
+    made = parse_choice(head, COMPRESSORS, "compressor")
     if inner:
         if not isinstance(made, Bernoulli):
             raise ConfigError(f"compressor {made.name} has no setting 'of'; bernoulli has")
         made = replace(made, of=make_compressor(inner[0]))
     if r is not None:
-        if not isinstance(made, Some | Eigenpairs):
+        if not isinstance(made, Sparsifier | Eigenpairs):
             raise ConfigError(f"compressor {made.name} has no setting 'r'; random, top and rank have")
         made = replace(made, r=r)
     if matrices and not made.matrices:

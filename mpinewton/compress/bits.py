@@ -81,7 +81,7 @@ def joined_entries(parts: list[Entries]) -> Entries:
 
 
 def pack_rows(X: Matrix, rows: Integers) -> tuple[list[tuple[Integers, int]], NDArray[Any]]:
-    """Some rows of X in as few bits as they need, for `unpack_rows`: fields for `pack_bits`, and values.
+    """Sparsifier rows of X in as few bits as they need, for `unpack_rows`: fields for `pack_bits`, and values.
 
     Sparse rows: how many entries each has, and their features, as fields; values (entries,), none where all are 1.
     Dense rows: no fields, and values (k, p). Values keep their dtype.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mpinewton.arrays import AnyArray, Array, Bytes
 from mpinewton.compress.bits import Bits, pack_bits, width_of
-from mpinewton.errors import ConfigError
+from mpinewton.settings import Configured
 
 
 class Message(NamedTuple):
@@ -36,7 +36,7 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Compressor(ABC):
+class Compressor(Configured, ABC):
     """Base of all compressors C, of vectors (D,) or of symmetric matrices (d, d). Fields are the settings.
 
     `size` is D or d: how many rows the array has that is compressed.
@@ -46,10 +46,11 @@ class Compressor(ABC):
     an x arrives as NaN, in no bits, and the trouble shows at once on both sides.
     """
 
-    name: ClassVar[str]
     matrices: ClassVar[bool] = False  # whether it is for symmetric matrices, not for vectors
 
-    word: Literal[64, 32] = field(default=64, kw_only=True)  # bits of a float; with 32, rounded for both sides
+    word: Literal[64, 32] = field(
+        default=64, kw_only=True, metadata={"help": "bits of a float; 32: rounded on both sides"}
+    )
 
     def compress(self, x: Array, rng: np.random.Generator) -> Message:
         """C(x); `rng` is for those that draw."""
@@ -102,13 +103,8 @@ class Compressor(ABC):
         omega = self.omega(size)
         return 1.0 if omega is None else 1.0 / (omega + 1.0)
 
-    def fit(self, size: int) -> None:  # noqa: B027  (most take any size)
+    def validate(self, size: int) -> None:  # noqa: B027  (most take any size)
         """Refuse arrays of this size. Raises ConfigError."""
-
-    def require(self, holds: bool, setting: str, rule: str) -> None:
-        """Refuse a setting out of its range, in a sentence. Raises ConfigError."""
-        if not holds:
-            raise ConfigError(f"compressor {self.name}: {setting} = {getattr(self, setting)!r}, but it must be {rule}")
 
 
 def whole_bytes(bits: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ from mpinewton.arrays import AnyArray, Array
 from mpinewton.compress.bits import Bits, pack_bits, width_of
 from mpinewton.compress.compressor import Compressor, whole_bytes
 from mpinewton.compress.sparse import Random
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Dithering(Compressor):
     norm=max min(D / (4 s^2), sqrt(D) / s).
     """
 
-    name: ClassVar[str] = "dithering"
+    name = "dithering"
 
-    levels: int = 0  # s; 0 for ceil(sqrt(D)), which has omega = 1 at the most
-    norm: Literal["euclidean", "max"] = "euclidean"
+    levels: int = setting(0, help="s; 0 for ceil(sqrt(D)), which has omega = 1 at the most")
+    norm: Literal["euclidean", "max"] = setting("euclidean", help="")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(0 <= self.levels < 2**31, "levels", "from 1 to 2^31 - 1, or 0 for the root of the size")
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
@@ -76,7 +78,7 @@ class Natural(Compressor):
     below 2^-127, become 0 or 2^-127: unbiased too.
     """
 
-    name: ClassVar[str] = "natural"
+    name = "natural"
     LEAST: ClassVar[int] = -127
     MOST: ClassVar[int] = 127
 
@@ -114,13 +116,13 @@ class Bernoulli(Compressor):
     omega = (omega_other + 1) / p - 1. (The released code leaves out 1 / p, and is biased.)
     """
 
-    name: ClassVar[str] = "bernoulli"
+    name = "bernoulli"
 
-    p: float = 0.05  # probability that anything is sent
-    of: Compressor = field(default_factory=Random)
+    p: float = setting(0.05, gt=0, le=1, help="probability that anything is sent")
+    of: Compressor = setting(factory=Random, help="")
 
     def __post_init__(self) -> None:
-        self.require(0 < self.p <= 1, "p", "greater than 0 and at most 1")
+        super().__post_init__()
         self.require(self.of.omega(1) is not None, "of", "an unbiased compressor: divided by p, another is no estimate")
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
@@ -143,5 +145,5 @@ class Bernoulli(Compressor):
         assert omega is not None, "refused when it was made"
         return (omega + 1.0) / self.p - 1.0
 
-    def fit(self, size: int) -> None:
-        self.of.fit(size)
+    def validate(self, size: int) -> None:
+        self.of.validate(size)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from mpinewton.linalg.dominant import BlockProduct, dominant
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.lowrank import combined
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.settings import setting
 
 # From this many rows on, the one eigenvector of r = 1 comes from a Krylov space of so many dimensions
 # (d = 300: 1 ms, against 15 ms for all eigenvectors).
@@ -33,15 +33,12 @@ class Eigenpairs(Compressor):
     from a start that is drawn: |D - S| is the least to a few digits, and delta holds in the mean after one step.
     """
 
-    name: ClassVar[str] = "rank"
-    matrices: ClassVar[bool] = True
+    name = "rank"
+    matrices = True
 
-    r: int = 1
+    r: int = setting(1, ge=1, help="")
 
-    def __post_init__(self) -> None:
-        self.require(self.r >= 1, "r", "at least 1")
-
-    def fit(self, size: int) -> None:
+    def validate(self, size: int) -> None:
         if self.r > size:
             raise ConfigError(f"compressor rank: r = {self.r}, but the matrix has {size} rows; set r to fewer")
 
@@ -99,10 +96,10 @@ class Triangle(Compressor):
     those of D = d (d + 1) / 2 in the Frobenius norm. Without that, top-1 of a matrix of ones keeps 1 / d^2, too little.
     """
 
-    name: ClassVar[str] = "triangle"
-    matrices: ClassVar[bool] = True
+    name = "triangle"
+    matrices = True
 
-    of: Compressor = field(default_factory=Top)
+    of: Compressor = setting(factory=Top, help="")
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         return self.of.pack(pack_triangle(x) * lengths(len(x)), rng)
@@ -122,8 +119,8 @@ class Triangle(Compressor):
     def delta(self, size: int) -> float | None:
         return self.of.delta(triangle(size))
 
-    def fit(self, size: int) -> None:
-        self.of.fit(triangle(size))
+    def validate(self, size: int) -> None:
+        self.of.validate(triangle(size))
 
 
 def triangle(size: int) -> int:

@@ -1,23 +1,23 @@
-"""Some coordinates and their places: random-r, top-r, and all of them."""
+"""Sparsifier coordinates and their places: random-r, top-r, and all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from mpinewton.arrays import AnyArray, Array
 from mpinewton.compress.compressor import Compressor, index_bits, pack_indices, unpack_indices
 from mpinewton.errors import ConfigError
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True)
 class Identity(Compressor):
     """x itself; with word=32, x rounded. omega = 0."""
 
-    name: ClassVar[str] = "identity"
+    name = "identity"
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         return (x.astype(self.floats),)
@@ -33,15 +33,12 @@ class Identity(Compressor):
 
 
 @dataclass(frozen=True)
-class Some(Compressor):
+class Sparsifier(Compressor):
     """r coordinates and their places, min(r ceil(log2 D), D) bits: what random-r and top-r share."""
 
-    r: int = 1  # coordinates that are sent
+    r: int = setting(1, ge=1, help="coordinates that are sent")
 
-    def __post_init__(self) -> None:
-        self.require(self.r >= 1, "r", "at least 1")
-
-    def fit(self, size: int) -> None:
+    def validate(self, size: int) -> None:
         if self.r > size:
             raise ConfigError(f"compressor {self.name}: r = {self.r}, but a message has {size} numbers; set r to fewer")
 
@@ -56,10 +53,10 @@ class Some(Compressor):
 
 
 @dataclass(frozen=True)
-class Random(Some):
+class Random(Sparsifier):
     """random-r: r coordinates, uniform without replacement, times D / r. Unbiased, omega = D / r - 1."""
 
-    name: ClassVar[str] = "random"
+    name = "random"
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         places = np.sort(rng.choice(len(x), self.r, replace=False, shuffle=False))
@@ -74,10 +71,10 @@ class Random(Some):
 
 
 @dataclass(frozen=True)
-class Top(Some):
+class Top(Sparsifier):
     """top-r: the r coordinates of largest modulus, the first ones among equals. Contractive, delta = r / D."""
 
-    name: ClassVar[str] = "top"
+    name = "top"
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         places = largest(np.abs(x), self.r)

@@ -70,7 +70,7 @@ def load_rows(
         raise DataError(
             f"{source}: the labels are numbers, but those of the training data are {', '.join(class_names)}"
         )
-    return Shard(X, y, shard.weight), classes
+    return Shard(X, y, shard.sample_weight), classes
 
 
 def _packed(folder: Path, wanted: tuple[str, ...] | None, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
@@ -98,7 +98,7 @@ def _stacked(shards: list[Shard]) -> Shard:
     p = max(shard.features for shard in shards)
     parts = [_widened(shard.X, p) for shard in shards]
     X = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-    weights = [shard.weight for shard in shards if shard.weight is not None]
+    weights = [shard.sample_weight for shard in shards if shard.sample_weight is not None]
     return Shard(X, np.concatenate([shard.y for shard in shards]), np.concatenate(weights) if weights else None)
 
 

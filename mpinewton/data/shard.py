@@ -21,7 +21,7 @@ class Shard:
         Features, float64 or float32, or uint8 where the loss keeps bytes; n may be 0.
     y : array, shape (n,)
         Labels as numbers: the values of the source, or class numbers where the source has words.
-    weight : array, shape (n,), or None
+    sample_weight : array, shape (n,), or None
         Weight of each row in the loss; None means 1.
     scale : Fraction
         What the features are still to be multiplied by: 1 but for uint8.
@@ -29,7 +29,7 @@ class Shard:
 
     X: Matrix
     y: Array
-    weight: Array | None = None
+    sample_weight: Array | None = None
     scale: Fraction = Fraction(1)
 
     @property
@@ -41,9 +41,9 @@ class Shard:
         return int(self.X.shape[1])
 
     @property
-    def mass(self) -> float:
+    def total_weight(self) -> float:
         """Sum of the row weights: what this shard counts in the objective."""
-        return float(self.rows if self.weight is None else self.weight.sum())
+        return float(self.rows if self.sample_weight is None else self.sample_weight.sum())
 
     def with_intercept(self) -> Shard:
         """The same rows with a last feature that is always 1."""

@@ -306,8 +306,8 @@ def read_shard(
         ("classes", header.classes, manifest.classes),
         ("source", header.source, manifest.source),
         ("sparse", bool(sparse.issparse(shard.X)), manifest.sparse),
-        ("weighted", shard.weight is not None, manifest.weighted),
-        ("mass", np.round(shard.mass, 6), np.round(entry.mass, 6)),
+        ("weighted", shard.sample_weight is not None, manifest.weighted),
+        ("mass", np.round(shard.total_weight, 6), np.round(entry.mass, 6)),
         ("digest", digest, entry.digest),
     ):
         if found != wanted:

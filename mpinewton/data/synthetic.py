@@ -73,10 +73,10 @@ def synthetic(name: str, reading: Reading) -> Source:
     for key, number in given.items():
         if not low.get(key, 1) <= number <= (1 if key == "density" else 1e12):
             raise ConfigError(f"{name}: {key} is out of range; at least {low.get(key, 1)}, density at most 1")
-    return Pisa(name, reading, recipe) if kind == "pisa" else Drawn(name, reading, kind, recipe)
+    return Pisa(name, reading, recipe) if kind == "pisa" else RandomSource(name, reading, kind, recipe)
 
 
-class Drawn(Source):
+class RandomSource(Source):
     """Rows x ~ N(0, diag(variances)), thinned, and labels by a linear model with weights N(0, 1)/sqrt(features)."""
 
     def __init__(self, name: str, reading: Reading, kind: str, recipe: Recipe) -> None:

@@ -32,7 +32,7 @@ class Failure(msgspec.Struct, frozen=True):
     trace: str
 
 
-def unlike(layout: Layout, first: Layout) -> str:
+def layout_mismatch(layout: Layout, first: Layout) -> str:
     """Why replies of these layouts cannot be added up."""
     return f"its reply has the shapes {list(layout.shapes)}, the first worker's has {list(first.shapes)}"
 
@@ -67,7 +67,7 @@ def _way(owner: object, place: object, path: str) -> str:
     return next(filter(None, ways), "")
 
 
-def found_task(name: str, method: object) -> Task:
+def find_task(name: str, method: object) -> Task:
     """The task that `task_name` gave this name."""
     if name.startswith("self."):
         found: Any = method

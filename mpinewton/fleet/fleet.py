@@ -38,20 +38,20 @@ class Fleet(ABC):
     ----------
     problem : Problem
         What is minimised.
-    workers : int
+    n_workers : int
         m, the number of logical workers.
-    size : int
+    dim : int
         d, the number of weights.
-    shares : array, shape (m,)
+    worker_share : array, shape (m,)
         omega_i, every worker's share of the rows; they sum to 1.
     ledger : Ledger
         What has crossed so far.
     """
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.shares = problem, problem.shares
-        self.workers, self.size = problem.workers, problem.size
-        self.ledger = Ledger(self.workers)
+        self.problem, self.worker_share = problem, problem.worker_share
+        self.n_workers, self.dim = problem.n_workers, problem.dim
+        self.ledger = Ledger(self.n_workers)
         self.iteration = 0
         self.interrupted = False  # a signal to stop has reached some process
         self.method: object = None
@@ -95,7 +95,7 @@ class Fleet(ABC):
         return random_numbers(self.problem.seed, worker, self.iteration, key)
 
     @contextmanager
-    def supposed(self) -> Iterator[None]:
+    def uncharged(self) -> Iterator[None]:
         """What is called in here, the paper supposes the driver to know before it begins: the optimum, or the rows.
 
         It is entered in the ledger as round 0 and counts nowhere. For `start` alone: RuntimeError after it.
@@ -118,7 +118,7 @@ class Fleet(ABC):
     ) -> tuple[Call, list[AnyArray], Mask, float]:
         start = time.perf_counter()
         sent = arrays_of(tuple(arrays))[1]
-        asked = np.ones(self.workers, dtype=bool)
+        asked = np.ones(self.n_workers, dtype=bool)
         if among is not None:
             asked[:] = False
             asked[list(among)] = True

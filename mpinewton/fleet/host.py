@@ -11,7 +11,7 @@ import numpy as np
 
 from mpinewton.arrays import AnyArray, Mask
 from mpinewton.data.shard_io import read_shard
-from mpinewton.fleet.calls import Call, Failure, found_task, unlike
+from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.tree import PartialSum, Tree
@@ -19,7 +19,7 @@ from mpinewton.fleet.wire import Layout, arrays_of, flattened, layout_of
 from mpinewton.fleet.worker import Worker
 
 
-class Summed(NamedTuple):
+class HostSum(NamedTuple):
     """The replies of a host's workers, added up."""
 
     total: PartialSum
@@ -38,7 +38,7 @@ class Host:
 
     def __init__(self, problem: Problem, workers: Sequence[Worker]) -> None:
         self.problem, self.workers = problem, list(workers)
-        self.tree, self.shares = Tree(problem.workers), problem.shares
+        self.tree, self.shares = Tree(problem.n_workers), problem.worker_share
         self.method: object = None
         self.seconds = 0.0  # of work in the last call
 
@@ -74,16 +74,16 @@ class Host:
             worker.iteration = call.iteration
             start = time.perf_counter()
             try:
-                result = found_task(call.task, self.method)(worker, *inputs)
+                result = find_task(call.task, self.method)(worker, *inputs)
                 reply = arrays_of(None if call.kind == "send" else result)
-                worker.settle()
+                worker.normalise_memory()
             except Exception:  # whatever a task raises is the driver's to see
                 yield worker.index, Failure(worker.index, traceback.format_exc())
             else:
                 yield worker.index, reply
             self.seconds += time.perf_counter() - start
 
-    def sum(self, call: Call, arrays: Sequence[AnyArray]) -> Summed:
+    def sum(self, call: Call, arrays: Sequence[AnyArray]) -> HostSum:
         """Add up the replies of this host's workers, for mean weighted by their shares (among those asked)."""
         scale = np.ones(len(self.shares))
         if call.kind == "mean":
@@ -100,14 +100,14 @@ class Host:
                 if first is None:
                     first = index, layout_of(single, parts)
                 elif single != first[1].single or tuple(part.shape for part in parts) != first[1].shapes:
-                    failure = failure or Failure(index, unlike(layout_of(single, parts), first[1]))
+                    failure = failure or Failure(index, layout_mismatch(layout_of(single, parts), first[1]))
                     continue
                 if scale[index]:  # a worker without rows has no say, not even a NaN
                     term = flattened(parts)
                     term *= scale[index]
             if failure is None:
                 total.add(self.tree.leaf(index), term)
-        return Summed(total, first, failure)
+        return HostSum(total, first, failure)
 
     def nothing(self) -> PartialSum:
         """Zeros from every worker: what a host adds that has nothing to say, so that the others' sums fit together."""

@@ -107,19 +107,19 @@ class Timing(msgspec.Struct, frozen=True):
     fixed: float  # the sum in fixed order
 
 
-def bundled(answer: Answer, arrays: list[AnyArray]) -> Bytes:
+def pack_answer(answer: Answer, arrays: list[AnyArray]) -> Bytes:
     """An answer and the arrays it speaks of, as bytes."""
     text = np.frombuffer(msgspec.json.encode(answer), dtype=np.uint8)
     return joined([np.array([len(text)]), text, np.concatenate([np.zeros(0, np.uint8), *map(_padded, arrays)])])
 
 
-def unbundled(data: Bytes) -> tuple[Answer, Bytes]:
+def unpack_answer(data: Bytes) -> tuple[Answer, Bytes]:
     """The answer and the bytes of its arrays."""
     size = int(data[:8].view(np.int64)[0])
     return decode_answer(data[8 : 8 + size].tobytes()), data[8 + -(-size // 8) * 8 :]
 
 
-def unpacked_states(answer: Answer, content: Bytes) -> dict[int, dict[str, Any]]:
+def unpack_states(answer: Answer, content: Bytes) -> dict[int, dict[str, Any]]:
     """What every worker keeps, by worker."""
     states, first = {}, 0
     for (index, layout), names in zip(answer.workers, answer.names):

@@ -27,17 +27,17 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sums: str = "fixed"
 
     @property
-    def workers(self) -> int:
+    def n_workers(self) -> int:
         return len(self.manifest.shards)
 
-    def made_loss(self) -> Loss:
+    def build_loss(self) -> Loss:
         return make_loss(self.loss)
 
     def problem(self) -> Problem:
         """What is minimised."""
         shards = self.manifest.shards
         return Problem(
-            self.made_loss(), self.manifest.classes, tuple(s.rows for s in shards), tuple(s.mass for s in shards),
+            self.build_loss(), self.manifest.classes, tuple(s.rows for s in shards), tuple(s.mass for s in shards),
             self.manifest.features + self.intercept, self.l2, self.intercept, self.seed, self.manifest.partition,
         )  # fmt: skip
 

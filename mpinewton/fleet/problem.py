@@ -20,7 +20,7 @@ class Problem:
     ----------
     rows : tuple of int
         Number of rows of every worker.
-    masses : tuple of float
+    total_weights : tuple of float
         Sum of their weights: what a worker counts.
     features : int
         Columns of the data, the intercept's included.
@@ -33,7 +33,7 @@ class Problem:
     loss: Loss
     classes: Classes
     rows: tuple[int, ...]
-    masses: tuple[float, ...]
+    total_weights: tuple[float, ...]
     features: int
     l2: float
     intercept: bool = False
@@ -41,24 +41,24 @@ class Problem:
     partition: str = ""
 
     @property
-    def workers(self) -> int:
+    def n_workers(self) -> int:
         return len(self.rows)
 
     @property
-    def size(self) -> int:
+    def dim(self) -> int:
         """d, the number of weights."""
-        return self.loss.size(self.features, self.classes)
+        return self.loss.dim(self.features, self.classes)
 
     @cached_property
-    def shares(self) -> Array:
+    def worker_share(self) -> Array:
         """omega_i, every worker's share of the whole, shape (m,); they sum to 1. Raises DataError for no rows."""
-        total = float(np.sum(self.masses))
+        total = float(np.sum(self.total_weights))
         if not total > 0:
             raise DataError("the shards hold no rows (or only rows of weight 0): there is nothing to train on")
-        return np.asarray(self.masses, dtype=np.float64) / total
+        return np.asarray(self.total_weights, dtype=np.float64) / total
 
     @cached_property
-    def ridge(self) -> Array:
+    def l2_vector(self) -> Array:
         """l2 for every weight, shape (d,): 0 for those that are not regularised, as the intercept's."""
         return np.where(self.loss.regularised(self.features, self.classes, self.intercept), self.l2, 0.0)
 
@@ -67,6 +67,6 @@ class Problem:
         """What the weights are, in the order in which w (d,) holds them."""
         return self.loss.shapes(self.features, self.classes)
 
-    def begin(self) -> Array:
+    def initial_weights(self) -> Array:
         """The weights the loss proposes to start from, shape (d,): the same in every layout."""
-        return self.loss.begin(self.features, self.classes, self.seed)
+        return self.loss.initial_weights(self.features, self.classes, self.seed)

@@ -19,7 +19,7 @@ def _up(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
-def hosted(rank: int, ranks: int, workers: int) -> range:
+def hosted_workers(rank: int, ranks: int, workers: int) -> range:
     """The workers that rank number `rank` of `ranks` hosts.
 
     Cut like a level of the tree, so that with 2, 4, 8, ... ranks each holds one whole subtree.
@@ -70,7 +70,7 @@ class Tree:
     @lru_cache  # noqa: B019  (a handful of trees live as long as the job)
     def longest(self, ranks: int) -> int:
         """The most nodes that any run of neighbouring ranks needs: how long a list of subtree sums can get."""
-        blocks = [hosted(r, ranks, self.workers) for r in range(ranks)]
+        blocks = [hosted_workers(r, ranks, self.workers) for r in range(ranks)]
         if ranks > 64:
             return max(1, 2 * self.depth)
         return max(len(self.cover(left.start, right.stop)) for i, left in enumerate(blocks) for right in blocks[i:])

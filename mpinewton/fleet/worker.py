@@ -11,7 +11,7 @@ import numpy as np
 from mpinewton.arrays import Array, Indices
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.problem import Problem
-from mpinewton.losses.loss import Model, Point, Ray, emphasis
+from mpinewton.losses.loss import Model, Point, Ray, mean_weight_ratio
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
 REFRESH = 50
@@ -25,10 +25,10 @@ class Worker:
     ----------
     index : int
         Number of this worker, 0 to m - 1.
-    weight : float
+    share : float
         Its share of the rows (of their weights), omega_i; the shares of all workers sum to 1.
     rows : int
-    l2 : array, shape (d,)
+    l2_vector : array, shape (d,)
         Regularisation of every weight.
     shapes : tuple of Shape
         What the weights are.
@@ -37,11 +37,11 @@ class Worker:
     """
 
     def __init__(self, index: int, shard: Shard, problem: Problem) -> None:
-        self.index, self.weight = index, float(problem.shares[index])
-        self.l2, self.seed = problem.ridge, problem.seed
+        self.index, self.share = index, float(problem.worker_share[index])
+        self.l2_vector, self.seed = problem.l2_vector, problem.seed
         self.rows = shard.rows
         self.shapes = problem.shapes
-        self.model: Model = problem.loss.on(shard, problem.classes)
+        self.model: Model = problem.loss.on_shard(shard, problem.classes)
         self.memory: dict[str, Array] = {}
         self.iteration = 0  # of the run; set by the host before every task
         self._steps = 0
@@ -63,11 +63,11 @@ class Worker:
         """The weights, shape (d,); never written to."""
         return self.point.w
 
-    def place(self, w: Array) -> None:
+    def move_to(self, w: Array) -> None:
         """Stand at w."""
         self._point, self._ray, self._steps = self.model.at(w), None, 0
 
-    def aim(self, p: Array) -> None:
+    def set_direction(self, p: Array) -> None:
         """Look along p from where the worker stands: one product with the data, and trial steps cost none."""
         self._ray, self._p = self.point.along(p), p
 
@@ -84,27 +84,27 @@ class Worker:
 
     def value(self) -> float:
         """f_i(w)."""
-        return self.point.value() + 0.5 * float((self.l2 * self.w) @ self.w)
+        return self.point.value() + 0.5 * float((self.l2_vector * self.w) @ self.w)
 
     def gradient(self) -> Array:
         """Gradient of f_i, shape (d,)."""
-        return self.point.gradient() + self.l2 * self.w
+        return self.point.gradient() + self.l2_vector * self.w
 
-    def hessian_product(self, v: Array) -> Array:
+    def hvp(self, v: Array) -> Array:
         """Hessian of f_i times v, shape (d,)."""
-        return self.point.hessian_product(v) + self.l2 * v
+        return self.point.hvp(v) + self.l2_vector * v
 
     def hessian(self) -> Array:
         """Hessian of f_i, shape (d, d)."""
         H = self.point.hessian()
-        H[np.diag_indices_from(H)] += self.l2
+        H[np.diag_indices_from(H)] += self.l2_vector
         return H
 
     def losses(self, steps: Array) -> Array:
         """f_i(w + a p) for every a of `steps`, shape (len(steps),); p is the last direction aimed along."""
         if self._ray is None or self._p is None:
             raise RuntimeError("the worker was asked for trial steps before it was told a direction: call aim(p) first")
-        w, p, l2 = self.w, self._p, self.l2
+        w, p, l2 = self.w, self._p, self.l2_vector
         square = 0.5 * ((l2 * w) @ w + 2.0 * steps * ((l2 * w) @ p) + steps**2 * ((l2 * p) @ p))
         return np.asarray(self._ray.losses(steps) + square)
 
@@ -113,13 +113,13 @@ class Worker:
         if self._ray is None or self._p is None:
             raise RuntimeError("the worker was asked for trial steps before it was told a direction: call aim(p) first")
         points = [self._ray.at(step) for step in steps]
-        return np.array([point.gradient() + self.l2 * point.w for point in points]).reshape(len(steps), -1)
+        return np.array([point.gradient() + self.l2_vector * point.w for point in points]).reshape(len(steps), -1)
 
-    def look(self, w: Array) -> tuple[float, Array]:
+    def evaluate(self, w: Array) -> tuple[float, Array]:
         """f_i and its gradient at w, for the record: the worker stays where it is."""
         point = self.model.at(w)
         g = point.gradient()  # before the value, which may come out of it
-        return point.value() + 0.5 * float((self.l2 * w) @ w), g + self.l2 * w
+        return point.value() + 0.5 * float((self.l2_vector * w) @ w), g + self.l2_vector * w
 
     # -- chance and memory --------------------------------------------------------------------------------------
 
@@ -127,22 +127,22 @@ class Worker:
         """Random numbers of (seed, worker, iteration, key): the same in every layout and after every resume."""
         return random_numbers(self.seed, self.index, self.iteration, key)
 
-    def part(self, rows: Indices | None = None) -> Worker:
+    def subset(self, rows: Indices | None = None) -> Worker:
         """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,), or on all: placed nowhere yet."""
         part = copy.copy(self)
         if rows is not None:
-            part.model, part.rows = self.model.part(rows), len(rows)
+            part.model, part.rows = self.model.subset(rows), len(rows)
         part._point = part._ray = part._p = None
         return part
 
     def sampled_gradient(self, rows: Indices, w: Array) -> Array:
         """Gradient of f_i at w, (d,), from some of its rows, (k,): right in the mean over fair samples."""
-        part = self.part(rows)
-        part.place(w)
-        ridge = self.l2 * w
-        return ridge + emphasis(self.model.weight, rows) * (part.gradient() - ridge)
+        part = self.subset(rows)
+        part.move_to(w)
+        ridge = self.l2_vector * w
+        return ridge + mean_weight_ratio(self.model.row_weight, rows) * (part.gradient() - ridge)
 
-    def settle(self) -> None:
+    def normalise_memory(self) -> None:
         """Have the memory as a checkpoint gives it back, in C order: H.T @ v rounds unlike H @ v."""
         for name, value in self.memory.items():
             self.memory[name] = np.asarray(value, order="C")
@@ -151,7 +151,7 @@ class Worker:
         """All this worker keeps, for a checkpoint; its weights only where they are not the driver's w."""
         state: dict[str, Any] = {f"memory/{name}": np.asarray(value) for name, value in self.memory.items()}
         if self._point is not None:
-            state |= {f"point/{name}": value for name, value in self._point.kept().items()}
+            state |= {f"point/{name}": value for name, value in self._point.cache().items()}
             state["steps"] = np.array(self._steps)
             if not np.array_equal(self.w, w):
                 state["w"] = self.w
@@ -167,7 +167,7 @@ class Worker:
             self._point, self._ray = self.model.at(state.get("w", w), **kept), None
             self._steps = int(state["steps"])
             if "p" in state:
-                self.aim(state["p"])
+                self.set_direction(state["p"])
 
 
 def random_numbers(seed: int, index: int, iteration: int, key: Sequence[int]) -> np.random.Generator:

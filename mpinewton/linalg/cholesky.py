@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
 
 from mpinewton.arrays import Array, Matrix
-from mpinewton.linalg.krylov import Solved, cg
+from mpinewton.linalg.krylov import Solution, cg
 
 # Below this size a Cholesky factor (0.7 ms at d = 300) costs less than the steps that would save it.
 SMALL = 500
@@ -18,15 +18,15 @@ STALE = 8
 TOLERANCE = 1e-10
 
 
-def solve_positive(H: Array, g: Array) -> Solved:
+def solve_positive(H: Array, g: Array) -> Solution:
     """H^-1 g by Cholesky for symmetric H (d, d); where there is no factor, g and status "not positive definite"."""
     try:
         x = cho_solve(cho_factor(H, lower=True, check_finite=False), g, check_finite=False)
     except LinAlgError:
         x = np.full_like(g, np.nan)
     if not np.isfinite(x).all():  # not every LAPACK notices NaN in H
-        return Solved(g.copy(), 0, "not positive definite")
-    return Solved(x, 1, "solved")
+        return Solution(g.copy(), 0, "not positive definite")
+    return Solution(x, 1, "solved")
 
 
 def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
@@ -45,7 +45,7 @@ def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
     return np.asarray(r / e - scaled.T @ solved.x)
 
 
-def solve_semidefinite(H: Array, g: Array) -> Solved:
+def solve_semidefinite(H: Array, g: Array) -> Solution:
     """H^-1 g for positive definite H (d, d); the shortest solution where H is singular to rounding.
 
     Status "not positive definite", and g, where an eigenvalue is negative by more than rounding.
@@ -58,10 +58,10 @@ def solve_semidefinite(H: Array, g: Array) -> Solved:
     if e[0] < -zero:
         return solved
     seen = e > zero
-    return Solved(Q[:, seen] @ (Q[:, seen].T @ g / e[seen]), 1, "solved")
+    return Solution(Q[:, seen] @ (Q[:, seen].T @ g / e[seen]), 1, "solved")
 
 
-def projected(H: Array, mu: float) -> Array:
+def project_spectrum(H: Array, mu: float) -> Array:
     """[H]_mu, the nearest symmetric matrix without an eigenvalue below mu, for symmetric H (d, d): H where it has none.
 
     A Cholesky factor of H - mu I tells, at a tenth of what eigenvectors cost. LinAlgError where H is not finite.
@@ -85,7 +85,7 @@ def with_rows(H: Array, X: sparse.csr_array, c: Array) -> Array:
     return H
 
 
-def solve_following(H: Array, g: Array, L: Array) -> tuple[Solved, Array]:
+def solve_with_stale_factor(H: Array, g: Array, L: Array) -> tuple[Solution, Array]:
     """H^-1 g, and the factor to begin with next time; L is the one of the last time, (0, 0) at first.
 
     Small matrices are factored every time. For others L is the lower Cholesky factor of an earlier H, and conjugate
@@ -96,12 +96,12 @@ def solve_following(H: Array, g: Array, L: Array) -> tuple[Solved, Array]:
     if L.size:
         solved = cg(lambda v: _down(L, H @ _up(L, v)), _down(L, g), STALE, TOLERANCE)
         if solved.status == "solved":
-            return Solved(_up(L, solved.x), solved.iterations, "solved"), L
+            return Solution(_up(L, solved.x), solved.iterations, "solved"), L
     try:
         L = np.ascontiguousarray(cholesky(H, lower=True))
     except (LinAlgError, ValueError):  # ValueError: not finite
-        return Solved(g.copy(), 0, "not positive definite"), np.zeros((0, 0))
-    return Solved(solve_factored(L, g), 0, "solved"), L
+        return Solution(g.copy(), 0, "not positive definite"), np.zeros((0, 0))
+    return Solution(solve_factored(L, g), 0, "solved"), L
 
 
 def solve_factored(L: Array, g: Array) -> Array:

@@ -14,7 +14,7 @@ from mpinewton.linalg.krylov import EXHAUSTED
 BlockProduct = Callable[[Array], Array]
 
 
-class Dominant(NamedTuple):
+class DominantEigenvectors(NamedTuple):
     """What a subspace knows of the eigenvalues of D, largest moduli first.
 
     Attributes
@@ -32,7 +32,7 @@ class Dominant(NamedTuple):
     after: Array
 
 
-def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: float) -> Dominant:
+def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: float) -> DominantEigenvectors:
     """Subspace iteration with Rayleigh and Ritz, from the columns of `start`, shape (d, b), r <= b <= d.
 
     At most `limit` >= 1 products D Q with b orthonormal columns; ends where the r largest have |D v - e v| of together
@@ -44,7 +44,7 @@ def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: 
         Y = product(Q)
         T = Q.T @ Y
         if not np.isfinite(T).all():
-            return Dominant(np.full(len(T), np.nan), Q, start)
+            return DominantEigenvectors(np.full(len(T), np.nan), Q, start)
         e, Z = np.linalg.eigh(T)
         order = np.argsort(-np.abs(e), kind="stable")
         e, Z = e[order], Z[:, order]
@@ -56,7 +56,7 @@ def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: 
     # Of a column of zeros nothing would ever come, were D to change: what was drawn once has a part in every direction.
     dead = np.einsum("db,db->b", after, after) <= (EXHAUSTED * e[0]) ** 2
     after[:, dead] = start[:, dead]
-    return Dominant(e, V, after)
+    return DominantEigenvectors(e, V, after)
 
 
 def _orthonormal(Y: Array) -> Array:

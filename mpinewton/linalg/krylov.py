@@ -23,7 +23,7 @@ FLAT = float(np.sqrt(np.finfo(np.float64).eps))
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class Solution:
     """A solution and how it was come by.
 
     Attributes
@@ -42,7 +42,7 @@ class Solved:
 
 def cg(
     product: Product, b: Array, limit: int, tolerance: float, flat: float = 0.0, precondition: Product | None = None
-) -> Solved:
+) -> Solution:
     """Conjugate gradients for H x = b, until |H x - b| <= tolerance |b|; `precondition` is P^-1, P positive definite.
 
     On a direction u with u'Hu <= flat |H| |u|^2, |H| as far as it has been seen: the iterate before it, u itself at
@@ -52,7 +52,7 @@ def cg(
     x, r = np.zeros_like(b), b.copy()
     goal = tolerance * sqrt(b @ b)
     if not b.any():
-        return Solved(x, 0, "solved")
+        return Solution(x, 0, "solved")
     s = precondition(r) if precondition else r
     u, rs, largest = s.copy(), float(r @ s), 0.0
     for k in range(limit):
@@ -60,19 +60,19 @@ def cg(
         curvature, square = float(u @ Hu), float(u @ u)
         largest = max(largest, sqrt((Hu @ Hu) / square))
         if curvature <= flat * largest * square:
-            return Solved(x if k else u, k, "negative curvature")
+            return Solution(x if k else u, k, "negative curvature")
         alpha = rs / curvature
         x += alpha * u
         r -= alpha * Hu
         if sqrt(r @ r) <= goal:
-            return Solved(x, k + 1, "solved")
+            return Solution(x, k + 1, "solved")
         s = precondition(r) if precondition else r
         before, rs = rs, float(r @ s)
         u = s + (rs / before) * u
-    return Solved(x, limit, "limit")
+    return Solution(x, limit, "limit")
 
 
-def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) -> Solved:
+def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) -> Solution:
     """argmin |H x - b|^2 + damp^2 |x|^2 for symmetric H, by LSMR (Fong and Saunders 2011); two products a step.
 
     Stops when the gradient |H(H x - b) + damp^2 x| <= tolerance |H b|; it falls at every step.
@@ -80,11 +80,11 @@ def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) 
     x = np.zeros_like(b)
     beta, u = _normed(b)
     if beta == 0:
-        return Solved(x, 0, "solved")
+        return Solution(x, 0, "solved")
     alpha, v = _normed(product(u))
     first = zetabar = alpha * beta
     if first == 0:
-        return Solved(x, 0, "solved")
+        return Solution(x, 0, "solved")
     alphabar, rho, rhobar, cbar, sbar = alpha, 1.0, 1.0, 1.0, 0.0
     h, hbar = v.copy(), np.zeros_like(b)
     for k in range(limit):
@@ -103,8 +103,8 @@ def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) 
         x += (zeta / (rho * rhobar)) * hbar
         h = v - (theta / rho) * h
         if abs(zetabar) <= tolerance * first:
-            return Solved(x, k + 1, "solved")
-    return Solved(x, limit, "limit")
+            return Solution(x, k + 1, "solved")
+    return Solution(x, limit, "limit")
 
 
 @dataclass(frozen=True, eq=False)

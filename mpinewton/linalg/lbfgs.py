@@ -41,7 +41,7 @@ def scaled(S: Array, Y: Array, g: Array, initial: Callable[[Array], Array] | Non
     return q
 
 
-def remembered(S: Array, Y: Array, s: Array, y: Array, memory: int) -> tuple[Array, Array]:
+def append_pair(S: Array, Y: Array, s: Array, y: Array, memory: int) -> tuple[Array, Array]:
     """The pairs and one more, the last `memory` of them; without it where s shows no curvature to learn from."""
     if s @ y <= FLAT * np.sqrt((s @ s) * (y @ y)):
         return S, Y

@@ -16,7 +16,7 @@ def combined(e: Array, V: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Growing:
+class GrowingMatrix:
     """base + V' diag(e) V. A term costs d to keep and 2 d in a product; d / 2 of them are folded into the base.
 
     Attributes
@@ -36,10 +36,10 @@ class Growing:
         terms = self.V.T @ (self.e[:, None] * (self.V @ v))
         return np.asarray(self.base @ v + terms if self.base.size else terms)
 
-    def plus(self, e: Array, V: Array) -> Growing:
+    def plus(self, e: Array, V: Array) -> GrowingMatrix:
         """The matrix and V' diag(e) V, of any number of terms."""
         e, V = np.concatenate([self.e, e]), np.concatenate([self.V, V])
         d = V.shape[1]
         if 2 * len(e) < d:
-            return Growing(e, V, self.base)
-        return Growing(e[:0], V[:0], (self.base if self.base.size else np.zeros((d, d))) + combined(e, V))
+            return GrowingMatrix(e, V, self.base)
+        return GrowingMatrix(e[:0], V[:0], (self.base if self.base.size else np.zeros((d, d))) + combined(e, V))

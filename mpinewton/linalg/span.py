@@ -12,7 +12,7 @@ from mpinewton.linalg.krylov import Lanczos, lanczos
 
 
 @dataclass(frozen=True, eq=False)
-class Lifted(Lanczos):
+class LiftedLanczos(Lanczos):
     """A Krylov space in coordinates: Q of the n orthonormal columns of `rows` and of one more, `out`."""
 
     rows: Array  # shape (d, n)
@@ -45,4 +45,4 @@ class Span:
             y, rest = y + part, rest - self.Q @ part
         length = sqrt(rest @ rest)
         found = lanczos(M.__matmul__, np.append(y, length), limit, 0.0)
-        return Lifted(found.Q, found.T, found.beta, found.status, self.Q, rest / length if length else rest)
+        return LiftedLanczos(found.Q, found.T, found.beta, found.status, self.Q, rest / length if length else rest)

@@ -10,15 +10,15 @@ from mpinewton.losses.logistic import Logistic
 from mpinewton.losses.loss import Loss
 from mpinewton.losses.mlp import Mlp
 from mpinewton.losses.poisson import Poisson
-from mpinewton.losses.ridge import Ridge
 from mpinewton.losses.softmax import Softmax
 from mpinewton.losses.softplus import Softplus
+from mpinewton.losses.squared import Squared
 from mpinewton.losses.torch.settings import TorchModule
-from mpinewton.settings import chosen
+from mpinewton.settings import parse_choice
 
 __all__ = ["LOSSES", "Loss", "describe", "make_loss"]
 
-KINDS = (Logistic, Softmax, Ridge, Huber, Poisson, Softplus, Mlp, TorchModule)
+KINDS = (Logistic, Softmax, Squared, Huber, Poisson, Softplus, Mlp, TorchModule)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in KINDS}
 
 
@@ -30,7 +30,7 @@ def make_loss(text: str) -> Loss:
     ConfigError
         If there is no such loss or setting, or a value does not fit.
     """
-    return chosen(text, LOSSES, "loss")
+    return parse_choice(text, LOSSES | {"ridge": Squared}, "loss")
 
 
 def describe() -> list[str]:

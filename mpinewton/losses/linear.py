@@ -6,7 +6,6 @@ import copy
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, we
 
 # Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18
-CURVED = frozenset({"gradient", "hessian_product", "hessian", "curvature"})
+TWICE_DIFFERENTIABLE = frozenset({"gradient", "hvp", "hessian", "second_derivatives"})
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,10 @@ class LinearLoss(Loss):
     """A loss of a linear model, one formula per derivative; z = X w are the logits.
 
     Every formula works row by row: z has shape (..., n) or, with C outputs, (..., n, C); t has shape (n,); leading
-    axes are trial steps. "curvature", loss''(z_j), is provided by losses with one output.
+    axes are trial steps. "second_derivatives", loss''(z_j), is provided by losses with one output.
     """
 
-    provides: ClassVar[frozenset[str]] = CURVED
+    provides = TWICE_DIFFERENTIABLE
 
     def outputs(self, classes: Classes) -> int:
         """Number of logits a row has: 1, unless the loss says otherwise."""
@@ -53,29 +52,29 @@ class LinearLoss(Loss):
         """Loss of every row, shape (..., n)."""
 
     @abstractmethod
-    def slopes(self, z: Array, t: Targets) -> Array:
+    def derivatives(self, z: Array, t: Targets) -> Array:
         """First derivative with respect to the logits, shape of z."""
 
     @abstractmethod
-    def curvatures(self, z: Array, t: Targets) -> Array:
+    def second_derivatives(self, z: Array, t: Targets) -> Array:
         """Second derivative with respect to the one logit, shape (n,)."""
 
-    def gamma(self, t: Targets) -> Array:
+    def hessian_bound(self, t: Targets) -> Array:
         """A bound of the modulus of the second derivative over all z, for every row, shape (n,)."""
         raise self._unbounded("second derivative")
 
-    def nu(self, t: Targets) -> Array:
+    def hessian_lipschitz(self, t: Targets) -> Array:
         """A Lipschitz constant of the second derivative in z, for every row, shape (n,)."""
         raise self._unbounded("third derivative")
 
     def _unbounded(self, derivative: str) -> ConfigError:
-        return ConfigError(f"the {derivative} of {self.name} has no bound; logistic, ridge and softplus have one")
+        return ConfigError(f"the {derivative} of {self.name} has no bound; logistic, squared and softplus have one")
 
-    def second(self, z: Array, t: Targets) -> Array:
-        """What the second derivative is made of, shape of z: found once a point, then used by `bend` and `hessian`."""
-        return self.curvatures(z, t)
+    def second_terms(self, z: Array, t: Targets) -> Array:
+        """What the second derivative is made of, shape of z: found once a point, then used by `apply_second` and `hessian`."""
+        return self.second_derivatives(z, t)
 
-    def bend(self, second: Array, dz: Array) -> Array:
+    def apply_second(self, second: Array, dz: Array) -> Array:
         """Second derivative with respect to the logits, applied to dz: shape of z."""
         return second * dz
 
@@ -87,7 +86,7 @@ class LinearLoss(Loss):
         """What a trained model says: the label nearest in meaning to the logits, shape (n,)."""
         return z
 
-    def on(self, shard: Shard, classes: Classes) -> LinearModel:
+    def on_shard(self, shard: Shard, classes: Classes) -> LinearModel:
         """This loss on one shard."""
         return LinearModel(self, shard, classes)
 
@@ -103,14 +102,14 @@ class LinearModel:
         self.rows = Rows(shard.X)
         self.y, self.t = shard.y, loss.targets(shard.y, classes)
         self.outputs = loss.outputs(classes)
-        self.size = shard.features * self.outputs
-        self.weight = row_weights(shard)
+        self.dim = shard.features * self.outputs
+        self.row_weight = row_weights(shard)
 
-    def part(self, rows: NDArray[np.intp]) -> LinearModel:
+    def subset(self, rows: NDArray[np.intp]) -> LinearModel:
         """The model on some of its rows, shape (k,): their mean."""
         part = copy.copy(self)
         part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
-        part.weight = weights_of_part(self.weight, rows)
+        part.row_weight = weights_of_part(self.row_weight, rows)
         return part
 
     def logits(self, w: Array) -> Array:
@@ -119,20 +118,20 @@ class LinearModel:
 
     def pull_back(self, r: Array) -> Array:
         """X'(weight r), shape (d,)."""
-        if isinstance(self.weight, float):
-            return self.rows.transpose_times(r).ravel() * self.weight
-        return self.rows.transpose_times((self.weight * r.T).T).ravel()
+        if isinstance(self.row_weight, float):
+            return self.rows.transpose_times(r).ravel() * self.row_weight
+        return self.rows.transpose_times((self.row_weight * r.T).T).ravel()
 
     @property
-    def shares(self) -> Array:
+    def row_weight_array(self) -> Array:
         """What every row counts in the mean, shape (n,)."""
-        return np.full(self.rows.n, self.weight) if isinstance(self.weight, float) else self.weight
+        return np.full(self.rows.n, self.row_weight) if isinstance(self.row_weight, float) else self.row_weight
 
     def mean(self, values: Array, rows: slice = slice(None)) -> Array:
         """Weighted sum over (some of) the rows, shape (...) for values of shape (..., n)."""
-        if isinstance(self.weight, float):
-            return np.asarray(values.sum(axis=-1) * self.weight)
-        return np.asarray(values @ self.weight[rows])
+        if isinstance(self.row_weight, float):
+            return np.asarray(values.sum(axis=-1) * self.row_weight)
+        return np.asarray(values @ self.row_weight[rows])
 
     def at(self, w: Array, **kept: Array) -> LinearPoint:
         """The loss at w; z, where given, are the logits there."""
@@ -152,32 +151,32 @@ class LinearPoint:
         return float(self.model.mean(self.model.loss.values(self.z, self.model.t)))
 
     def gradient(self) -> Array:
-        return self.model.pull_back(self.model.loss.slopes(self.z, self.model.t))
+        return self.model.pull_back(self.model.loss.derivatives(self.z, self.model.t))
 
     @cached_property
     def second(self) -> Array:
-        return self.model.loss.second(self.z, self.model.t)
+        return self.model.loss.second_terms(self.z, self.model.t)
 
-    def hessian_product(self, v: Array) -> Array:
-        return self.model.pull_back(self.model.loss.bend(self.second, self.model.logits(v)))
+    def hvp(self, v: Array) -> Array:
+        return self.model.pull_back(self.model.loss.apply_second(self.second, self.model.logits(v)))
 
-    def hessian_products(self, V: Array) -> Array:
+    def hvps(self, V: Array) -> Array:
         """The Hessian times the columns of V, shape (d, b)."""
         if self.model.outputs > 1:
-            return np.column_stack([self.hessian_product(v) for v in V.T])
-        h = (self.model.shares * self.second)[:, None]
+            return np.column_stack([self.hvp(v) for v in V.T])
+        h = (self.model.row_weight_array * self.second)[:, None]
         return self.model.rows.transpose_times(h * self.model.rows.times(V))
 
     def hessian(self) -> Array:
-        return self.model.loss.hessian(self.model.rows, self.second, self.model.weight)
+        return self.model.loss.hessian(self.model.rows, self.second, self.model.row_weight)
 
-    def curvatures(self) -> Array:
-        return self.model.loss.curvatures(self.z, self.model.t)
+    def second_derivatives(self) -> Array:
+        return self.model.loss.second_derivatives(self.z, self.model.t)
 
     def along(self, p: Array) -> LinearRay:
         return LinearRay(self, p, self.model.logits(p))
 
-    def kept(self) -> dict[str, Array]:
+    def cache(self) -> dict[str, Array]:
         return {"z": self.z}
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit
 
 from mpinewton.arrays import Array
 from mpinewton.errors import DataError
-from mpinewton.losses.linear import CURVED, LinearLoss
+from mpinewton.losses.linear import TWICE_DIFFERENTIABLE, LinearLoss
 from mpinewton.losses.loss import Classes, Targets
 from mpinewton.losses.softplus import softplus
 
@@ -19,10 +18,10 @@ from mpinewton.losses.softplus import softplus
 class Logistic(LinearLoss):
     """log(1 + exp(-b z)), b = -1 for the first of two classes and 1 for the second."""
 
-    name: ClassVar[str] = "logistic"
-    convex: ClassVar[bool] = True
-    classifies: ClassVar[bool] = True
-    provides: ClassVar[frozenset[str]] = CURVED | {"curvature_bound", "curvature_slope"}
+    name = "logistic"
+    convex = True
+    classifies = True
+    provides = TWICE_DIFFERENTIABLE | {"hessian_bound", "hessian_lipschitz"}
 
     def targets(self, y: Array, classes: Classes) -> Targets:
         if classes is not None and len(classes) != 2:
@@ -32,17 +31,17 @@ class Logistic(LinearLoss):
     def values(self, z: Array, t: Targets) -> Array:
         return softplus(-t * z)
 
-    def slopes(self, z: Array, t: Targets) -> Array:
+    def derivatives(self, z: Array, t: Targets) -> Array:
         return np.asarray(-t * expit(-t * z))
 
-    def curvatures(self, z: Array, t: Targets) -> Array:
+    def second_derivatives(self, z: Array, t: Targets) -> Array:
         return np.asarray(expit(z) * expit(-z))
 
     def predictions(self, z: Array, classes: Classes) -> Array:
         return np.asarray(classes, dtype=np.float64)[(z > 0).astype(np.intp)]
 
-    def gamma(self, t: Targets) -> Array:
+    def hessian_bound(self, t: Targets) -> Array:
         return np.full(len(t), 0.25)
 
-    def nu(self, t: Targets) -> Array:
+    def hessian_lipschitz(self, t: Targets) -> Array:
         return np.full(len(t), 1.0 / (6.0 * np.sqrt(3.0)))  # at s = 1/2 +- 1/sqrt(12)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
 from mpinewton.errors import DataError
+from mpinewton.settings import Configured
 
 Classes = Sequence[float] | None
 Targets = NDArray[Any]  # labels in the form a loss wants: floats, or numbers of classes
@@ -33,21 +34,21 @@ class Point(Protocol):
 
     def value(self) -> float: ...
     def gradient(self) -> Array: ...  # (d,)
-    def hessian_product(self, v: Array) -> Array: ...  # (d,)
+    def hvp(self, v: Array) -> Array: ...  # (d,)
     def hessian(self) -> Array: ...  # (d, d)
-    def curvatures(self) -> Array: ...  # (n,)
+    def second_derivatives(self) -> Array: ...  # (n,)
     def along(self, p: Array) -> Ray: ...
-    def kept(self) -> dict[str, Array]: ...  # what Model.at needs to make this very point again, bit by bit
+    def cache(self) -> dict[str, Array]: ...  # what Model.at needs to make this very point again, bit by bit
 
 
 class Model(Protocol):
     """A loss on one shard: a function of the weights alone."""
 
-    size: int  # d, the number of weights
-    weight: Array | float  # what every row counts in the mean, shape (n,); one number where all count alike
+    dim: int  # d, the number of weights
+    row_weight: Array | float  # what every row counts in the mean, shape (n,); one number where all count alike
 
     def at(self, w: Array, **kept: Array) -> Point: ...
-    def part(self, rows: NDArray[np.intp]) -> Model: ...  # the mean over some of the rows, shape (k,)
+    def subset(self, rows: NDArray[np.intp]) -> Model: ...  # the mean over some of the rows, shape (k,)
     def predict(self, w: Array) -> Array: ...
 
 
@@ -64,14 +65,13 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Loss(ABC):
+class Loss(Configured, ABC):
     """What every loss is. Subclasses are frozen dataclasses whose fields are the settings of the loss.
 
-    `provides` says what methods may ask for: "gradient", "hessian_product", "hessian", "curvature" (coefficients h_j of
-    a Hessian X' diag(h) X / n), and bounds of these: "curvature_bound" (`gamma`), "curvature_slope" (`nu`).
+    `provides` says what methods may ask for: "gradient", "hvp", "hessian", "second_derivatives" (coefficients h_j of
+    a Hessian X' diag(h) X / n), and bounds of these: "hessian_bound" (`hessian_bound`), "hessian_lipschitz" (`hessian_lipschitz`).
     """
 
-    name: ClassVar[str]
     convex: ClassVar[bool]
     classifies: ClassVar[bool] = False  # predictions are class labels
     provides: ClassVar[frozenset[str]]
@@ -86,18 +86,18 @@ class Loss(ABC):
         """Which weights l2 holds for, shape (d,). `intercept`: the last feature is always 1, and its weights free."""
 
     @abstractmethod
-    def on(self, shard: Shard, classes: Classes) -> Model:
+    def on_shard(self, shard: Shard, classes: Classes) -> Model:
         """This loss on one shard."""
 
-    def size(self, features: int, classes: Classes) -> int:
+    def dim(self, features: int, classes: Classes) -> int:
         """d, the number of weights."""
         return sum(shape.size for shape in self.shapes(features, classes))
 
-    def begin(self, features: int, classes: Classes, seed: int) -> Array:
+    def initial_weights(self, features: int, classes: Classes, seed: int) -> Array:
         """The weights to start from where nobody names others, shape (d,): zeros, unless a loss says otherwise."""
-        return np.zeros(self.size(features, classes))
+        return np.zeros(self.dim(features, classes))
 
-    def fit(self, features: int, classes: Classes, intercept: bool) -> None:
+    def validate(self, features: int, classes: Classes, intercept: bool) -> None:
         """Refuse, before anything starts, what the loss cannot be trained on.
 
         Raises
@@ -127,7 +127,7 @@ class Loss(ABC):
             If the labels are no classes, or one of them is not in `classes`.
         """
         if classes is None:
-            raise DataError(f"{self.name} needs labels that are classes; these are real numbers. Use ridge or huber")
+            raise DataError(f"{self.name} needs labels that are classes; these are real numbers. Use squared or huber")
         known = np.asarray(classes, dtype=np.float64)
         order = np.argsort(known)
         number: NDArray[np.intp] = order[np.searchsorted(known, y, sorter=order).clip(max=len(known) - 1)]
@@ -157,8 +157,8 @@ class PointRay:
 
 def row_weights(shard: Shard) -> Array | float:
     """Weights of the rows that sum to 1, so that a mean is a plain sum: shape (n,), or one number for all."""
-    mass = shard.mass or 1.0
-    return 1.0 / mass if shard.weight is None else shard.weight / mass
+    mass = shard.total_weight or 1.0
+    return 1.0 / mass if shard.sample_weight is None else shard.sample_weight / mass
 
 
 def weights_of_part(weight: Array | float, rows: NDArray[np.intp]) -> Array | float:
@@ -169,6 +169,6 @@ def weights_of_part(weight: Array | float, rows: NDArray[np.intp]) -> Array | fl
     return np.asarray(part / (part.sum() or 1.0))
 
 
-def emphasis(weight: Array | float, rows: NDArray[np.intp]) -> float:
+def mean_weight_ratio(weight: Array | float, rows: NDArray[np.intp]) -> float:
     """Mean weight of some of the rows, (k,), over that of all."""
     return 1.0 if isinstance(weight, float) else float(weight[rows].sum() * len(weight)) / max(1, len(rows))

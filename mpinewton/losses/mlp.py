@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from mpinewton.errors import ConfigError
 from mpinewton.linalg.rows import Rows
 from mpinewton.losses.loss import Classes, Loss, PointRay, Shape, Targets, row_weights, weights_of_part
 from mpinewton.losses.softmax import Softmax
+from mpinewton.settings import setting
 
 SOFTMAX = Softmax()
 
@@ -43,15 +44,16 @@ class Mlp(Loss):
     Layer k has a matrix (outputs, inputs) and biases, which l2 leaves alone; all matrices but the last are hidden ones.
     """
 
-    name: ClassVar[str] = "mlp"
-    convex: ClassVar[bool] = False
-    classifies: ClassVar[bool] = True
-    provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product"})
+    name = "mlp"
+    convex = False
+    classifies = True
+    provides = frozenset({"gradient", "hvp"})
 
-    hidden: str = "64"  # widths of the layers between, with - between them
-    activation: str = "relu"  # or tanh
+    hidden: str = setting("64", help="widths of the layers between, with - between them")
+    activation: str = setting("relu", help="or tanh")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not all(width.isdecimal() and int(width) > 0 for width in self.hidden.split("-")):
             raise ConfigError(f"mlp: hidden = {self.hidden!r} must be widths of layers, as in mlp:hidden=64-32")
         if self.activation not in ACTIVATIONS:
@@ -71,7 +73,7 @@ class Mlp(Loss):
             parts[0][:, -1] = False
         return np.concatenate([part.ravel() for part in parts])
 
-    def begin(self, features: int, classes: Classes, seed: int) -> Array:
+    def initial_weights(self, features: int, classes: Classes, seed: int) -> Array:
         """Matrices N(0, 2/inputs) (He et al. 2015), biases 0: shape (d,)."""
         rng, shapes = np.random.default_rng([seed, *b"mlp"]), self.shapes(features, classes)
         parts = [
@@ -85,7 +87,7 @@ class Mlp(Loss):
     def targets(self, y: Array, classes: Classes) -> Targets:
         return SOFTMAX.targets(y, classes)
 
-    def on(self, shard: Shard, classes: Classes) -> MlpModel:
+    def on_shard(self, shard: Shard, classes: Classes) -> MlpModel:
         """This loss on one shard."""
         return MlpModel(self, shard, classes)
 
@@ -96,15 +98,15 @@ class MlpModel:
     def __init__(self, loss: Mlp, shard: Shard, classes: Classes) -> None:
         self.classes, self.activation = classes, ACTIVATIONS[loss.activation]
         self.rows, self.t = Rows(shard.X), loss.targets(shard.y, classes)
-        self.weight = row_weights(shard)
+        self.row_weight = row_weights(shard)
         self.shapes = loss.shapes(shard.features, classes)
-        self.size = loss.size(shard.features, classes)
+        self.dim = loss.dim(shard.features, classes)
 
-    def part(self, rows: NDArray[np.intp]) -> MlpModel:
+    def subset(self, rows: NDArray[np.intp]) -> MlpModel:
         """The model on some of its rows, shape (k,): their mean."""
         part = copy.copy(self)
         part.rows, part.t = Rows(self.rows.X[rows]), self.t[rows]
-        part.weight = weights_of_part(self.weight, rows)
+        part.row_weight = weights_of_part(self.row_weight, rows)
         return part
 
     def layers(self, w: Array) -> list[tuple[Array, Array]]:
@@ -144,13 +146,13 @@ class MlpPoint:
         return np.asarray(self.activations[-1] @ W.T + b)
 
     def value(self) -> float:
-        values, weight = SOFTMAX.values(self.logits, self.model.t), self.model.weight
+        values, weight = SOFTMAX.values(self.logits, self.model.t), self.model.row_weight
         return float(values.sum() * weight if isinstance(weight, float) else values @ weight)
 
     @cached_property
     def pulls(self) -> list[Array]:
         """Derivatives of the value with respect to the pre-activations of every layer, the last first: (n, width)."""
-        G, pulls = self.weighed(SOFTMAX.slopes(self.logits, self.model.t)), []
+        G, pulls = self.weighed(SOFTMAX.derivatives(self.logits, self.model.t)), []
         for (W, _), a in zip(self.layers[:0:-1], self.activations[::-1]):
             pulls.append(G)
             G = (G @ W) * self.model.activation.slope(a)
@@ -160,7 +162,7 @@ class MlpPoint:
         inputs = [*self.activations[::-1], None]
         return self.collected((self.entered(G, a), G.sum(axis=0)) for G, a in zip(self.pulls, inputs))
 
-    def hessian_product(self, v: Array) -> Array:
+    def hvp(self, v: Array) -> Array:
         """Pearlmutter's R-operator: the derivative along v of all that `gradient` computes."""
         act, moves = self.model.activation, self.model.layers(v)
         (V, c), *others = moves
@@ -170,8 +172,8 @@ class MlpPoint:
             along.append(changes[-1] @ self.layers[k][0].T + self.activations[k - 1] @ V.T + c)
             if k < len(self.activations):
                 changes.append(act.slope(self.activations[k]) * along[-1])
-        second = SOFTMAX.second(self.logits, self.model.t)
-        R, parts = self.weighed(SOFTMAX.bend(second, along[-1])), []
+        second = SOFTMAX.second_terms(self.logits, self.model.t)
+        R, parts = self.weighed(SOFTMAX.apply_second(second, along[-1])), []
         for k in reversed(range(1, len(self.layers))):
             G, a = self.pulls[len(self.layers) - 1 - k], self.activations[k - 1]
             parts.append((R.T @ a + G.T @ changes[k - 1], R.sum(axis=0)))
@@ -183,13 +185,13 @@ class MlpPoint:
     def hessian(self) -> Array:
         raise ConfigError("mlp has no Hessian matrix, only its products; use dino, giant with negative=abs, or lbfgs")
 
-    def curvatures(self) -> Array:
+    def second_derivatives(self) -> Array:
         raise ConfigError("mlp has no curvature coefficients, it is not linear in its weights; use a linear model")
 
     def along(self, p: Array) -> PointRay:
         return PointRay(self.model, self.w, p)
 
-    def kept(self) -> dict[str, Array]:
+    def cache(self) -> dict[str, Array]:
         return {}
 
     def entered(self, G: Array, a: Array | None) -> Array:
@@ -198,7 +200,7 @@ class MlpPoint:
 
     def weighed(self, values: Array) -> Array:
         """Values of the rows (n, C) times the rows' weights."""
-        weight = self.model.weight
+        weight = self.model.row_weight
         return np.asarray(values * (weight if isinstance(weight, float) else weight[:, None]))
 
     def collected(self, parts: Iterator[tuple[Array, Array]]) -> Array:

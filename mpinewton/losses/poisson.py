@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.special import gammaln
@@ -21,8 +20,8 @@ TAYLOR_FROM = 300.0
 class Poisson(LinearLoss):
     """exp(z) - y z + log(y!), y >= 0; predicts the mean exp(z)."""
 
-    name: ClassVar[str] = "poisson"
-    convex: ClassVar[bool] = True
+    name = "poisson"
+    convex = True
 
     def targets(self, y: Array, classes: Classes) -> Targets:
         self.refuse(y, ~(np.isfinite(y) & (y >= 0)), "finite labels that are not negative")
@@ -31,11 +30,11 @@ class Poisson(LinearLoss):
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray(_mean(z) - t * z + gammaln(t + 1.0))
 
-    def slopes(self, z: Array, t: Targets) -> Array:
+    def derivatives(self, z: Array, t: Targets) -> Array:
         base, beyond = _split(z)
         return np.asarray(base * (1.0 + beyond) - t)
 
-    def curvatures(self, z: Array, t: Targets) -> Array:
+    def second_derivatives(self, z: Array, t: Targets) -> Array:
         return _split(z)[0]
 
     def predictions(self, z: Array, classes: Classes) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Classes, Targets
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Softmax(LinearLoss):
     out the last column, whose logit is then 0.
     """
 
-    name: ClassVar[str] = "softmax"
-    convex: ClassVar[bool] = True
-    classifies: ClassVar[bool] = True
-    provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product", "hessian"})
+    name = "softmax"
+    convex = True
+    classifies = True
+    provides = frozenset({"gradient", "hvp", "hessian"})
 
-    reduced: bool = False  # C - 1 columns of weights instead of C
+    reduced: bool = setting(False, help="C - 1 columns of weights instead of C")
 
     def outputs(self, classes: Classes) -> int:
         return len(classes or ()) - self.reduced
@@ -42,21 +42,21 @@ class Softmax(LinearLoss):
         z = self._logits(z)
         return np.asarray(np.log(np.exp(z).sum(axis=-1)) - z[..., np.arange(len(t)), t])
 
-    def slopes(self, z: Array, t: Targets) -> Array:
+    def derivatives(self, z: Array, t: Targets) -> Array:
         P = self._probabilities(z)
         P[..., np.arange(len(t)), t] -= 1.0
         return P[..., : z.shape[-1]]
 
-    def curvatures(self, z: Array, t: Targets) -> Array:
+    def second_derivatives(self, z: Array, t: Targets) -> Array:
         raise ConfigError(
             "softmax has no curvature coefficients, a row has several logits; use another method or logistic"
         )
 
-    def second(self, z: Array, t: Targets) -> Array:
+    def second_terms(self, z: Array, t: Targets) -> Array:
         """Probabilities of the classes that have columns."""
         return self._probabilities(z)[..., : z.shape[-1]]
 
-    def bend(self, second: Array, dz: Array) -> Array:
+    def apply_second(self, second: Array, dz: Array) -> Array:
         P = second * dz
         return np.asarray(P - second * P.sum(axis=-1, keepdims=True))
 

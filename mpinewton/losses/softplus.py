@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit
 
 from mpinewton.arrays import Array
-from mpinewton.losses.linear import CURVED, LinearLoss
+from mpinewton.losses.linear import TWICE_DIFFERENTIABLE, LinearLoss
 from mpinewton.losses.loss import Classes, Targets
 
 # Bounds over all z, found numerically and rounded up, of the second and third derivatives of softplus(z)^2; a label y
@@ -27,25 +26,25 @@ def softplus(z: Array) -> Array:
 class Softplus(LinearLoss):
     """(softplus(z) - y)^2, softplus(z) = log(1 + exp(z))."""
 
-    name: ClassVar[str] = "softplus"
-    convex: ClassVar[bool] = False
-    provides: ClassVar[frozenset[str]] = CURVED | {"curvature_bound", "curvature_slope"}
+    name = "softplus"
+    convex = False
+    provides = TWICE_DIFFERENTIABLE | {"hessian_bound", "hessian_lipschitz"}
 
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray((softplus(z) - t) ** 2)
 
-    def slopes(self, z: Array, t: Targets) -> Array:
+    def derivatives(self, z: Array, t: Targets) -> Array:
         return np.asarray(2.0 * (softplus(z) - t) * expit(z))
 
-    def curvatures(self, z: Array, t: Targets) -> Array:
+    def second_derivatives(self, z: Array, t: Targets) -> Array:
         s = expit(z)
         return np.asarray(2.0 * s * (s + (softplus(z) - t) * expit(-z)))
 
     def predictions(self, z: Array, classes: Classes) -> Array:
         return softplus(z)
 
-    def gamma(self, t: Targets) -> Array:
+    def hessian_bound(self, t: Targets) -> Array:
         return np.asarray(PLAIN_CURVATURE + 0.5 * np.abs(t))  # |2 s (1 - s)| <= 1/2
 
-    def nu(self, t: Targets) -> Array:
+    def hessian_lipschitz(self, t: Targets) -> Array:
         return np.asarray(PLAIN_SLOPE + np.abs(t) / (3.0 * np.sqrt(3.0)))  # |2 s (1 - s) (1 - 2 s)| <= 1/(3 sqrt 3)

@@ -26,9 +26,9 @@ from mpinewton.methods.ranl import Ranl
 from mpinewton.methods.sgd import LocalSgd, Sgd
 from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
-from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.method import AnyMethod, Method, State
 
-ALL: tuple[type[Method], ...] = (
+ALL: tuple[type[AnyMethod], ...] = (
     Newton, GradientDescent, Lbfgs, Bfgs, Giant, Dino,
     # DINO, LocalNewton and what they are compared with
     Auto, Dingo, Disco, Dane, InexactDane, Aide, LocalNewton, AdaptiveLocalNewton, Sgd, LocalSgd,
@@ -39,6 +39,6 @@ ALL: tuple[type[Method], ...] = (
     # PISA and what it is compared with
     Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon,
 )  # fmt: skip
-METHODS: dict[str, type[Method]] = {method.name: method for method in ALL}
+METHODS: dict[str, type[AnyMethod]] = {method.name: method for method in ALL}
 
-__all__ = ["METHODS", "Iterate", "Method"]
+__all__ = ["METHODS", "State", "Method"]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 
 from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.lbfgs import remembered, scaled
+from mpinewton.linalg.lbfgs import append_pair, scaled
 from mpinewton.methods.support.inner import krylov
 from mpinewton.methods.support.linesearch import Backtracking, no_step
-from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.tasks import advance, value_and_gradient
 
 LOCAL_STEPS = (3, 1)  # Newton steps of the workers before the first averages
@@ -25,7 +24,7 @@ POOR = 1 / 64  # product of two steps at which the workers' Hessians are found t
 
 
 @dataclass(frozen=True, eq=False)
-class Guided(Iterate):
+class AutoState(State):
     """An iterate, what the method has learned, and how it goes on."""
 
     phase: str = "models"  # "models", "Hessians" or "pairs"
@@ -38,7 +37,7 @@ class Guided(Iterate):
 
 
 @dataclass(frozen=True)
-class Auto(Method):
+class Auto(Method[AutoState]):
     """What to use if you do not want to choose: no settings, any loss, any split.
 
     `models`, where the loss is convex: the workers take Newton steps on their own rows, three and then one, and the
@@ -50,23 +49,22 @@ class Auto(Method):
 
     The gradients of the likely steps come with the losses of the search, so that the step taken costs no more rounds.
     The history's note names the phase. The cost is that of `Hessians`; `models` and `pairs` take 2 rounds.
-    4 rounds an iteration; floats per worker: 2*d + 2 down, 5*d + 10 up.
     """
 
-    name: ClassVar[str] = "auto"
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
-    state: ClassVar[type[Iterate]] = Guided
+    name = "auto"
+    needs = ("gradient", "hvp")
+    cost = Cost("4", "2*d + 2", "5*d + 10")
 
-    def start(self, fleet: Fleet, w: Array) -> Guided:
-        return Guided(w, best=w) if fleet.problem.loss.convex else self.begun(fleet, w)
+    def start(self, fleet: Fleet, w: Array) -> AutoState:
+        return AutoState(w, best=w) if fleet.problem.loss.convex else self.begun(fleet, w)
 
-    def begun(self, fleet: Fleet, w: Array) -> Guided:
+    def begun(self, fleet: Fleet, w: Array) -> AutoState:
         """At w, f and g known, nothing else. 2 rounds."""
         f, g = fleet.mean(value_and_gradient, w)
         none = np.zeros((0, len(w)))
-        return Guided(w, f, g, phase="Hessians", S=none, Y=none)
+        return AutoState(w, f, g, phase="Hessians", S=none, Y=none)
 
-    def step(self, fleet: Fleet, now: Guided) -> Guided:
+    def step(self, fleet: Fleet, now: AutoState) -> AutoState:
         if now.phase == "models":
             if now.averages < len(LOCAL_STEPS):
                 return self.average(fleet, now)
@@ -80,7 +78,7 @@ class Auto(Method):
 
     # -- models ---------------------------------------------------------------------------------------------------
 
-    def average(self, fleet: Fleet, now: Guided) -> Guided:
+    def average(self, fleet: Fleet, now: AutoState) -> AutoState:
         """Average the workers' own models; the objective at w comes with them."""
         f, w = fleet.mean(self.walk, now.w, LOCAL_STEPS[now.averages])
         now = replace(now, best=now.w, least=f) if f < now.least else now
@@ -88,7 +86,7 @@ class Auto(Method):
 
     def walk(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
         """f_i at w, and the worker's model after some Newton steps on its own rows."""
-        worker.place(w)
+        worker.move_to(w)
         f = worker.value()
         for _ in range(steps):
             g = worker.gradient()
@@ -97,14 +95,14 @@ class Auto(Method):
                 worker.advance(a)
         return f, worker.w
 
-    def best_average(self, fleet: Fleet, now: Guided) -> Guided:
+    def best_average(self, fleet: Fleet, now: AutoState) -> AutoState:
         """The last average, or the best one before it. 2 rounds, or 4."""
         last = self.begun(fleet, now.w)
         return last if last.loss < now.least else self.begun(fleet, now.best)
 
     # -- Hessians and pairs ---------------------------------------------------------------------------------------
 
-    def initial(self, fleet: Fleet, now: Guided, q: Array) -> Array:
+    def initial(self, fleet: Fleet, now: AutoState, q: Array) -> Array:
         found: Array = fleet.mean(self.solve_there, q, now.pending)
         return found
 
@@ -117,7 +115,7 @@ class Auto(Method):
         """|H_i|^-1 q in a Krylov space, shape (d,)."""
         return krylov(worker, q, PRODUCTS).solve_absolute(FLOOR)
 
-    def search(self, fleet: Fleet, now: Guided, p: Array) -> Guided:
+    def search(self, fleet: Fleet, now: AutoState, p: Array) -> AutoState:
         """Search along p and go there. 2 rounds where the step is a likely one."""
         slope, grid = float(now.gradient @ p), SEARCH.grid
         losses, gradients = fleet.mean(self.look_ahead, p, now.pending)
@@ -133,17 +131,17 @@ class Auto(Method):
             f, g, pending = float(losses[k]), gradients[k], a
         else:
             (f, g), pending = fleet.mean(advance, a), 0.0
-        S, Y = remembered(now.S, now.Y, a * p, g - now.gradient, MEMORY)
+        S, Y = append_pair(now.S, now.Y, a * p, g - now.gradient, MEMORY)
         poor = now.phase == "Hessians" and now.step * a <= POOR
         return replace(
             now, w=now.w + a * p, loss=f, gradient=g, step=a, S=S, Y=Y, pending=pending,
             phase="pairs" if poor else now.phase, note=now.phase,
         )  # fmt: skip
 
-    def without(self, now: Guided, p: Array) -> Guided:
+    def without(self, now: AutoState, p: Array) -> AutoState:
         """What to do where no step along p lowers the objective: trust less of what led to p, until nothing is left."""
         if now.phase == "pairs" and not len(now.S):
-            return stuck(now, no_step(now, p))
+            return fail(now, no_step(now, p))
         none = np.zeros((0, len(now.w)))
         return replace(now, phase="pairs", S=none, Y=none, step=NAN, note="no step: pairs dropped")
 
@@ -151,7 +149,7 @@ class Auto(Method):
         """Losses of the first steps along p, and the gradients of the likely ones."""
         if pending:
             worker.advance(pending)
-        worker.aim(p)
+        worker.set_direction(p)
         return worker.losses(SEARCH.grid[: SEARCH.first]), worker.gradients(SEARCH.grid[:LIKELY])
 
     def look_further(self, worker: Worker) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import inf, sqrt
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,21 +13,25 @@ from mpinewton.compress import Compressor, make_compressor
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.losses import Loss
-from mpinewton.methods.support.method import Iterate, Method
-from mpinewton.methods.support.tasks import largest_curvature
+from mpinewton.methods.support.method import Cost, Method, State
+from mpinewton.methods.support.tasks import smoothness_constant
+from mpinewton.settings import setting
 
 Packed = tuple[AnyArray, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Smooth(Iterate):
+class DcgdState(State):
     """An iterate, and how smooth the objective is."""
 
     L: float = 0.0  # a bound of the Hessian's eigenvalues, the ridge apart
 
 
+G = TypeVar("G", bound=DcgdState)
+
+
 @dataclass(frozen=True)
-class CompressedGradients(Method):
+class CompressedGradients(Method[G]):
     """What the three share: an unbiased C, and L, from which their steps follow.
 
     Where `smoothness` is not given, every worker sends one float at the start, its own L_i, from a bound of the loss'
@@ -35,24 +39,22 @@ class CompressedGradients(Method):
     theory's steps n stands for 1 / max omega_i, the number of workers where their shares are equal.
     """
 
-    compressor: str = "natural"  # C; or random:r=30, dithering:levels=11, ...
-    r: int | None = None  # the r of the compressor; None for its own
-    smoothness: float | None = None  # L, where it is known
-
-    state: ClassVar[type[Iterate]] = Smooth
+    compressor: str = setting("natural", help="C; or random:r=30, dithering:levels=11, ...")
+    r: int | None = setting(None, help="the r of the compressor; None for its own")
+    smoothness: float | None = setting(None, gt=0, help="L, where it is known")
 
     def __post_init__(self) -> None:
-        self.require(self.smoothness is None or self.smoothness > 0, "smoothness", "greater than 0")
+        super().__post_init__()
         if self.C.omega(1) is None:
             raise ConfigError(f"{self.name}: {self.compressor} is biased; random, dithering and natural are not")
 
-    def fit(self, problem: Problem) -> None:
-        super().fit(problem)
-        self.C.fit(problem.size)
+    def validate(self, problem: Problem) -> None:
+        super().validate(problem)
+        self.C.validate(problem.dim)
 
-    def fit_loss(self, loss: Loss) -> None:
-        super().fit_loss(loss)
-        if self.smoothness is None and "curvature_bound" not in loss.provides:
+    def validate_loss(self, loss: Loss) -> None:
+        super().validate_loss(loss)
+        if self.smoothness is None and "hessian_bound" not in loss.provides:
             raise ConfigError(
                 f"{self.name}: no bound of the second derivative of {loss.name} is known; set smoothness to a bound of "
                 "the Hessian's eigenvalues, or use gradient-descent, which needs none"
@@ -64,7 +66,7 @@ class CompressedGradients(Method):
 
     def bound(self, fleet: Fleet) -> float:
         """L."""
-        return fleet.mean(largest_curvature) if self.smoothness is None else self.smoothness
+        return fleet.mean(smoothness_constant) if self.smoothness is None else self.smoothness
 
     def omega(self, size: int) -> float:
         omega = self.C.omega(size)
@@ -72,75 +74,70 @@ class CompressedGradients(Method):
         return omega
 
     def mean(self, fleet: Fleet, messages: list[Packed]) -> Array:
-        return self.C.mean(messages, fleet.shares, fleet.size)
+        return self.C.mean(messages, fleet.worker_share, fleet.dim)
 
     def noise(self, fleet: Fleet) -> float:
         """omega / n."""
-        return self.omega(fleet.size) * float(fleet.shares.max())
+        return self.omega(fleet.dim) * float(fleet.worker_share.max())
 
 
 @dataclass(frozen=True)
-class Dcgd(CompressedGradients):
+class Dcgd(CompressedGradients[DcgdState]):
     """DCGD (Khirirat, Feyzmahdavian and Johansson 2018): gradient descent on compressed gradients, smooth objectives.
 
     w - eta mean C(g_i), eta = 1 / L. The noise of C does not vanish with the gradient, since the g_i do not: it comes
     no closer than that noise lets it. 9 bits a coordinate by default.
-    2 rounds an iteration; floats per worker: d down, 0 up.
     """
 
-    eta: float | None = None  # the step; None for 1 / L
+    eta: float | None = setting(None, gt=0, help="the step; None for 1 / L")
 
-    name: ClassVar[str] = "dcgd"
+    name = "dcgd"
+    cost = Cost("2", "d", "0")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.eta is None or self.eta > 0, "eta", "greater than 0")
+    def start(self, fleet: Fleet, w: Array) -> DcgdState:
+        return DcgdState(w, L=self.bound(fleet))
 
-    def start(self, fleet: Fleet, w: Array) -> Smooth:
-        return Smooth(w, L=self.bound(fleet))
-
-    def step(self, fleet: Fleet, now: Smooth) -> Smooth:
+    def step(self, fleet: Fleet, now: DcgdState) -> DcgdState:
         eta = 1.0 / now.L if self.eta is None else self.eta
         g = self.mean(fleet, fleet.gather(self.send_gradient, now.w))
         return replace(now, w=now.w - eta * g, step=eta)
 
     def send_gradient(self, worker: Worker, w: Array) -> Packed:
-        worker.place(w)
+        worker.move_to(w)
         return self.C.compress(worker.gradient(), worker.rng()).arrays
 
 
 @dataclass(frozen=True, eq=False)
-class Shifted(Smooth):
+class DianaState(DcgdState):
     """An iterate, and what the workers have learnt of their gradients."""
 
     h: Array = field(default_factory=lambda: np.zeros(0))  # mean of the h_i, shape (d,)
 
 
 @dataclass(frozen=True)
-class Diana(CompressedGradients):
+class Diana(CompressedGradients[DianaState]):
     """DIANA (Mishchenko, Gorbunov, Takac and Richtarik 2019): compressed differences of gradients, smooth convex ones.
 
     Workers send D_i = C(g_i - h_i), and both sides learn h_i + alpha D_i, alpha = 1 / (1 + omega): the differences
     vanish, and with them the noise. The step is w - eta (mean D_i + h),
     eta = min(alpha / (2 l2), 2 / ((L + l2) (1 + 6 omega / n))).
-    2 rounds an iteration; floats per worker: d down, 0 up.
     """
 
-    name: ClassVar[str] = "diana"
-    state: ClassVar[type[Iterate]] = Shifted
+    name = "diana"
+    cost = Cost("2", "d", "0")
 
-    def start(self, fleet: Fleet, w: Array) -> Shifted:
+    def start(self, fleet: Fleet, w: Array) -> DianaState:
         fleet.send(forget)
-        return Shifted(w, L=self.bound(fleet), h=np.zeros_like(w))
+        return DianaState(w, L=self.bound(fleet), h=np.zeros_like(w))
 
-    def step(self, fleet: Fleet, now: Shifted) -> Shifted:
-        l2, alpha = fleet.problem.l2, self.C.rate(fleet.size)
+    def step(self, fleet: Fleet, now: DianaState) -> DianaState:
+        l2, alpha = fleet.problem.l2, self.C.rate(fleet.dim)
         eta = min(alpha / (2 * l2) if l2 else inf, 2 / ((now.L + l2) * (1 + 6 * self.noise(fleet))))
         D = self.mean(fleet, fleet.gather(self.send_difference, now.w))
         return replace(now, w=now.w - eta * (D + now.h), h=now.h + alpha * D, step=eta)
 
     def send_difference(self, worker: Worker, w: Array) -> Packed:
-        worker.place(w)
+        worker.move_to(w)
         g, h = worker.gradient(), worker.memory.get("h", 0.0)
         message = self.C.compress(g - h, worker.rng())
         worker.memory["h"] = h + self.C.rate(len(w)) * message.value
@@ -148,7 +145,7 @@ class Diana(CompressedGradients):
 
 
 @dataclass(frozen=True, eq=False)
-class Accelerated(Shifted):
+class AdianaState(DianaState):
     """The iterate y, and the other sequences."""
 
     z: Array = field(default_factory=lambda: np.zeros(0))  # the momentum, shape (d,)
@@ -156,27 +153,26 @@ class Accelerated(Shifted):
 
 
 @dataclass(frozen=True)
-class Adiana(CompressedGradients):
+class Adiana(CompressedGradients[AdianaState]):
     """ADIANA (Li, Kovalev, Qian and Richtarik 2020): DIANA accelerated, smooth and strongly convex objectives.
 
     Workers send two messages, C(g_i(x) - h_i) for the step and C(g_i(anchor) - h_i) to learn h_i from; both count. The
     iterate is y. (With the released parameters; omega = 0 has prob = 1 and eta = 1 / (2 L).)
-    2 rounds an iteration; floats per worker: 2*d down, 0 up.
     """
 
-    name: ClassVar[str] = "adiana"
-    state: ClassVar[type[Iterate]] = Accelerated
+    name = "adiana"
+    cost = Cost("2", "2*d", "0")
 
-    def fit(self, problem: Problem) -> None:
-        super().fit(problem)
+    def validate(self, problem: Problem) -> None:
+        super().validate(problem)
         if not problem.l2 > 0:
             raise ConfigError(f"{self.name} needs l2 > 0, which its momentum is made for; diana does not")
 
-    def start(self, fleet: Fleet, w: Array) -> Accelerated:
+    def start(self, fleet: Fleet, w: Array) -> AdianaState:
         fleet.send(forget)
-        return Accelerated(w, L=self.bound(fleet), h=np.zeros_like(w), z=w, anchor=w)
+        return AdianaState(w, L=self.bound(fleet), h=np.zeros_like(w), z=w, anchor=w)
 
-    def step(self, fleet: Fleet, now: Accelerated) -> Accelerated:
+    def step(self, fleet: Fleet, now: AdianaState) -> AdianaState:
         l2, y = fleet.problem.l2, now.w
         prob, eta = self.chance_and_step(fleet, now.L)
         theta1, theta2 = min(0.25, sqrt(eta * l2 / prob)), 0.5
@@ -191,14 +187,14 @@ class Adiana(CompressedGradients):
             now,
             w=after,
             z=beta * now.z + (1 - beta) * x + (gamma / eta) * (after - x),
-            h=now.h + self.C.rate(fleet.size) * self.mean(fleet, second),
+            h=now.h + self.C.rate(fleet.dim) * self.mean(fleet, second),
             anchor=y if fleet.rng().random() < prob else now.anchor,
             step=eta,
         )
 
     def chance_and_step(self, fleet: Fleet, L: float) -> tuple[float, float]:
         """The probability of a new anchor, and eta."""
-        omega, per_worker = self.omega(fleet.size), self.noise(fleet)
+        omega, per_worker = self.omega(fleet.dim), self.noise(fleet)
         if omega == 0:
             return 1.0, 1 / (2 * L)
         alpha = 1 / (1 + omega)
@@ -207,9 +203,9 @@ class Adiana(CompressedGradients):
 
     def send_two(self, worker: Worker, x: Array, anchor: Array) -> tuple[Any, ...]:
         h = worker.memory.get("h", 0.0)
-        worker.place(x)
+        worker.move_to(x)
         step = self.C.compress(worker.gradient() - h, worker.rng(0))
-        worker.place(anchor)
+        worker.move_to(anchor)
         learnt = self.C.compress(worker.gradient() - h, worker.rng(1))
         worker.memory["h"] = h + self.C.rate(len(x)) * learnt.value
         return *step.arrays, *learnt.arrays

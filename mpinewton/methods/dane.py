@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import sqrt
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg
 from mpinewton.methods.support.linesearch import Backtracking
-from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.tasks import value_and_gradient
+from mpinewton.settings import setting
 
 # Nothing in these methods keeps the objective from rising; this far above the start there is no hope.
 DIVERGED = 10.0
@@ -21,44 +22,38 @@ NEWTON_STEPS = 100  # of a worker on its own problem: more than it ever takes
 
 
 @dataclass(frozen=True, eq=False)
-class Watched(Iterate):
+class DaneState(State):
     """An iterate and where it all began."""
 
     first: float = 0.0  # objective at the start
 
 
-State = TypeVar("State", bound=Watched)
+D = TypeVar("D", bound=DaneState)
 
 
 @dataclass(frozen=True)
-class Dane(Method):
+class Dane(Method[DaneState]):
     """DANE (Shamir, Srebro and Zhang 2014): convex losses, shards that resemble one another.
 
     w+ is the mean over the workers of argmin_v f_i(v) - <g_i(w) - eta g, v> + mu/2 |v - w|^2, solved by Newton's method
     with conjugate gradients until its gradient is `tolerance` |g|. One worker alone arrives at once.
-    4 rounds an iteration; floats per worker: 2*d down, 2*d + 1 up.
     """
 
-    eta: float = 1.0  # weight of the gradient
-    mu: float = 0.0  # weight of the distance from w; raise it where shards are unlike
-    tolerance: float = 1e-8  # of the workers' own problems
+    eta: float = setting(1.0, gt=0, help="weight of the gradient")
+    mu: float = setting(0.0, ge=0, help="weight of the distance from w; raise it where shards are unlike")
+    tolerance: float = setting(1e-08, gt=0, lt=1, help="of the workers' own problems")
 
-    name: ClassVar[str] = "dane"
-    shards_alike: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
-    convex_only: ClassVar[bool] = True
-    state: ClassVar[type[Iterate]] = Watched
+    name = "dane"
+    shards_alike = True
+    needs = ("gradient", "hvp")
+    convex_only = True
+    cost = Cost("4", "2*d", "2*d + 1")
 
-    def __post_init__(self) -> None:
-        self.require(self.eta > 0, "eta", "greater than 0")
-        self.require(self.mu >= 0, "mu", "0 or more")
-        self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
-
-    def start(self, fleet: Fleet, w: Array) -> Watched:
+    def start(self, fleet: Fleet, w: Array) -> DaneState:
         f, g = fleet.mean(value_and_gradient, w)
-        return Watched(w, f, g, first=f)
+        return DaneState(w, f, g, first=f)
 
-    def step(self, fleet: Fleet, now: Watched) -> Watched:
+    def step(self, fleet: Fleet, now: DaneState) -> DaneState:
         return arrived(fleet, now, fleet.mean(self.minimise, now.gradient), "raise mu")
 
     def minimise(self, worker: Worker, g: Array) -> Array:
@@ -71,11 +66,11 @@ class Dane(Method):
             norm = sqrt(r @ r)
             if norm <= goal:
                 break
-            p = -cg(lambda v: worker.hessian_product(v) + mu * v, r, len(r), min(0.1, sqrt(norm))).x
+            p = -cg(lambda v: worker.hvp(v) + mu * v, r, len(r), min(0.1, sqrt(norm))).x
             # The tilted loss on the ray, less its value here.
             away, slope = worker.w - w, float(p @ r)
             steps, here = search.grid, worker.value()
-            worker.aim(p)
+            worker.set_direction(p)
             losses = worker.losses(steps) - here - steps * (tilt @ p) + mu * steps * (away @ p + steps / 2 * (p @ p))
             a = search.passing(steps, losses + here, here, slope)
             if not a:
@@ -85,32 +80,25 @@ class Dane(Method):
 
 
 @dataclass(frozen=True)
-class InexactDane(Method):
+class InexactDane(Method[DaneState]):
     """InexactDANE (Reddi et al. 2016): any loss. DANE whose workers take SVRG steps on their own problems.
 
     A step is v <- v - s (grad_j(v) - grad_j(w) + eta g + mu (v - w)) for a row j drawn at random; s about 1/L of a row.
     Nothing keeps the objective from rising: the run ends where it is ten times that of the start.
-    4 rounds an iteration; floats per worker: 2*d down, 2*d + 1 up.
     """
 
-    step_size: float = 0.1  # s
-    steps: int | None = None  # SVRG steps; none: as many as the worker has rows
-    eta: float = 1.0  # weight of the gradient
-    mu: float = 0.0  # weight of the distance from w
+    step_size: float = setting(0.1, gt=0, help="s")
+    steps: int | None = setting(None, ge=1, help="SVRG steps; none: as many as the worker has rows")
+    eta: float = setting(1.0, gt=0, help="weight of the gradient")
+    mu: float = setting(0.0, ge=0, help="weight of the distance from w")
 
-    name: ClassVar[str] = "inexact-dane"
-    shards_alike: ClassVar[bool] = True
-    state: ClassVar[type[Iterate]] = Watched
+    name = "inexact-dane"
+    shards_alike = True
+    cost = Cost("4", "2*d", "2*d + 1")
 
-    def __post_init__(self) -> None:
-        self.require(self.step_size > 0, "step_size", "greater than 0")
-        self.require(self.steps is None or self.steps >= 1, "steps", "at least 1, or none")
-        self.require(self.eta > 0, "eta", "greater than 0")
-        self.require(self.mu >= 0, "mu", "0 or more")
-
-    def start(self, fleet: Fleet, w: Array) -> Watched:
+    def start(self, fleet: Fleet, w: Array) -> DaneState:
         f, g = fleet.mean(value_and_gradient, w)
-        return Watched(w, f, g, first=f)
+        return DaneState(w, f, g, first=f)
 
     def step(self, fleet: Fleet, now: Any) -> Any:
         return arrived(fleet, now, fleet.mean(self.walk, now.gradient), "lower step_size or raise mu")
@@ -132,7 +120,7 @@ class InexactDane(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class Accelerated(Watched):
+class AideState(DaneState):
     """An iterate and the centre of the next problem."""
 
     centre: Array = field(default_factory=lambda: np.zeros(0))  # y, shape (d,)
@@ -145,23 +133,18 @@ class Aide(InexactDane):
 
     q = lam/(lam + tau), zeta+ the root in (0, 1) of x^2 + (zeta^2 - q) x - zeta^2, beta = zeta (1 - zeta)/(zeta^2 +
     zeta+), y = w+ + beta (w+ - w). y needs no message: the driver adds tau (w - y) to the gradient it sends.
-    4 rounds an iteration; floats per worker: 2*d down, 2*d + 1 up.
     """
 
-    tau: float = 0.1  # weight of the distance from y
-    lam: float = 0.0  # strong convexity, as far as it is known
+    tau: float = setting(0.1, ge=0, help="weight of the distance from y")
+    lam: float = setting(0.0, ge=0, help="strong convexity, as far as it is known")
 
-    name: ClassVar[str] = "aide"
-    state: ClassVar[type[Iterate]] = Accelerated
+    name = "aide"
+    state = AideState
+    cost = Cost("4", "2*d", "2*d + 1")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.tau >= 0, "tau", "0 or more")
-        self.require(self.lam >= 0, "lam", "0 or more")
-
-    def start(self, fleet: Fleet, w: Array) -> Accelerated:
+    def start(self, fleet: Fleet, w: Array) -> AideState:
         f, g = fleet.mean(value_and_gradient, w)
-        return Accelerated(w, f, g, first=f, centre=w)
+        return AideState(w, f, g, first=f, centre=w)
 
     @property
     def distance(self) -> float:
@@ -178,9 +161,9 @@ class Aide(InexactDane):
         return after if after.trouble else replace(after, centre=w + beta * (w - now.w), zeta=zeta)
 
 
-def arrived(fleet: Fleet, now: State, w: Array, remedy: str) -> State:
+def arrived(fleet: Fleet, now: D, w: Array, remedy: str) -> D:
     """The state at w, if it is not far above the start. 2 rounds."""
     f, g = fleet.mean(value_and_gradient, w)
     if f > DIVERGED * now.first:
-        return stuck(now, f"diverged: the objective would be {f:.3g}, {DIVERGED:g} times that of the start; {remedy}")
+        return fail(now, f"diverged: the objective would be {f:.3g}, {DIVERGED:g} times that of the start; {remedy}")
     return replace(now, w=w, loss=f, gradient=g)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg, lsmr
 from mpinewton.methods.support.inner import Inner, krylov
 from mpinewton.methods.support.linesearch import Backtracking, descend, no_step
-from mpinewton.methods.support.method import Iterate, stuck
-from mpinewton.methods.support.tasks import advance, begun, value_and_gradient
+from mpinewton.methods.support.method import Cost, State, fail
+from mpinewton.methods.support.tasks import advance, initial_state, value_and_gradient
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Measured(Iterate):
+class DinoState(State):
     """An iterate, and the size of the curvature there; all 0 where theta and phi are fixed."""
 
     h: float = 0.0  # size of the curvature, never below half the first
@@ -26,7 +27,7 @@ class Measured(Iterate):
 
 
 @dataclass(frozen=True)
-class Dino(Inner):
+class Dino(Inner[DinoState]):
     """DINO (Crane and Roosta 2020, Algorithm 1): any smooth loss, convex or not, any split of the data.
 
     Worker i solves min_v |H_i v - g|^2 + phi^2 |v|^2 and sends -v, if <v, g> >= theta |g|^2; otherwise it is of I_t,
@@ -38,46 +39,41 @@ class Dino(Inner):
     theta and phi have units. With `adaptive` they are theta_hat/h and phi_hat h, where h is the mean of
     |H_i g_i|/|g_i| and comes with the gradient; with `size=max` the largest |H_i g|/|g|, which takes two rounds more.
     phi_hat falls to a quarter after a step of 1/2 or more, and rises fourfold after one of 1/8 or less that was tilted.
-
-    6 rounds an iteration; floats per worker: 2*d + 1 down, 2*d + 10 up. (adaptive: two more down, one more up.)
     """
 
-    solver: Literal["lsmr", "lanczos"] = "lsmr"
-    theta: float = 1e-4  # least descent asked of every worker, units 1/|H|
-    phi: float = 1e-6  # damping of the local problem, units |H|
-    adaptive: bool = False  # theta and phi from the size of the curvature, instead of the two above
-    theta_hat: float = 5.0  # adaptive theta, relative to 1/h; 1 is better where the objective is convex
-    phi_hat: float = 0.03  # adaptive phi at the start, relative to h
-    size: Literal["mean", "max"] = "mean"  # adaptive: of what h is made
-    search: Backtracking = field(default_factory=Backtracking)
+    solver: Literal["lsmr", "lanczos"] = setting("lsmr", help="")
+    theta: float = setting(0.0001, gt=0, help="least descent asked of every worker, units 1/|H|")
+    phi: float = setting(1e-06, gt=0, help="damping of the local problem, units |H|")
+    adaptive: bool = setting(False, help="theta and phi from the size of the curvature, instead of the two above")
+    theta_hat: float = setting(
+        5.0, gt=0, help="adaptive theta, relative to 1/h; 1 is better where the objective is convex"
+    )
+    phi_hat: float = setting(0.03, gt=0, help="adaptive phi at the start, relative to h")
+    size: Literal["mean", "max"] = setting("mean", help="adaptive: of what h is made")
+    search: Backtracking = setting(factory=Backtracking, help="")
 
-    name: ClassVar[str] = "dino"
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
-    state: ClassVar[type[Iterate]] = Measured
+    name = "dino"
+    needs = ("gradient", "hvp")
+    cost = Cost("6", "2*d + 1", "2*d + 10", "adaptive: two more down, one more up.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for setting in ("theta", "phi", "theta_hat", "phi_hat"):
-            self.require(getattr(self, setting) > 0, setting, "greater than 0")
-
-    def start(self, fleet: Fleet, w: Array) -> Measured:
+    def start(self, fleet: Fleet, w: Array) -> DinoState:
         if not self.adaptive:
-            now = begun(fleet, w)
-            return Measured(w, now.loss, now.gradient)
+            now = initial_state(fleet, w)
+            return DinoState(w, now.loss, now.gradient)
         if self.size == "max":
-            now = begun(fleet, w)
-            return Measured(w, now.loss, now.gradient, phi=self.phi_hat)
+            now = initial_state(fleet, w)
+            return DinoState(w, now.loss, now.gradient, phi=self.phi_hat)
         f, g, h = fleet.mean(self.measured_start, w)
         h = h or 1.0  # no curvature at all: any unit will do
-        return Measured(w, f, g, h=h, first=h, phi=self.phi_hat)
+        return DinoState(w, f, g, h=h, first=h, phi=self.phi_hat)
 
-    def step(self, fleet: Fleet, now: Measured) -> Measured:
+    def step(self, fleet: Fleet, now: DinoState) -> DinoState:
         if self.adaptive:
             return self.adaptive_step(fleet, now)
         p, tilted = fleet.sum(self.direction, now.gradient)
         return replace(descend(fleet, self.search, now, p), note=self.note(fleet, tilted))
 
-    def adaptive_step(self, fleet: Fleet, now: Measured) -> Measured:
+    def adaptive_step(self, fleet: Fleet, now: DinoState) -> DinoState:
         if self.size == "max":
             h = max(fleet.gather(self.bent, now.gradient)) or now.h or 1.0
             now = replace(now, h=max(h, now.first / 2), first=now.first or h)
@@ -86,7 +82,7 @@ class Dino(Inner):
             p, tilted = fleet.sum(self.tilted, now.gradient, self.theta_hat / now.h, now.phi * now.h)
         a = self.search(fleet, now, p)
         if not a:
-            return stuck(now, no_step(now, p))
+            return fail(now, no_step(now, p))
         f, g, h = (*fleet.mean(advance, a), now.h) if self.size == "max" else fleet.mean(self.measured_advance, a)
         phi = now.phi
         if a >= 1 / 2:
@@ -97,7 +93,7 @@ class Dino(Inner):
         return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, note=note, h=h, phi=phi)
 
     def note(self, fleet: Fleet, tilted: float) -> str:
-        return f"{tilted:.0f} of {fleet.workers} workers tilted" if tilted else ""
+        return f"{tilted:.0f} of {fleet.n_workers} workers tilted" if tilted else ""
 
     def measured_start(self, worker: Worker, w: Array) -> tuple[float, Array, float]:
         return *value_and_gradient(worker, w), size_of_curvature(worker, worker.gradient())
@@ -121,15 +117,15 @@ class Dino(Inner):
         v1, tilt = self.solve(worker, g, phi)
         lack = theta * (g @ g) - v1 @ g
         if lack <= 0:
-            return -worker.weight * v1, False
+            return -worker.share * v1, False
         v2 = tilt()
         if not v2 @ g > 0:  # true of every iterate of CG but for rounding
             v2 = g
-        return -worker.weight * (v1 + lack / (v2 @ g) * v2), worker.weight > 0
+        return -worker.share * (v1 + lack / (v2 @ g) * v2), worker.share > 0
 
     def solve(self, worker: Worker, g: Array, phi: float) -> tuple[Array, Callable[[], Array]]:
         """v1, and v2 for whoever needs it, shapes (d,)."""
-        H = worker.hessian_product
+        H = worker.hvp
         if self.solver == "lanczos":
             space = krylov(worker, g, self.limit)
             return space.solve_damped(phi), lambda: space.solve_squared(phi)
@@ -139,5 +135,5 @@ class Dino(Inner):
 
 def size_of_curvature(worker: Worker, g: Array) -> float:
     """|H_i g| / |g| where the worker stands; 0 where g is."""
-    Hg, norm = worker.hessian_product(g), sqrt(g @ g)
+    Hg, norm = worker.hvp(g), sqrt(g @ g)
     return sqrt(Hg @ Hg) / norm if norm else 0.0

@@ -4,61 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 
 from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.support.method import Iterate, Method, stuck
-from mpinewton.methods.support.tasks import runaway
+from mpinewton.methods.support.method import Cost, Method, State, fail
+from mpinewton.methods.support.tasks import is_diverging
+from mpinewton.settings import setting
 
 Drift = Callable[[Array], Array]  # of the local weights v (d,): what is added to every gradient
 
 
 @dataclass(frozen=True, eq=False)
-class Walked(Iterate):
+class FedAvgState(State):
     """An iterate, which the workers have not seen."""
 
     first: float = NAN  # how far the workers went in the first round
 
 
 @dataclass(frozen=True)
-class FedAvg(Method):
+class FedAvg(Method[FedAvgState]):
     """FedAvg (McMahan et al. 2017): any smooth loss, shards that resemble one another.
 
     Every worker goes through its rows `epochs` times by minibatch SGD with momentum, from w on, and sends how far it
     came; the driver goes the mean of it. Where shards differ it settles near the optimum, not at it, the farther the
     larger lr and the number of local steps are.
-    2 rounds an iteration; floats per worker: d down, d up.
     """
 
-    lr: float = 0.1  # local step size
-    momentum: float = 0.9  # of the local steps; forgotten after each round
-    epochs: int = 1  # passes over the rows a round
-    batch: int | None = 32  # rows of a local step; none: all
+    lr: float = setting(0.1, gt=0, help="local step size")
+    momentum: float = setting(0.9, ge=0, lt=1, help="of the local steps; forgotten after each round")
+    epochs: int = setting(1, ge=1, help="passes over the rows a round")
+    batch: int | None = setting(32, ge=1, help="rows of a local step; none: all")
 
-    name: ClassVar[str] = "fedavg"
-    state: ClassVar[type[Iterate]] = Walked
+    name = "fedavg"
+    cost = Cost("2", "d", "d")
 
-    def __post_init__(self) -> None:
-        self.require(self.lr > 0, "lr", "greater than 0")
-        self.require(0 <= self.momentum < 1, "momentum", "0 or more and less than 1")
-        self.require(self.epochs >= 1, "epochs", "at least 1")
-        self.require(self.batch is None or self.batch >= 1, "batch", "at least 1")
+    def start(self, fleet: Fleet, w: Array) -> FedAvgState:
+        return FedAvgState(w)
 
-    def start(self, fleet: Fleet, w: Array) -> Walked:
-        return Walked(w)
-
-    def step(self, fleet: Fleet, now: Walked) -> Walked:
+    def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
         return self.gone(now, fleet.mean(self.local, now.w))
 
-    def gone(self, now: Walked, p: Array) -> Walked:
+    def gone(self, now: FedAvgState, p: Array) -> FedAvgState:
         """The iterate after w <- w - p."""
         length = float(np.linalg.norm(p))
-        if runaway(length, now.first):
+        if is_diverging(length, now.first):
             lr = f"set lr = {self.lr / 4:.3g} instead of {self.lr:.3g}"
-            return stuck(now, f"diverged: the workers went {length:.3g} away, and at first {now.first:.3g}; {lr}")
+            return fail(now, f"diverged: the workers went {length:.3g} away, and at first {now.first:.3g}; {lr}")
         return replace(now, w=now.w - p, step=self.lr, first=length if now.first != now.first else now.first)
 
     def local(self, worker: Worker, w: Array) -> Array:
@@ -73,8 +66,8 @@ class FedAvg(Method):
         for epoch in range(self.epochs):
             order = worker.rng(epoch).permutation(worker.rows)
             for first in range(0, worker.rows, size):
-                part = worker.part(order[first : first + size] if size < worker.rows else None)
-                part.place(v)
+                part = worker.subset(order[first : first + size] if size < worker.rows else None)
+                part.move_to(v)
                 g = part.gradient()
                 heavy = self.momentum * heavy + (g if drift is None else g + drift(v))
                 v = v - self.lr * (heavy if late is None else heavy + late)
@@ -84,18 +77,12 @@ class FedAvg(Method):
 
 @dataclass(frozen=True)
 class FedProx(FedAvg):
-    """FedProx (Li et al. 2020): FedAvg with mu (v - w) added to every local gradient, against drifting apart.
+    """FedProx (Li et al. 2020): FedAvg with mu (v - w) added to every local gradient, against drifting apart."""
 
-    2 rounds an iteration; floats per worker: d down, d up.
-    """
+    mu: float = setting(0.01, ge=0, help="of the proximal term")
 
-    mu: float = 0.01  # of the proximal term
-
-    name: ClassVar[str] = "fedprox"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.mu >= 0, "mu", "0 or more")
+    name = "fedprox"
+    cost = Cost("2", "d", "d")
 
     def local(self, worker: Worker, w: Array) -> Array:
         return w - self.walked(worker, w, lambda v: self.mu * (v - w))[0]
@@ -107,12 +94,12 @@ class FedNova(FedAvg):
 
     Worker i sends its way divided by a_i, which is the weight that tau_i steps with momentum give a gradient; the
     driver goes the mean of these times the mean of the a_i. With as many steps on all workers it is FedAvg.
-    2 rounds an iteration; floats per worker: d down, d + 1 up.
     """
 
-    name: ClassVar[str] = "fednova"
+    name = "fednova"
+    cost = Cost("2", "d", "d + 1")
 
-    def step(self, fleet: Fleet, now: Walked) -> Walked:
+    def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
         p, a = fleet.mean(self.normalised, now.w)
         return self.gone(now, a * p)
 
@@ -124,7 +111,7 @@ class FedNova(FedAvg):
 
 
 @dataclass(frozen=True, eq=False)
-class Controlled(Walked):
+class ScaffoldState(FedAvgState):
     """An iterate and the mean of the workers' controls."""
 
     control: Array = field(default_factory=lambda: np.zeros(0))  # c, shape (d,)
@@ -136,21 +123,21 @@ class Scaffold(FedAvg):
 
     c_i is the mean gradient along worker i's last way, c their mean by rows, so that the optimum is a fixed point on
     any shards, of any sizes (the paper's plain mean is the same where all are of one size). Momentum hurts it.
-    2 rounds an iteration; floats per worker: 2*d down, 2*d up.
     """
 
-    momentum: float = 0.0
+    momentum: float = setting(0.0, help="")
 
-    name: ClassVar[str] = "scaffold"
-    state: ClassVar[type[Iterate]] = Controlled
+    name = "scaffold"
+    state = ScaffoldState
+    cost = Cost("2", "2*d", "2*d")
 
-    def start(self, fleet: Fleet, w: Array) -> Controlled:
-        return Controlled(w, control=np.zeros_like(w))
+    def start(self, fleet: Fleet, w: Array) -> ScaffoldState:
+        return ScaffoldState(w, control=np.zeros_like(w))
 
-    def step(self, fleet: Fleet, now: Controlled) -> Controlled:  # type: ignore[override]  # its own state
+    def step(self, fleet: Fleet, now: ScaffoldState) -> ScaffoldState:  # type: ignore[override]  # its own state
         p, change = fleet.mean(self.corrected, now.w, now.control)
         after = self.gone(now, p)
-        assert isinstance(after, Controlled)
+        assert isinstance(after, ScaffoldState)
         return after if after.trouble else replace(after, control=now.control + change)
 
     def corrected(self, worker: Worker, w: Array, c: Array) -> tuple[Array, Array]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet
-from mpinewton.linalg.lbfgs import remembered, scaled
+from mpinewton.linalg.lbfgs import append_pair, scaled
 from mpinewton.methods.support.linesearch import Backtracking, descend
-from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.methods.support.tasks import value_and_gradient
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Remembered(Iterate):
+class LbfgsState(State):
     """An iterate and the last pairs of changes, oldest first."""
 
     S: Array = field(default_factory=lambda: np.zeros((0, 0)))  # changes of w, shape (k, d)
@@ -24,29 +24,25 @@ class Remembered(Iterate):
 
 
 @dataclass(frozen=True)
-class Lbfgs(Method):
+class Lbfgs(Method[LbfgsState]):
     """L-BFGS (Liu and Nocedal 1989) on the whole objective: any smooth loss; it does not see the split.
 
     The step is the one of least loss among those of 4, 2, 1, 1/2, ... that pass Armijo's rule.
-    4 rounds an iteration; floats per worker: d + 1 down, d + 11 up.
     """
 
-    memory: int = 10  # pairs kept
-    search: Backtracking = field(default_factory=lambda: Backtracking(largest=4.0, choose="least", first=10))
+    memory: int = setting(10, ge=1, help="pairs kept")
+    search: Backtracking = setting(factory=lambda: Backtracking(largest=4.0, choose="least", first=10), help="")
 
-    name: ClassVar[str] = "lbfgs"
-    state: ClassVar[type[Iterate]] = Remembered
+    name = "lbfgs"
+    cost = Cost("4", "d + 1", "d + 11")
 
-    def __post_init__(self) -> None:
-        self.require(self.memory >= 1, "memory", "at least 1")
-
-    def start(self, fleet: Fleet, w: Array) -> Remembered:
+    def start(self, fleet: Fleet, w: Array) -> LbfgsState:
         f, g = fleet.mean(value_and_gradient, w)
-        return Remembered(w, f, g, S=np.zeros((0, len(w))), Y=np.zeros((0, len(w))))
+        return LbfgsState(w, f, g, S=np.zeros((0, len(w))), Y=np.zeros((0, len(w))))
 
-    def step(self, fleet: Fleet, now: Remembered) -> Remembered:
+    def step(self, fleet: Fleet, now: LbfgsState) -> LbfgsState:
         after = descend(fleet, self.search, now, -scaled(now.S, now.Y, now.gradient))
         if after.trouble:
             return after
-        S, Y = remembered(now.S, now.Y, after.w - now.w, after.gradient - now.gradient, self.memory)
+        S, Y = append_pair(now.S, now.Y, after.w - now.w, after.gradient - now.gradient, self.memory)
         return replace(after, S=S, Y=Y)

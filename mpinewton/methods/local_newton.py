@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,12 +11,13 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.methods.support.inner import LocalNewtonSystem
 from mpinewton.methods.support.linesearch import Backtracking, no_step
-from mpinewton.methods.support.method import Iterate, stuck
+from mpinewton.methods.support.method import Cost, State, fail
 from mpinewton.methods.support.tasks import advance, value_and_gradient
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Averaged(Iterate):
+class LocalNewtonState(State):
     """An average of models whose objective nobody knows yet, and the best average of which it is known."""
 
     best: Array = field(default_factory=lambda: np.zeros(0))  # shape (d,)
@@ -24,32 +25,26 @@ class Averaged(Iterate):
 
 
 @dataclass(frozen=True)
-class LocalNewton(LocalNewtonSystem):
+class LocalNewton(LocalNewtonSystem[LocalNewtonState]):
     """LocalNewton (Gupta et al. 2021, Algorithm 1): convex losses, rows dealt out at random.
 
     Every worker takes L Newton steps on its own shard, with its own line search, and the models are averaged. The
     objective at an average comes with the next models. It is not made to arrive: the averages stop some way above the
     optimum, and when they no longer fall the best of them is returned.
-    2 rounds an iteration; floats per worker: d down, d + 1 up.
     """
 
-    solver: Literal["cg", "exact"] = "exact"
-    local_steps: int = 3  # L
-    beta: float = 0.1  # part of the promised decrease that a local step must make
+    solver: Literal["cg", "exact"] = setting("exact", help="")
+    local_steps: int = setting(3, ge=1, help="L")
+    beta: float = setting(0.1, gt=0, le=0.5, help="part of the promised decrease that a local step must make")
 
-    name: ClassVar[str] = "local-newton"
-    shards_alike: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian_product")
-    convex_only: ClassVar[bool] = True
-    state: ClassVar[type[Iterate]] = Averaged
+    name = "local-newton"
+    shards_alike = True
+    needs = ("gradient", "hvp")
+    convex_only = True
+    cost = Cost("2", "d", "d + 1")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.local_steps >= 1, "local_steps", "at least 1")
-        self.require(0 < self.beta <= 0.5, "beta", "greater than 0 and at most 1/2")
-
-    def start(self, fleet: Fleet, w: Array) -> Averaged:
-        return Averaged(w, best=w)
+    def start(self, fleet: Fleet, w: Array) -> LocalNewtonState:
+        return LocalNewtonState(w, best=w)
 
     def step(self, fleet: Fleet, now: Any) -> Any:
         f, w = fleet.mean(self.walk, now.w)
@@ -59,7 +54,7 @@ class LocalNewton(LocalNewtonSystem):
 
     def walk(self, worker: Worker, w: Array) -> tuple[float, Array]:
         """f_i at w, and the worker's model after L Newton steps from there."""
-        worker.place(w)
+        worker.move_to(w)
         return worker.value(), self.models(worker, self.local_steps)[-1]
 
     def models(self, worker: Worker, steps: int) -> Array:
@@ -79,7 +74,7 @@ class LocalNewton(LocalNewtonSystem):
 
 
 @dataclass(frozen=True, eq=False)
-class Annealed(Averaged):
+class AdaptiveLocalNewtonState(LocalNewtonState):
     """An average, and how the method goes on from there."""
 
     L: int = 0  # local steps of the next round; 0: GIANT
@@ -95,24 +90,19 @@ class AdaptiveLocalNewton(LocalNewton):
     `delayed`: it comes with the next models, and the decision is a round late; `at_once`: two more rounds ask for it;
     `multi`: the averages after 1, 2, ... L local steps are all tried, two more rounds, and the best is taken; where
     none is better than the last, fewer local steps are none either, and GIANT is next.
-
-    2 rounds an iteration; floats per worker: d down, d + 1 up. (As GIANT: 6 rounds, 2 d + 1 down, 2 d + 9 up.)
     """
 
-    check: Literal["delayed", "at_once", "multi"] = "delayed"
-    delta: float = 0.01  # least decrease of the objective, relative to the best so far
-    keep_best: bool = True  # go on from the best average where a later one lies above it
-    search: Backtracking = field(default_factory=Backtracking)  # of GIANT
+    check: Literal["delayed", "at_once", "multi"] = setting("delayed", help="")
+    delta: float = setting(0.01, ge=0, help="least decrease of the objective, relative to the best so far")
+    keep_best: bool = setting(True, help="go on from the best average where a later one lies above it")
+    search: Backtracking = setting(factory=Backtracking, help="of GIANT")
 
-    name: ClassVar[str] = "adaptive-local-newton"
-    state: ClassVar[type[Iterate]] = Annealed
+    name = "adaptive-local-newton"
+    state = AdaptiveLocalNewtonState
+    cost = Cost("2", "d", "d + 1", "As GIANT: 6 rounds, 2 d + 1 down, 2 d + 9 up.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.delta >= 0, "delta", "0 or more")
-
-    def start(self, fleet: Fleet, w: Array) -> Annealed:
-        return Annealed(w, best=w, L=self.local_steps)
+    def start(self, fleet: Fleet, w: Array) -> AdaptiveLocalNewtonState:
+        return AdaptiveLocalNewtonState(w, best=w, L=self.local_steps)
 
     def step(self, fleet: Fleet, now: Any) -> Any:
         if not now.L:
@@ -129,7 +119,7 @@ class AdaptiveLocalNewton(LocalNewton):
         k = int(np.argmin(values))
         return replace(self.judged(now, models[k], float(values[k]), models[k]), note=note)
 
-    def judged(self, now: Annealed, w: Array, f: float, ahead: Array) -> Annealed:
+    def judged(self, now: AdaptiveLocalNewtonState, w: Array, f: float, ahead: Array) -> AdaptiveLocalNewtonState:
         """What to do now that the objective at w is f; `ahead` is the model that was found from w, or w itself."""
         L = now.L
         if not now.least - f >= (0.0 if self.check == "multi" else self.delta) * now.least or f == now.least:
@@ -140,13 +130,13 @@ class AdaptiveLocalNewton(LocalNewton):
             ahead = now.best
         return replace(now, w=ahead, L=L)
 
-    def giant(self, fleet: Fleet, now: Annealed) -> Annealed:
+    def giant(self, fleet: Fleet, now: AdaptiveLocalNewtonState) -> AdaptiveLocalNewtonState:
         f, g = fleet.mean(advance, now.pending) if now.pending else fleet.mean(value_and_gradient, now.w)
         p = fleet.mean(self.direction, g)
-        here = Iterate(now.w, f, g, step=now.step)
+        here = State(now.w, f, g, step=now.step)
         a = self.search(fleet, here, p)
         if not a:
-            return replace(stuck(now, no_step(here, p)), pending=0.0)
+            return replace(fail(now, no_step(here, p)), pending=0.0)
         return replace(now, w=now.w + a * p, step=a, pending=a, note="GIANT")
 
     def walk_some(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
@@ -154,14 +144,14 @@ class AdaptiveLocalNewton(LocalNewton):
         return f, models[-1]
 
     def walk_all(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
-        worker.place(w)
+        worker.move_to(w)
         return worker.value(), self.models(worker, steps)
 
     def values(self, worker: Worker, models: Array) -> Array:
         """f_i at every model, shape (k,)."""
         found = []
         for w in models:
-            worker.place(w)
+            worker.move_to(w)
             found.append(worker.value())
         return np.array(found)
 

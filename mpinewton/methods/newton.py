@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -12,12 +11,13 @@ from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step
-from mpinewton.methods.support.method import Iterate, Method, stuck
-from mpinewton.methods.support.tasks import derivatives
+from mpinewton.methods.support.method import Cost, Method, State, fail
+from mpinewton.methods.support.tasks import value_gradient_hessian
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Curved(Iterate):
+class NewtonState(State):
     """An iterate and the curvature there."""
 
     triangle: Array = field(
@@ -26,31 +26,30 @@ class Curved(Iterate):
 
 
 @dataclass(frozen=True)
-class Newton(Method):
+class Newton(Method[NewtonState]):
     """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue where it goes.
 
     The workers send f_i, g_i and the upper triangle of H_i together; the driver solves H p = -g by Cholesky,
     or by eigenvectors where H is singular. `search=none` is the naive method, step 1 and only g_i and H_i sent.
-    4 rounds an iteration; floats per worker: d + 1 down, d*(d + 1)/2 + d + 9 up.
     """
 
-    search: Backtracking | None = field(default_factory=Backtracking)
+    search: Backtracking | None = setting(factory=Backtracking, help="")
 
-    name: ClassVar[str] = "newton"
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
-    state: ClassVar[type[Iterate]] = Curved
+    name = "newton"
+    needs = ("gradient", "hessian")
+    cost = Cost("4", "d + 1", "d*(d + 1)/2 + d + 9")
 
-    def start(self, fleet: Fleet, w: Array) -> Curved:
+    def start(self, fleet: Fleet, w: Array) -> NewtonState:
         if self.search is None:
-            return Curved(w)
-        f, g, H = fleet.mean(derivatives, w)
-        return Curved(w, f, g, triangle=H)
+            return NewtonState(w)
+        f, g, H = fleet.mean(value_gradient_hessian, w)
+        return NewtonState(w, f, g, triangle=H)
 
-    def step(self, fleet: Fleet, now: Curved) -> Curved:
+    def step(self, fleet: Fleet, now: NewtonState) -> NewtonState:
         g, H = (now.gradient, now.triangle) if self.search else fleet.mean(self.slope_and_curvature, now.w)
         solved = solve_semidefinite(unpack_triangle(H), g)
         if solved.status != "solved":
-            return stuck(
+            return fail(
                 now, "the Hessian has negative eigenvalues: newton needs a convex objective; dino and lbfgs do not"
             )
         p = -solved.x
@@ -58,12 +57,12 @@ class Newton(Method):
             return replace(now, w=now.w + p, step=1.0)
         a = self.search(fleet, now, p)
         if not a:
-            return stuck(now, no_step(now, p))
+            return fail(now, no_step(now, p))
         f, g, H = fleet.mean(self.advance, a)
         return replace(now, w=now.w + a * p, loss=f, gradient=g, triangle=H, step=a)
 
     def slope_and_curvature(self, worker: Worker, w: Array) -> tuple[Array, Array]:
-        return derivatives(worker, w)[1:]
+        return value_gradient_hessian(worker, w)[1:]
 
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
         worker.advance(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
@@ -14,61 +14,62 @@ from mpinewton.linalg.cholesky import solve_factored
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.methods.support.linesearch import Backtracking, no_step
-from mpinewton.methods.support.method import Iterate, Method, stuck
-from mpinewton.methods.support.tasks import advance, curvature, linear, slope, value_and_gradient
+from mpinewton.methods.support.method import Cost, Method, State, fail
+from mpinewton.methods.support.tasks import advance, gradient_at, hessian_triangle, linear_model, value_and_gradient
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Factored(Iterate):
+class NewtonZeroState(State):
     """An iterate and the one matrix of all steps."""
 
     factor: Array = field(default_factory=lambda: np.zeros((0, 0)))  # lower Cholesky factor; (0, 0) if there is none
 
 
 @dataclass(frozen=True)
-class NewtonZero(Method):
+class NewtonZero(Method[NewtonZeroState]):
     """Newton Zero, N0 (Safaryan, Islamov, Qian and Richtarik 2022): x^{k+1} = x^k - (H^0)^-1 grad P(x^k).
 
     The set-up sends H^0, d (d + 1) / 2 floats; it is factored once. A linear rate, fast where the Hessian changes
     little. h0=quarter takes the loss's bound of its second derivative (1/4 for logistic) in place of that at x^0:
     H^0 majorises every Hessian, and P falls from any start.
-
-    2 rounds an iteration; floats per worker: d down, d up.
     """
 
-    h0: Literal["exact", "quarter"] = "exact"
-    search: Backtracking | None = None  # Armijo's rule: the objective travels with the gradient, and two rounds more
+    h0: Literal["exact", "quarter"] = setting("exact", help="")
+    search: Backtracking | None = setting(
+        None, help="Armijo's rule: the objective travels with the gradient, and two rounds more"
+    )
 
-    name: ClassVar[str] = "newton-zero"
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
-    state: ClassVar[type[Iterate]] = Factored
+    name = "newton-zero"
+    needs = ("gradient", "hessian")
+    cost = Cost("2", "d", "d")
 
-    def fit_loss(self, loss: Loss) -> None:
-        super().fit_loss(loss)
+    def validate_loss(self, loss: Loss) -> None:
+        super().validate_loss(loss)
         if self.h0 == "quarter":
-            self.need(loss, "curvature_bound", "h0=quarter", "h0=exact needs none")
+            self.need(loss, "hessian_bound", "h0=quarter", "h0=exact needs none")
 
-    def start(self, fleet: Fleet, w: Array) -> Factored:
+    def start(self, fleet: Fleet, w: Array) -> NewtonZeroState:
         if self.h0 == "exact":
-            return Factored(w, factor=factored(unpack_triangle(fleet.mean(curvature, w))))
-        H = unpack_triangle(fleet.mean(bounding_curvature)) + np.diag(fleet.problem.ridge)
-        return Factored(w, factor=factored(H))
+            return NewtonZeroState(w, factor=factored(unpack_triangle(fleet.mean(hessian_triangle, w))))
+        H = unpack_triangle(fleet.mean(bounding_curvature)) + np.diag(fleet.problem.l2_vector)
+        return NewtonZeroState(w, factor=factored(H))
 
-    def step(self, fleet: Fleet, now: Factored) -> Factored:
+    def step(self, fleet: Fleet, now: NewtonZeroState) -> NewtonZeroState:
         if not now.factor.size:
-            return stuck(now, "the Hessian at the start is not positive definite: set l2 > 0, or take newton or dino")
+            return fail(now, "the Hessian at the start is not positive definite: set l2 > 0, or take newton or dino")
         if self.search is None:
             return unit_step(fleet, now)
         first = np.isnan(now.step)  # later on the workers know the direction they searched, and are told the step
         f, g = fleet.mean(value_and_gradient, now.w) if first else fleet.mean(advance, now.step)
-        p, there = -solve_factored(now.factor, g), Iterate(now.w, f, g, now.step)
+        p, there = -solve_factored(now.factor, g), State(now.w, f, g, now.step)
         a = self.search(fleet, there, p)
-        return replace(now, w=now.w + a * p, step=a) if a else stuck(now, no_step(there, p))
+        return replace(now, w=now.w + a * p, step=a) if a else fail(now, no_step(there, p))
 
 
-def unit_step(fleet: Fleet, now: Factored) -> Factored:
+def unit_step(fleet: Fleet, now: NewtonZeroState) -> NewtonZeroState:
     """The step of length 1 with the one matrix. 2 rounds."""
-    g = fleet.mean(slope, now.w)
+    g = fleet.mean(gradient_at, now.w)
     return replace(now, w=now.w - solve_factored(now.factor, g), step=1.0)
 
 
@@ -82,5 +83,5 @@ def factored(H: Array) -> Array:
 
 def bounding_curvature(worker: Worker) -> Array:
     """The upper triangle of sum gamma a a' over the rows of a worker, no ridge."""
-    model = linear(worker)
-    return pack_triangle(model.rows.gram(model.shares * model.loss.gamma(model.t)))
+    model = linear_model(worker)
+    return pack_triangle(model.rows.gram(model.row_weight_array * model.loss.hessian_bound(model.t)))

@@ -11,14 +11,15 @@ import numpy as np
 from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.preconditioners import hidden_weights, orthogonalised
 from mpinewton.methods.support.schedules import Decay
-from mpinewton.methods.support.tasks import Sampling, drawn, runaway
+from mpinewton.methods.support.tasks import Sampling, is_diverging, minibatch
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Moving(Iterate):
+class OptimiserState(State):
     """An iterate, which the workers have not seen, and the driver's moments."""
 
     momentum: Array = field(default_factory=lambda: np.zeros(0))  # shape (d,)
@@ -28,88 +29,68 @@ class Moving(Iterate):
 
 
 @dataclass(frozen=True)
-class Optimiser(Method):
+class Optimiser(Method[OptimiserState]):
     """What they share: minibatch gradients at w, averaged; the driver takes the step."""
 
-    lr: float = 0.1  # step size
-    decay: Decay = field(default_factory=Decay)  # lr is multiplied by it
-    batch: float | None = None  # rows a worker draws; below 1 a share of them; none: all
-    sampling: Sampling = "fresh"  # minibatches of their own each, or passes over the rows: epochs
+    lr: float = setting(0.1, gt=0, help="step size")
+    decay: Decay = setting(factory=Decay, help="lr is multiplied by it")
+    batch: float | None = setting(None, gt=0, help="rows a worker draws; below 1 a share of them; none: all")
+    sampling: Sampling = setting("fresh", help="minibatches of their own each, or passes over the rows: epochs")
 
-    state: ClassVar[type[Iterate]] = Moving
     squares: ClassVar[bool] = False  # whether the second moment is kept
 
-    def __post_init__(self) -> None:
-        self.require(self.lr > 0, "lr", "greater than 0")
-        self.require(self.batch is None or self.batch > 0, "batch", "greater than 0")
+    def start(self, fleet: Fleet, w: Array) -> OptimiserState:
+        return OptimiserState(w, momentum=np.zeros_like(w), square=np.zeros_like(w) if self.squares else np.zeros(0))
 
-    def start(self, fleet: Fleet, w: Array) -> Moving:
-        return Moving(w, momentum=np.zeros_like(w), square=np.zeros_like(w) if self.squares else np.zeros(0))
-
-    def step(self, fleet: Fleet, now: Moving) -> Moving:
+    def step(self, fleet: Fleet, now: OptimiserState) -> OptimiserState:
         g = fleet.mean(self.slope, now.w)
         length = float(np.linalg.norm(g))
-        if runaway(length, now.first):
+        if is_diverging(length, now.first):
             lr = f"set lr = {self.lr / 4:.3g} instead of {self.lr:.3g}"
-            return stuck(now, f"diverged: the gradient's norm is {length:.3g}, and was {now.first:.3g} at first; {lr}")
+            return fail(now, f"diverged: the gradient's norm is {length:.3g}, and was {now.first:.3g} at first; {lr}")
         now = replace(now, steps=now.steps + 1, first=now.first if now.steps else length)
         factor = self.decay(now.steps)
         return replace(self.moved(fleet, now, g, factor), step=self.lr * factor)
 
     def slope(self, worker: Worker, w: Array) -> Array:
-        part = drawn(worker, self.batch, self.sampling)
-        part.place(w)
+        part = minibatch(worker, self.batch, self.sampling)
+        part.move_to(w)
         return part.gradient()
 
     @abstractmethod
-    def moved(self, fleet: Fleet, now: Moving, g: Array, factor: float) -> Moving:
+    def moved(self, fleet: Fleet, now: OptimiserState, g: Array, factor: float) -> OptimiserState:
         """The state after a step along the gradient g (d,), lr multiplied by `factor`."""
 
 
 @dataclass(frozen=True)
 class Sgdm(Optimiser):
-    """Distributed SGD with heavy-ball momentum (Polyak 1964), a <- beta a + g, w <- w - lr a: any smooth loss.
+    """Distributed SGD with heavy-ball momentum (Polyak 1964), a <- beta a + g, w <- w - lr a: any smooth loss."""
 
-    2 rounds an iteration; floats per worker: d down, d up.
-    """
+    momentum: float = setting(0.9, ge=0, lt=1, help="beta")
 
-    momentum: float = 0.9  # beta
+    name = "sgdm"
+    cost = Cost("2", "d", "d")
 
-    name: ClassVar[str] = "sgdm"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(0 <= self.momentum < 1, "momentum", "0 or more and less than 1")
-
-    def moved(self, fleet: Fleet, now: Moving, g: Array, factor: float) -> Moving:
+    def moved(self, fleet: Fleet, now: OptimiserState, g: Array, factor: float) -> OptimiserState:
         a = self.momentum * now.momentum + g
         return replace(now, w=now.w - self.lr * factor * a, momentum=a)
 
 
 @dataclass(frozen=True)
 class Adam(Optimiser):
-    """Distributed Adam (Kingma and Ba 2015): any smooth loss. The moments are of the averaged gradient, on the driver.
+    """Distributed Adam (Kingma and Ba 2015): any smooth loss. The moments are of the averaged gradient, on the driver."""
 
-    2 rounds an iteration; floats per worker: d down, d up.
-    """
+    lr: float = setting(0.01, help="")
+    beta1: float = setting(0.9, ge=0, lt=1, help="")
+    beta2: float = setting(0.999, ge=0, lt=1, help="")
+    eps: float = setting(1e-08, gt=0, help="")
+    weight_decay: float = setting(0.0, ge=0, help="apart from the gradient, as in AdamW")
 
-    lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # apart from the gradient, as in AdamW
-
-    name: ClassVar[str] = "adam"
+    name = "adam"
+    cost = Cost("2", "d", "d")
     squares: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(0 <= self.beta1 < 1, "beta1", "0 or more and less than 1")
-        self.require(0 <= self.beta2 < 1, "beta2", "0 or more and less than 1")
-        self.require(self.eps > 0, "eps", "greater than 0")
-        self.require(self.weight_decay >= 0, "weight_decay", "0 or more")
-
-    def moved(self, fleet: Fleet, now: Moving, g: Array, factor: float) -> Moving:
+    def moved(self, fleet: Fleet, now: OptimiserState, g: Array, factor: float) -> OptimiserState:
         m, v, p = adam_step(now, g, self)
         w = now.w * (1.0 - self.lr * factor * self.weight_decay) - self.lr * factor * p
         return replace(now, w=w, momentum=m, square=v)
@@ -117,14 +98,11 @@ class Adam(Optimiser):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Distributed AdamW (Loshchilov and Hutter 2019): Adam with w <- (1 - lr weight_decay) w before each step.
+    """Distributed AdamW (Loshchilov and Hutter 2019): Adam with w <- (1 - lr weight_decay) w before each step."""
 
-    2 rounds an iteration; floats per worker: d down, d up.
-    """
+    weight_decay: float = setting(0.01, help="")
 
-    weight_decay: float = 0.01
-
-    name: ClassVar[str] = "adamw"
+    name = "adamw"
 
 
 @dataclass(frozen=True)
@@ -133,38 +111,29 @@ class Muon(Optimiser):
 
     The weights that are in no matrix between layers go by Adam. Unlike nsisa the mean is taken before Newton-Schulz, so
     that it does not matter how the data are split.
-    2 rounds an iteration; floats per worker: d down, d up.
     """
 
-    lr: float = 0.02  # of the hidden matrices
-    momentum: float = 0.95  # mu
-    nesterov: bool = True  # orthogonalise g + mu b instead of b
-    steps: int = 5  # of Newton-Schulz
-    other_lr: float = 0.003  # Adam's, of the other weights
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    lr: float = setting(0.02, help="of the hidden matrices")
+    momentum: float = setting(0.95, ge=0, lt=1, help="mu")
+    nesterov: bool = setting(True, help="orthogonalise g + mu b instead of b")
+    steps: int = setting(5, ge=3, le=10, help="of Newton-Schulz")
+    other_lr: float = setting(0.003, gt=0, help="Adam's, of the other weights")
+    beta1: float = setting(0.9, ge=0, lt=1, help="")
+    beta2: float = setting(0.999, ge=0, lt=1, help="")
+    eps: float = setting(1e-08, gt=0, help="")
 
-    name: ClassVar[str] = "muon"
+    name = "muon"
+    cost = Cost("2", "d", "d")
     squares: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(0 <= self.momentum < 1, "momentum", "0 or more and less than 1")
-        self.require(3 <= self.steps <= 10, "steps", "3 to 10")
-        self.require(self.other_lr > 0, "other_lr", "greater than 0")
-        self.require(0 <= self.beta1 < 1, "beta1", "0 or more and less than 1")
-        self.require(0 <= self.beta2 < 1, "beta2", "0 or more and less than 1")
-        self.require(self.eps > 0, "eps", "greater than 0")
-
-    def fit(self, problem: Problem) -> None:
-        super().fit(problem)
+    def validate(self, problem: Problem) -> None:
+        super().validate(problem)
         if not any(shape.hidden for shape in problem.shapes):
             raise ConfigError(
                 f"muon orthogonalises the matrices between layers, and {problem.loss.name} has none: use adam"
             )
 
-    def moved(self, fleet: Fleet, now: Moving, g: Array, factor: float) -> Moving:
+    def moved(self, fleet: Fleet, now: OptimiserState, g: Array, factor: float) -> OptimiserState:
         shapes = fleet.problem.shapes
         hidden = hidden_weights(shapes)
         b = self.momentum * now.momentum + g
@@ -174,7 +143,7 @@ class Muon(Optimiser):
         return replace(now, w=w, momentum=np.where(hidden, b, m), square=v)
 
 
-def adam_step(now: Moving, g: Array, betas: Adam | Muon) -> tuple[Array, Array, Array]:
+def adam_step(now: OptimiserState, g: Array, betas: Adam | Muon) -> tuple[Array, Array, Array]:
     """Adam's moments and its direction in step number now.steps, shapes (d,)."""
     m = betas.beta1 * now.momentum + (1.0 - betas.beta1) * g
     v = betas.beta2 * now.square + (1.0 - betas.beta2) * (g * g)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,10 +13,11 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.losses import Loss
-from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.preconditioners import NewtonSchulz, SecondMoment, Solver, hidden_weights, solve_curved
 from mpinewton.methods.support.schedules import Decay, spacing
-from mpinewton.methods.support.tasks import Sampling, drawn
+from mpinewton.methods.support.tasks import Sampling, minibatch
+from mpinewton.settings import setting
 
 log = logging.getLogger("mpinewton")
 LARGEST_SIGMA = 1e12  # times the first: no step is seen beyond
@@ -26,7 +27,7 @@ SPENT = 1e-9  # of |w|: a way still to go that is not worth going
 
 
 @dataclass(frozen=True, eq=False)
-class Multiplied(Iterate):
+class PisaState(State):
     """An iterate, which the workers have not seen, and the step sizes; the multipliers stay with the workers."""
 
     pace: Array = field(default_factory=lambda: np.zeros(0))  # sigma and rho in the beginning, of other weights too
@@ -38,48 +39,46 @@ class Multiplied(Iterate):
 
 
 @dataclass(frozen=True)
-class Pisa(Method):
+class Pisa(Method[PisaState]):
     """PISA (Zhou, Wang, Luo, Zhu and Li 2025, Algorithm 1): any smooth loss, any split of the data.
 
     Worker i takes r = pi_i + g_i, D = (sigma I + rho Q_i)^-1 r, pi_i <- pi_i - sigma D, and sends 2 pi_i_new - pi_i,
     which is sigma w_i + pi_i less sigma w; the driver's step is the mean of these over sigma. 1/sigma is the step in
     the long run, and rho Q only sets a momentum rho q / (sigma + rho q). sigma is divided by gamma every so often, so
     that all steps together reach every/(sigma (1 - gamma)); that should be several times 1/(least curvature).
-
-    2 rounds an iteration; floats per worker: d + 2 down, d + 2 up.
     """
 
-    preconditioner: Literal["identity", "hessian", "second-moment", "newton-schulz"] = "identity"
-    sigma: float | None = None  # penalty, 1/(learning rate); none: 3 x the largest curvature at the start, if convex
-    rho: float | None = None  # weight of Q; none: 1, for second-moment 100, for newton-schulz sigma
-    gamma: float = 0.99  # sigma is divided by it ...
-    every: int | Literal["auto"] = 1  # ... after so many iterations; auto: as fast as 0.99 at each
-    decay: Decay = field(default_factory=Decay)  # sigma, and rho, are divided by it
-    batch: float | None = None  # rows a worker draws; below 1 a share of them; none: all
-    sampling: Sampling = "fresh"  # minibatches of their own each, or passes over the rows: epochs
-    ridge_local: float | None = None  # what of l2 the workers see; none: what the driver does not take
-    ridge_driver: float = 0.0  # what of l2 the driver takes
-    solver: Solver = "auto"  # for hessian
-    second: SecondMoment = field(default_factory=SecondMoment)  # for second-moment and newton-schulz
-    schulz: NewtonSchulz = field(default_factory=NewtonSchulz)  # for newton-schulz
-    dual_leak: float = 1.0  # what the multiplier is multiplied by at each step; 1 is the method
-    divergence: float = 1e3  # a loss so many times the first ends the run
-    restarts: int = 0  # times a run that goes wrong in its first 100 rounds begins anew, sigma 4 times as large
+    preconditioner: Literal["identity", "hessian", "second-moment", "newton-schulz"] = setting("identity", help="")
+    sigma: float | None = setting(
+        None, gt=0, help="penalty, 1/(learning rate); none: 3 x the largest curvature at the start, if convex"
+    )
+    rho: float | None = setting(None, ge=0, help="weight of Q; none: 1, for second-moment 100, for newton-schulz sigma")
+    gamma: float = setting(0.99, gt=0, le=1, help="sigma is divided by it ...")
+    every: int | Literal["auto"] = setting(1, help="... after so many iterations; auto: as fast as 0.99 at each")
+    decay: Decay = setting(factory=Decay, help="sigma, and rho, are divided by it")
+    batch: float | None = setting(None, gt=0, help="rows a worker draws; below 1 a share of them; none: all")
+    sampling: Sampling = setting("fresh", help="minibatches of their own each, or passes over the rows: epochs")
+    ridge_local: float | None = setting(
+        None, ge=0, help="what of l2 the workers see; none: what the driver does not take"
+    )
+    ridge_driver: float = setting(0.0, ge=0, help="what of l2 the driver takes")
+    solver: Solver = setting("auto", help="for hessian")
+    second: SecondMoment = setting(factory=SecondMoment, help="for second-moment and newton-schulz")
+    schulz: NewtonSchulz = setting(factory=NewtonSchulz, help="for newton-schulz")
+    dual_leak: float = setting(
+        1.0, gt=0, le=1, help="what the multiplier is multiplied by at each step; 1 is the method"
+    )
+    divergence: float = setting(1000.0, gt=1, help="a loss so many times the first ends the run")
+    restarts: int = setting(
+        0, ge=0, help="times a run that goes wrong in its first 100 rounds begins anew, sigma 4 times as large"
+    )
 
-    name: ClassVar[str] = "pisa"
-    state: ClassVar[type[Iterate]] = Multiplied
+    name = "pisa"
+    cost = Cost("2", "d + 2", "d + 2")
 
     def __post_init__(self) -> None:
-        self.require(self.sigma is None or self.sigma > 0, "sigma", "greater than 0")
-        self.require(self.rho is None or self.rho >= 0, "rho", "0 or more")
-        self.require(0 < self.gamma <= 1, "gamma", "greater than 0 and at most 1")
+        super().__post_init__()
         self.require(self.every == "auto" or int(self.every) >= 1, "every", "at least 1, or auto")
-        self.require(self.batch is None or self.batch > 0, "batch", "greater than 0")
-        self.require(self.ridge_local is None or self.ridge_local >= 0, "ridge_local", "0 or more")
-        self.require(self.ridge_driver >= 0, "ridge_driver", "0 or more")
-        self.require(0 < self.dual_leak <= 1, "dual_leak", "greater than 0 and at most 1")
-        self.require(self.divergence > 1, "divergence", "greater than 1")
-        self.require(self.restarts >= 0, "restarts", "0 or more")
 
     @property
     def adaptive(self) -> bool:
@@ -88,9 +87,9 @@ class Pisa(Method):
 
     # -- what is refused ----------------------------------------------------------------------------------------
 
-    def fit_loss(self, loss: Loss) -> None:
-        super().fit_loss(loss)
-        need = {"cholesky": "hessian", "woodbury": "curvature"}.get(self.solver, "hessian_product")
+    def validate_loss(self, loss: Loss) -> None:
+        super().validate_loss(loss)
+        need = {"cholesky": "hessian", "woodbury": "second_derivatives"}.get(self.solver, "hvp")
         if self.preconditioner == "hessian" and need not in loss.provides:
             raise ConfigError(f"{self.name}: solver={self.solver} needs {need}, which {loss.name} does not provide")
         if self.preconditioner == "hessian" and not loss.convex:
@@ -108,8 +107,8 @@ class Pisa(Method):
     def _other_sigma_missing(self) -> bool:
         return self.preconditioner == "newton-schulz" and self.schulz.other_sigma is None
 
-    def fit(self, problem: Problem) -> None:
-        super().fit(problem)
+    def validate(self, problem: Problem) -> None:
+        super().validate(problem)
         local = problem.l2 - self.ridge_driver if self.ridge_local is None else self.ridge_local
         if local < -1e-12 * problem.l2 or abs(local + self.ridge_driver - problem.l2) > 1e-9 * problem.l2:
             raise ConfigError(
@@ -136,7 +135,7 @@ class Pisa(Method):
 
     # -- the driver ---------------------------------------------------------------------------------------------
 
-    def start(self, fleet: Fleet, w: Array) -> Multiplied:
+    def start(self, fleet: Fleet, w: Array) -> PisaState:
         sigma = self.sigma or 0.0
         other = self.schulz.other_sigma or 0.0
         if not sigma or self._other_sigma_missing:
@@ -147,18 +146,18 @@ class Pisa(Method):
         pace = [sigma, usual if self.rho is None else self.rho]
         if self.preconditioner == "newton-schulz":
             pace += [other, self.schulz.other_rho]
-        lam = self.freed(fleet.problem.ridge)
+        lam = self.freed(fleet.problem.l2_vector)
         w = w * (1.0 if not lam.any() else 1.0 / (1.0 + lam / self.spread(np.array(pace), fleet.problem)[0]))
-        return Multiplied(
+        return PisaState(
             w, pace=np.array(pace), origin=w if self.restarts else np.zeros(0), note=self.skew(fleet.problem)
         )
 
-    def step(self, fleet: Fleet, now: Multiplied) -> Multiplied:
+    def step(self, fleet: Fleet, now: PisaState) -> PisaState:
         pace = self.paced(now.pace, fleet.iteration - now.since)
         u, f, theta = fleet.mean(self.local, now.w, pace)
         if sick := self.sickness(now, u, f, fleet.iteration - now.since):
             return self.restart(fleet, now, sick)
-        sigma, lam = self.spread(pace, fleet.problem)[0], self.freed(fleet.problem.ridge)
+        sigma, lam = self.spread(pace, fleet.problem)[0], self.freed(fleet.problem.l2_vector)
         w = now.w + (u - lam * now.w) / (sigma + lam)
         after = replace(
             now, w=w, step=1.0 / pace[0], note=said(pace, theta), first=f if now.first != now.first else now.first,
@@ -173,7 +172,7 @@ class Pisa(Method):
         pace[1::2] /= slower if self.decay.also_rho else 1.0
         return pace
 
-    def sickness(self, now: Multiplied, u: Array, f: float, l: int) -> str:  # noqa: E741
+    def sickness(self, now: PisaState, u: Array, f: float, l: int) -> str:  # noqa: E741
         """Why the run goes wrong, in a sentence; "" if it does not."""
         advice = f"set sigma = {4 * now.pace[0]:.3g} instead of {now.pace[0]:.3g}"
         if not (np.isfinite(f) and np.isfinite(u).all()):
@@ -184,18 +183,18 @@ class Pisa(Method):
             return f"the loss is {f:.3g} after {l} iterations, and was {now.first:.3g} in the beginning; {advice}"
         return ""
 
-    def restart(self, fleet: Fleet, now: Multiplied, sick: str) -> Multiplied:
+    def restart(self, fleet: Fleet, now: PisaState, sick: str) -> PisaState:
         """The state from which to begin anew, where that is asked for."""
         if now.restarted >= self.restarts or fleet.iteration - now.since > LONGEST:
-            return stuck(now, sick)
+            return fail(now, sick)
         fleet.send(forget)
         pace = now.pace * np.where(np.arange(len(now.pace)) % 2, 1.0, 4.0)
-        return Multiplied(
+        return PisaState(
             now.origin, pace=pace, origin=now.origin, since=fleet.iteration, restarted=now.restarted + 1,
             note=f"restarted: {sick}",
         )  # fmt: skip
 
-    def spent(self, now: Multiplied, after: Multiplied, u: Array, pace: Array) -> str:
+    def spent(self, now: PisaState, after: PisaState, u: Array, pace: Array) -> str:
         """Why no step that is left can matter, although the gradient has not vanished; "" where one can."""
         moved = float(np.linalg.norm(after.w - now.w))
         left = moved * spacing(self.every, self.gamma) / (1.0 - self.gamma) if self.gamma < 1 else np.inf
@@ -220,13 +219,13 @@ class Pisa(Method):
     # -- the workers --------------------------------------------------------------------------------------------
 
     def bend(self, worker: Worker, w: Array, v: Array) -> Array:
-        part = worker.part()
-        part.place(w)
-        return part.hessian_product(v)
+        part = worker.subset()
+        part.move_to(w)
+        return part.hvp(v)
 
     def local(self, worker: Worker, w: Array, pace: Array) -> tuple[Array, float, float]:
-        part, lam = drawn(worker, self.batch, self.sampling), self.freed(worker.l2)
-        part.place(w)
+        part, lam = minibatch(worker, self.batch, self.sampling), self.freed(worker.l2_vector)
+        part.move_to(w)
         memory = worker.memory
         pi = memory.get("pi", np.zeros_like(w))
         memory["steps"] = np.asarray(memory.get("steps", 0)) + 1
@@ -241,7 +240,7 @@ class Pisa(Method):
         """sigma (sigma I + rho Q)^-1 r, shape (d,), and the median of the momentum rho q / (sigma + rho q)."""
         sigma, rho = self.spread(pace, worker)
         if self.preconditioner == "hessian":
-            return solve_curved(part, r, float(rho / sigma), self.freed(worker.l2), self.solver), NAN
+            return solve_curved(part, r, float(rho / sigma), self.freed(worker.l2_vector), self.solver), NAN
         ratio = rho / sigma
         if self.adaptive:
             q = self.second.root(worker.memory, r, int(worker.memory["steps"]))
@@ -257,12 +256,11 @@ class Sisa(Pisa):
 
     Q is diagonal, min(sqrt(m), eta), m by one of three schemes; it tends to 0 where the method arrives, so that the
     step there is 1/sigma, unlike Adam's.
-    2 rounds an iteration; floats per worker: d + 2 down, d + 2 up.
     """
 
-    preconditioner: Literal["identity", "hessian", "second-moment", "newton-schulz"] = "second-moment"
+    preconditioner: Literal["identity", "hessian", "second-moment", "newton-schulz"] = setting("second-moment", help="")
 
-    name: ClassVar[str] = "sisa"
+    name = "sisa"
 
 
 @dataclass(frozen=True)
@@ -271,12 +269,12 @@ class Nsisa(Pisa):
 
     As SISA, with the momentum of every hidden matrix orthogonalised by Newton-Schulz in the gradient's place; the other
     weights go by SISA, in the same message. On shards with other labels each it settles at a wrong point.
-    2 rounds an iteration; floats per worker: d + 4 down, d + 2 up.
     """
 
-    preconditioner: Literal["identity", "hessian", "second-moment", "newton-schulz"] = "newton-schulz"
+    preconditioner: Literal["identity", "hessian", "second-moment", "newton-schulz"] = setting("newton-schulz", help="")
 
-    name: ClassVar[str] = "nsisa"
+    name = "nsisa"
+    cost = Cost("2", "d + 4", "d + 2")
 
 
 def forget(worker: Worker) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,15 @@ from mpinewton.compress.rice import packed_integers, unpacked_integers
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.lbfgs import bfgs_inverse
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
-from mpinewton.methods.support.method import Iterate, Method
+from mpinewton.methods.support.method import Cost, Method, State
+from mpinewton.settings import setting
 
 Integers8 = NDArray[np.int8]
 UNKNOWN = 32767  # exponent of a gradient that is not finite
 
 
 @dataclass(frozen=True, eq=False)
-class Learned(Iterate):
+class QuantisedBfgsState(State):
     """An iterate, what is known of the gradient there, and the inverse of the learned Hessian."""
 
     g: Array = field(default_factory=lambda: np.zeros(0))  # of the objective at w, as decoded, shape (d,)
@@ -29,7 +29,7 @@ class Learned(Iterate):
 
 
 @dataclass(frozen=True)
-class QuantisedBfgs(Method):
+class QuantisedBfgs(Method[QuantisedBfgsState]):
     """BFGS at the driver from one coarse Hessian, gradients coded as surprises: convex losses, any split; rows stay.
 
     Once, at the start, worker i sends the triangle of D_i^-1 H_i D_i^-1, D_i powers of two, dithered to `levels` steps
@@ -44,41 +44,39 @@ class QuantisedBfgs(Method):
     more where the step began, which takes most of the noise from it. No loss is ever sent.
 
     All integers go in Rice's code: the set-up 1 to 2 bits an entry of the triangle.
-    2 rounds an iteration; floats per worker: 2*d + 1 down, 0 up.
     """
 
-    levels: int = 0  # of the dithered triangle; 0: 8 sqrt(d / m), m the number of workers of equal size
-    coarse: float = 0.5  # step of the gradients' code, in root mean squares of the remainder
-    overshoot: float = 0.5
+    levels: int = setting(
+        0, ge=0, help="of the dithered triangle; 0: 8 sqrt(d / m), m the number of workers of equal size"
+    )
+    coarse: float = setting(0.5, gt=0, le=2, help="step of the gradients' code, in root mean squares of the remainder")
+    overshoot: float = setting(0.5, gt=0, lt=1, help="")
 
-    name: ClassVar[str] = "quantised-bfgs"
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
-    convex_only: ClassVar[bool] = True
-    state: ClassVar[type[Iterate]] = Learned
-
-    def __post_init__(self) -> None:
-        self.require(self.levels >= 0, "levels", "0 (chosen from d and the number of workers) or more")
-        self.require(0 < self.coarse <= 2, "coarse", "greater than 0 and at most 2")
-        self.require(0 < self.overshoot < 1, "overshoot", "between 0 and 1")
+    name = "quantised-bfgs"
+    needs = ("gradient", "hessian")
+    convex_only = True
+    cost = Cost("2", "2*d + 1", "0")
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
-    def start(self, fleet: Fleet, w: Array) -> Learned:
-        ridge, shares = fleet.problem.ridge, fleet.shares[having_rows(fleet)]
-        levels = self.levels or int(np.ceil(8 * np.sqrt(fleet.size * (shares @ shares))))
-        H = np.zeros((fleet.size, fleet.size))
+    def start(self, fleet: Fleet, w: Array) -> QuantisedBfgsState:
+        ridge, shares = fleet.problem.l2_vector, fleet.worker_share[having_rows(fleet)]
+        levels = self.levels or int(np.ceil(8 * np.sqrt(fleet.dim * (shares @ shares))))
+        H = np.zeros((fleet.dim, fleet.dim))
         messages = fleet.gather(self.coarse_hessian, w, float(levels), among=having_rows(fleet))
         for share, (exponents, data) in zip(shares, messages):
             H += share * self.decoded_hessian(exponents, data, levels)
         H = without_noise(H) + np.diag(ridge)
         scale = np.sqrt(np.diagonal(H))
         fleet.send(self.prepare, scale)
-        now = Learned(w, g=ridge * w, inverse=np.asarray(np.linalg.inv(H)), scale=scale)  # nothing told of the losses
+        now = QuantisedBfgsState(
+            w, g=ridge * w, inverse=np.asarray(np.linalg.inv(H)), scale=scale
+        )  # nothing told of the losses
         return replace(now, g=self.heard(fleet, now, w, np.zeros_like(w))[0])
 
     def coarse_hessian(self, worker: Worker, w: Array, levels: float) -> tuple[Integers8, Bytes]:
         """Exponents of D_i, shape (d,), and the packed levels of the triangle of D_i^-1 H_i D_i^-1."""
-        worker.place(w)
+        worker.move_to(w)
         H = worker.point.hessian()
         exponents = np.clip(np.frexp(np.sqrt(np.diagonal(H)))[1], -120, 120).astype(np.int8)
         x = pack_triangle(scaled(H, -exponents))  # between -1 and 1: |H_jk|^2 <= H_jj H_kk
@@ -95,7 +93,7 @@ class QuantisedBfgs(Method):
 
     # -- iterations -----------------------------------------------------------------------------------------------
 
-    def step(self, fleet: Fleet, now: Learned) -> Learned:
+    def step(self, fleet: Fleet, now: QuantisedBfgsState) -> QuantisedBfgsState:
         if now.step == 0.0:  # what is known of the gradient here may be all noise: ask again, and most of that is gone
             g, _ = self.heard(fleet, now, now.w, now.g)
             return replace(now, g=g, step=NAN, note="asked again")
@@ -108,18 +106,18 @@ class QuantisedBfgs(Method):
             return replace(now, inverse=inverse, step=0.0, note="overshot: learned from, not taken")
         return replace(now, w=now.w + s, g=g, inverse=inverse, step=1.0, note="")
 
-    def heard(self, fleet: Fleet, now: Learned, w: Array, expected: Array) -> tuple[Array, bool]:
+    def heard(self, fleet: Fleet, now: QuantisedBfgsState, w: Array, expected: Array) -> tuple[Array, bool]:
         """The gradient at w as decoded, told what is expected of it, and whether it is finite."""
-        change = (expected - now.g) - fleet.problem.ridge * (w - now.w)  # of the mean gradient of the losses
+        change = (expected - now.g) - fleet.problem.l2_vector * (w - now.w)  # of the mean gradient of the losses
         taken = float(now.step != 0.0)
         messages = fleet.gather(self.surprise, w, change, taken, among=having_rows(fleet))
         surprises = [np.ldexp(unpacked_integers(data, len(w)).astype(np.float64), e) for e, data in messages]
-        g = expected + now.scale * np.einsum("i,ij->j", fleet.shares[having_rows(fleet)], surprises)
+        g = expected + now.scale * np.einsum("i,ij->j", fleet.worker_share[having_rows(fleet)], surprises)
         return g, all(e != UNKNOWN for e, _ in messages)
 
     def surprise(self, worker: Worker, w: Array, change: Array, taken: float) -> tuple[np.int16, Bytes]:
         """What g_i differs by from what was told plus this change: exponent of the step, and packed levels."""
-        worker.place(w)
+        worker.move_to(w)
         if taken:
             worker.memory["told"] = worker.memory["tried"]
         scale, expected = worker.memory["scale"], worker.memory["told"] + change
@@ -135,7 +133,7 @@ class QuantisedBfgs(Method):
 
 def having_rows(fleet: Fleet) -> NDArray[np.intp]:
     """The workers that have a say."""
-    return np.flatnonzero(fleet.shares)
+    return np.flatnonzero(fleet.worker_share)
 
 
 def scaled(H: Array, exponents: Integers8) -> Array:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +12,19 @@ from numpy.typing import NDArray
 from mpinewton.arrays import Array, Bytes, Integers, Mask
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.linalg.cholesky import projected, solve_factored
+from mpinewton.linalg.cholesky import project_spectrum, solve_factored
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.losses.loss import Shape
-from mpinewton.methods.newton_zero import Factored, factored
-from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.newton_zero import NewtonZeroState, factored
+from mpinewton.methods.support.method import Method, fail
 from mpinewton.methods.support.regions import Split, affordable, in_turn, largest, region_numbers
 from mpinewton.methods.support.submodel import SubModel
-from mpinewton.methods.support.tasks import drawn, linear
+from mpinewton.methods.support.tasks import linear_model, minibatch
+from mpinewton.settings import setting
 
 
 @dataclass(frozen=True, eq=False)
-class Remembered(Factored):
+class RanlState(NewtonZeroState):
     """An iterate, the matrix of its steps, and what the driver has heard of every worker that has rows."""
 
     memory: Array = field(default_factory=lambda: np.zeros((0, 0)))  # latest gradients C_i^q, shape (m, d)
@@ -34,18 +34,18 @@ class Remembered(Factored):
 
 
 @dataclass(frozen=True)
-class Ranl(Method):
+class Ranl(Method[RanlState]):
     """RANL, resource-adaptive Newton learning (its paper's Algorithm 1), repaired: any loss with a Hessian.
 
     The weights are cut in Q regions. A round, every worker sends the gradient of its own choice of them, and Q bits
     that say which; the driver remembers the latest block of every worker and region, and goes
-    x^{t+1} = x^t - step [H]_mu^-1 g with the projected Hessian of x^0. The first gradient is a whole one.
+    x^{t+1} = x^t - step [H]_mu^-1 g with the project_spectrum Hessian of x^0. The first gradient is a whole one.
 
     As printed (`as_printed=true`), a worker takes the gradient at the pruned x.m, and g is the mean over those who
     sent the region: with any partial masks this does not come to the optimum, nor near it. x*.m is not stationary for
     the pruned losses, and H^-1 amplifies what differs between workers and between blocks: after the first step the
     objective rises. Here, x is not pruned, only what is sent, and g is the mean of the memory over all workers. Both
-    are needed, and with them convergence is linear, at the rate of Newton Zero or somewhat slower; where a region may
+    are needed, and with them convergence is linear_model, at the rate of Newton Zero or somewhat slower; where a region may
     go unheard for long the step must be smaller. It is local, as Newton Zero is. No repair is exact where regions of a
     worker are never heard: with fixed masks, and with those by magnitude as long as the same weights stay large.
 
@@ -63,41 +63,51 @@ class Ranl(Method):
     2 rounds an iteration; floats per worker: d down, d up the first time, and later the regions it keeps.
     """
 
-    policy: Literal["full", "fixed", "bernoulli", "round-robin", "magnitude", "resources"] = "bernoulli"
-    keep: float = 0.5  # share of the regions, rounded up; chance of each with bernoulli; resources: see budget
-    regions: int | None = None  # Q; none: 8, or one a weight where there are fewer
-    split: Split = "blocks"  # of neighbouring weights; features: with all outputs; layers: one a layer or output
-    groups: str = ""  # split=features: how many every region has, as 5,8,16, in place of Q
-    # Of what H^-1 g says, `step` for short; none: min(1, 2 keep), keep being the coverage with policy=resources, and 1
-    # as printed.
-    step_size: float | None = None
-    as_printed: bool = False
-    mu: float | None = None  # least eigenvalue of [H]_mu; none: l2, no change on convex losses without an intercept
-    refresh: int = 0  # the Hessian anew after so many rounds; 0: that of x^0 for good
-    batch: float | None = None  # rows drawn for every gradient and Hessian; below 1 a share of them; none: all
-    # policy=resources: floats a worker may send in a round, as 123,31, of the workers in turn; none: keep d each.
-    budget: str = ""
-    # In place of a budget, seconds that a gradient may take, by the worker's own clock: no two runs are then alike.
-    deadline: float = 0.0
-    # An experiment's device, for slow workers where all are equally fast: seconds that a worker sleeps a whole
-    # gradient, of the workers in turn; less in proportion where it does less of the products.
-    slowdown: str = ""
+    policy: Literal["full", "fixed", "bernoulli", "round-robin", "magnitude", "resources"] = setting(
+        "bernoulli", help=""
+    )
+    keep: float = setting(
+        0.5, gt=0, le=1, help="share of the regions, rounded up; chance of each with bernoulli; resources: see budget"
+    )
+    regions: int | None = setting(None, ge=1, help="Q; none: 8, or one a weight where there are fewer")
+    split: Split = setting(
+        "blocks", help="of neighbouring weights; features: with all outputs; layers: one a layer or output"
+    )
+    groups: str = setting("", help="split=features: how many every region has, as 5,8,16, in place of Q")
+    step_size: float | None = setting(
+        None,
+        gt=0,
+        help="Of what H^-1 g says, `step` for short; none: min(1, 2 keep), keep being the coverage with policy=resources, and 1 as printed.",
+    )
+    as_printed: bool = setting(False, help="")
+    mu: float | None = setting(
+        None, gt=0, help="least eigenvalue of [H]_mu; none: l2, no change on convex losses without an intercept"
+    )
+    refresh: int = setting(0, ge=0, help="the Hessian anew after so many rounds; 0: that of x^0 for good")
+    batch: float | None = setting(
+        None, gt=0, help="rows drawn for every gradient and Hessian; below 1 a share of them; none: all"
+    )
+    budget: str = setting(
+        "",
+        help="policy=resources: floats a worker may send in a round, as 123,31, of the workers in turn; none: keep d each.",
+    )
+    deadline: float = setting(
+        0.0,
+        ge=0,
+        help="In place of a budget, seconds that a gradient may take, by the worker's own clock: no two runs are then alike.",
+    )
+    slowdown: str = setting(
+        "",
+        help="An experiment's device, for slow workers where all are equally fast: seconds that a worker sleeps a whole gradient, of the workers in turn; less in proportion where it does less of the products.",
+    )
 
-    name: ClassVar[str] = "ranl"
-    needs: ClassVar[tuple[str, ...]] = ("gradient", "hessian")
-    state: ClassVar[type[Iterate]] = Remembered
-    aliases: ClassVar[Mapping[str, str]] = {"step": "step_size"}
+    name = "ranl"
+    needs = ("gradient", "hessian")
 
     def __post_init__(self) -> None:
-        self.require(0 < self.keep <= 1, "keep", "greater than 0 and at most 1")
-        self.require(self.regions is None or self.regions >= 1, "regions", "at least 1")
-        self.require(self.step_size is None or self.step_size > 0, "step_size", "greater than 0")
-        self.require(self.mu is None or self.mu > 0, "mu", "greater than 0")
-        self.require(self.refresh >= 0, "refresh", "0 (never) or more")
-        self.require(self.batch is None or self.batch > 0, "batch", "greater than 0")
-        self.require(self.deadline >= 0, "deadline", "0 (none) or more")
-        for setting in ("groups", "budget", "slowdown"):
-            self.require(listed(getattr(self, setting)) is not None, setting, "numbers, 0 or more, as 123,31")
+        super().__post_init__()
+        for name in ("groups", "budget", "slowdown"):
+            self.require(listed(getattr(self, name)) is not None, name, "numbers, 0 or more, as 123,31")
         self.require(not self.groups or self.split == "features", "split", "features where groups are given")
         self.require(not self.groups or self.regions is None, "regions", "left out where groups are given")
         whole = all(size >= 1 and size % 1 == 0 for size in self.each("groups"))
@@ -106,8 +116,8 @@ class Ranl(Method):
         self.require(not given or self.policy == "resources", "policy", "resources where a budget or deadline is given")
         self.require(not (self.budget and self.deadline), "deadline", "left out where a budget is given")
 
-    def fit(self, problem: Problem) -> None:
-        super().fit(problem)
+    def validate(self, problem: Problem) -> None:
+        super().validate(problem)
         sizes = np.bincount(self.numbers(problem.shapes))
         if self.budget and min(self.each("budget")) < sizes.max():
             raise ConfigError(
@@ -117,22 +127,22 @@ class Ranl(Method):
 
     # -- on the driver ------------------------------------------------------------------------------------------------
 
-    def start(self, fleet: Fleet, w: Array) -> Remembered:
-        return Remembered(w, factor=self.learnt(fleet, w))
+    def start(self, fleet: Fleet, w: Array) -> RanlState:
+        return RanlState(w, factor=self.learnt(fleet, w))
 
-    def step(self, fleet: Fleet, now: Remembered) -> Remembered:
+    def step(self, fleet: Fleet, now: RanlState) -> RanlState:
         first = not now.memory.size
         if self.refresh and not first and (fleet.iteration - 1) % self.refresh == 0:
             now = replace(now, factor=self.learnt(fleet, now.w))
         if not now.factor.size:
-            return stuck(now, "the Hessian has no Cholesky factor: set l2 > 0 or mu > 0, or take newton")
-        having_rows = np.flatnonzero(fleet.shares)
+            return fail(now, "the Hessian has no Cholesky factor: set l2 > 0 or mu > 0, or take newton")
+        having_rows = np.flatnonzero(fleet.worker_share)
         replies = fleet.gather(self.whole if first else self.pruned, now.w, among=having_rows)
         numbers = self.numbers(fleet.problem.shapes)
         masks = np.array([np.unpackbits(bits, count=numbers[-1] + 1).astype(bool) for _, bits in replies])
-        kept, sent = masks[:, numbers], np.zeros((len(replies), fleet.size))
+        kept, sent = masks[:, numbers], np.zeros((len(replies), fleet.dim))
         sent[kept] = np.concatenate([blocks for blocks, _ in replies])
-        shares = fleet.shares[having_rows]
+        shares = fleet.worker_share[having_rows]
         memory = sent if first else np.where(kept, sent, now.memory)
         age = np.where(masks, 0, (0 if first else now.age) + 1)
         heard = over_senders(shares, kept, sent, now.memory) if self.as_printed and not first else shares @ memory
@@ -147,7 +157,7 @@ class Ranl(Method):
         H = unpack_triangle(fleet.mean(self.curvature, w))
         # Short of l2 by more than rounding: where l2 is the least eigenvalue, H is to pass as it is.
         mu = (1 - 1e-6) * fleet.problem.l2 if self.mu is None else self.mu
-        return factored(projected(H, mu) if mu and np.isfinite(H).all() else H)
+        return factored(project_spectrum(H, mu) if mu and np.isfinite(H).all() else H)
 
     def length(self, coverage: float) -> float:
         """The step, where such a share of the gradients has been sent."""
@@ -161,8 +171,8 @@ class Ranl(Method):
 
     def curvature(self, worker: Worker, w: Array) -> Array:
         """The upper triangle of the Hessian of f_i, of a minibatch where there is one."""
-        part = drawn(worker, self.batch)
-        part.place(w)
+        part = minibatch(worker, self.batch)
+        part.move_to(w)
         return pack_triangle(part.hessian())
 
     def whole(self, worker: Worker, w: Array) -> tuple[Array, Bytes]:
@@ -185,8 +195,8 @@ class Ranl(Method):
 
     def blocks(self, worker: Worker, w: Array, mask: Mask) -> Array:
         """The kept blocks of the gradient of f_i at w, or at the pruned w as printed; products with them alone."""
-        part = drawn(worker, self.batch)
-        model = linear(part)
+        part = minibatch(worker, self.batch)
+        model = linear_model(part)
         kept = mask[self.numbers(worker.shapes)]
         if not kept.any():
             return np.zeros(0)
@@ -194,7 +204,7 @@ class Ranl(Method):
         z = some.logits(np.where(kept, w, 0.0)) if self.as_printed else model.logits(w)
         if self.slowdown:
             time.sleep(self.own("slowdown", worker) * (some.work if self.as_printed else (1 + some.work) / 2))
-        return some.gradient(z) + worker.l2[kept] * w[kept]
+        return some.gradient(z) + worker.l2_vector[kept] * w[kept]
 
     def mask(self, worker: Worker, w: Array) -> Mask:
         """Which regions the worker keeps in this round, shape (Q,)."""
@@ -221,7 +231,7 @@ class Ranl(Method):
         """How many floats the worker may send in this round."""
         if self.deadline:
             return self.deadline / float(worker.memory["pace"])
-        return self.own("budget", worker) if self.budget else self.keep * len(worker.l2)
+        return self.own("budget", worker) if self.budget else self.keep * len(worker.l2_vector)
 
     # -- settings -----------------------------------------------------------------------------------------------------
 

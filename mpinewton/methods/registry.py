@@ -10,12 +10,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from mpinewton.errors import ConfigError, did_you_mean
-from mpinewton.methods import METHODS, Method
+from mpinewton.methods import METHODS
+from mpinewton.methods.support.method import AnyMethod
+from mpinewton.settings import aliases_of
 
 BARE_POINT = re.compile(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # .3 and 3., which people write, JSON not
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[AnyMethod]:
     """The class of a method, by name, hyphens or underscores. Raises ConfigError where there is none."""
     kind = METHODS.get(name.replace("_", "-"))
     if kind is None:
@@ -23,7 +25,7 @@ def find_method(name: str) -> type[Method]:
     return kind
 
 
-def make_method(name: str, settings: Mapping[str, Any]) -> Method:
+def make_method(name: str, settings: Mapping[str, Any]) -> AnyMethod:
     """The method of this name with these settings; settings of a part are nested, {"search": {"rho": 0.1}}.
 
     Raises
@@ -32,7 +34,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
         For an unknown name or setting (with the nearest known one), a value of the wrong kind or out of its range.
     """
     kind = find_method(name)
-    settings = {kind.aliases.get(key, key): value for key, value in settings.items()}
+    aliases = aliases_of(kind)
+    settings = {aliases.get(key, key): value for key, value in settings.items()}
     settings = _with_none(kind, settings)
     _refuse_unknown(kind, settings, kind.name)
     # A part that is only partly set keeps this method's own defaults for the rest.
@@ -43,7 +46,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
         raise ConfigError(f"{kind.name}: {_in_words(error, kind)}") from None
 
 
-def settings_of(method: Method) -> dict[str, Any]:
+def settings_of(method: AnyMethod) -> dict[str, Any]:
     """All settings of a method, nested as `make_method` takes them."""
     settings: dict[str, Any] = msgspec.to_builtins(method)
     return settings

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mpinewton.arrays import Array
 from mpinewton.errors import DataError
 from mpinewton.fleet.wire import Layout, joined, parted
-from mpinewton.methods.support.method import Iterate
-from mpinewton.runs.storage import sealing, unsealed
+from mpinewton.methods.support.method import State
+from mpinewton.runs.storage import open_sealed, sealed_file
 
 FORMAT = "mpinewton-checkpoint/1"
 NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
@@ -45,12 +45,12 @@ class Checkpoint:
     ledger: Mapping[str, NDArray[Any]]
     workers: list[dict[str, Array]]
 
-    def state_of(self, kind: type[Iterate]) -> Iterate:
+    def state_of(self, kind: type[State]) -> State:
         """The method's state."""
         return kind(**{field.name: self.state[field.name] for field in fields(kind)})
 
 
-def state_fields(state: Iterate) -> dict[str, Any]:
+def state_fields(state: State) -> dict[str, Any]:
     """The fields of a state, to be saved."""
     values = {field.name: getattr(state, field.name) for field in fields(state)}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
@@ -59,14 +59,14 @@ def state_fields(state: Iterate) -> dict[str, Any]:
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write it over the older of the two files. Raises OSError if it cannot be written: the files are as they were."""
     path = folder / NAMES[checkpoint.number % 2]
-    with sealing(path, FORMAT) as file:
+    with sealed_file(path, FORMAT) as file:
         _fill(file, checkpoint)
     return path
 
 
 def read(path: Path) -> Checkpoint:
     """Read one file. Raises DataError if it is not a whole checkpoint of ours."""
-    with unsealed(path, FORMAT) as file:
+    with open_sealed(path, FORMAT) as file:
         facts, index, data = (file[name][()] for name in ("facts", "index", "data"))
     facts = json.loads(facts.tobytes())
     arrays = _unpacked(json.loads(index.tobytes()), data)

@@ -20,7 +20,7 @@ from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
-from mpinewton.runs.storage import sealing, unsealed
+from mpinewton.runs.storage import open_sealed, sealed_file
 
 log = logging.getLogger("mpinewton")
 FORMAT = "mpinewton-reference/1"
@@ -46,11 +46,11 @@ def tested(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
     DataError
         If the source does not fit the training data.
     """
-    loss, manifest = plan.made_loss(), plan.manifest
+    loss, manifest = plan.build_loss(), plan.manifest
     shard, _ = load_rows(source, manifest.features, manifest.class_names or (), manifest.scale)
     if not shard.rows:
         raise DataError(f"{source}: no rows to test on")
-    model = loss.on(shard.with_intercept() if plan.intercept else shard, manifest.classes)
+    model = loss.on_shard(shard.with_intercept() if plan.intercept else shard, manifest.classes)
 
     def measured(w: Array) -> tuple[float, float]:
         accuracy = float(np.mean(model.predict(w) == shard.y)) if loss.classifies else float("nan")
@@ -73,8 +73,8 @@ def reference(fleet: Fleet, plan: Plan, text: str, pause: Callable[[], str] = la
         if not isfinite(value := _number(text)):
             raise ConfigError(f"--reference {text!r}: give the optimal value, or auto to have it computed")
         return Reference(value, None, float("nan"))
-    if not plan.made_loss().convex:
-        raise ConfigError(f"--reference auto needs a convex loss: {plan.made_loss().name} may have many minima")
+    if not plan.build_loss().convex:
+        raise ConfigError(f"--reference auto needs a convex loss: {plan.build_loss().name} may have many minima")
     path = plan.path() / f"reference-{_key(plan)}.h5"
     try:
         return _read(path)
@@ -91,10 +91,10 @@ def reference(fleet: Fleet, plan: Plan, text: str, pause: Callable[[], str] = la
 
 
 def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
-    exact = fleet.size <= EXACT_SIZE and "hessian" in fleet.problem.loss.provides
+    exact = fleet.dim <= EXACT_SIZE and "hessian" in fleet.problem.loss.provides
     method, limit = (Newton(), 200) if exact else (Lbfgs(memory=30), 10_000)
     fleet.adopt(method)
-    w, target, best = np.zeros(fleet.size), 1e-9, None
+    w, target, best = np.zeros(fleet.dim), 1e-9, None
     # As far as rounding lets it: tighter and tighter, until a tenth can no longer be gained.
     while True:
         ended = run(method, fleet, w, [GradientBelow(target), Iterations(limit)], pause=pause)
@@ -121,12 +121,12 @@ def _key(plan: Plan) -> str:
 
 
 def _read(path: Path) -> Reference:
-    with unsealed(path, FORMAT) as file:
+    with open_sealed(path, FORMAT) as file:
         return Reference(float(file.attrs["loss"]), file["w"][()], float(file.attrs["grad_norm"]))
 
 
 def _write(path: Path, found: Reference) -> None:
-    with sealing(path, FORMAT) as file:
+    with sealed_file(path, FORMAT) as file:
         file.attrs["loss"], file.attrs["grad_norm"] = found.loss, found.grad_norm
         file.create_dataset("w", data=found.w)
 
@@ -141,9 +141,9 @@ def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
         If the text is none of these, or what it names does not fit.
     """
     if text == "auto":
-        return plan.problem().begin()
+        return plan.problem().initial_weights()
     if text == "zero":
-        return np.zeros(plan.problem().size)
+        return np.zeros(plan.problem().dim)
     if text.startswith("optimum"):
         shift = 0.0 if text == "optimum" else _number(text.removeprefix("optimum"))
         if not isfinite(shift):
@@ -154,7 +154,7 @@ def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
     from mpinewton.runs.model import read_model
 
     w = read_model(Path(text)).w
-    size = plan.problem().size
+    size = plan.problem().dim
     if w.shape != (size,):
         raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {size}")
     return w

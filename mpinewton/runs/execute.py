@@ -12,7 +12,7 @@ from mpinewton.arrays import NAN
 from mpinewton.data.manifest import Manifest
 from mpinewton.errors import MpinewtonError
 from mpinewton.fleet import Fleet
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import State
 from mpinewton.runs.evaluation import Reference, beginning, reference, tested
 from mpinewton.runs.folder import RunFolder, environment, versions
 from mpinewton.runs.history import Row, history_sha256
@@ -20,7 +20,7 @@ from mpinewton.runs.job import Job
 from mpinewton.runs.loop import Clock, Evaluation, Outcome, run
 from mpinewton.runs.model import Model, write_model
 from mpinewton.runs.progress import Progress
-from mpinewton.runs.signals import Caught, caught
+from mpinewton.runs.signals import Signals, caught
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
@@ -51,7 +51,7 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
 class _Execution:
     """What the parts of one run share."""
 
-    def __init__(self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, signals: Caught) -> None:
+    def __init__(self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, signals: Signals) -> None:
         self.session, self.job, self.manifest, self.folder, self.signals = session, job, manifest, folder, signals
         self.deadline = time.monotonic() + 3600 * job.max_hours if job.max_hours is not None else None
         self.plan = job.plan(manifest)
@@ -66,7 +66,7 @@ class _Execution:
             None if job.test is None else tested(self.plan, job.test),
             job.measure_every or 1,
         )
-        method = job.made_method()
+        method = job.build_method()
         fleet.adopt(method)
         begin = self.begun(optimum)
         progress = Progress()
@@ -85,8 +85,8 @@ class _Execution:
         if found is None:
             begin = beginning(self.plan, self.job.start, optimum)
         else:
-            begin = found.state_of(self.job.made_method().state)
-        self.folder.begin(self.fleet, self.job.toml(), environment(introduced(self.session), self.session.library))
+            begin = found.state_of(self.job.build_method().state)
+        self.folder.begin(self.fleet, self.job.toml(), environment(introduce(self.session), self.session.library))
         if found is None:
             log.info(self.described())
             self.clock = Clock()
@@ -104,7 +104,7 @@ class _Execution:
             f"{m.workers} workers on {self.session.ranks} rank{'s' if self.session.ranks > 1 else ''}"
         )
 
-    def checkpoint(self, row: Row, state: Iterate) -> None:
+    def checkpoint(self, row: Row, state: State) -> None:
         """A watcher: save when it is time."""
         if self.folder.due(self.job.checkpoint_seconds):
             self.folder.save(state, row.seconds)
@@ -127,7 +127,7 @@ class _Execution:
         ledger = self.fleet.ledger
         result = {
             "method": self.job.method, "loss": self.job.loss, "l2": self.job.l2, "data": self.job.data,
-            "rows_travel": self.job.made_method().rows_travel,
+            "rows_travel": self.job.build_method().rows_travel,
             "workers": self.manifest.workers, "ranks": self.session.ranks,
             "converged": outcome.converged, "kind": outcome.kind, "reason": outcome.reason,
             "iterations": row.iteration, "rounds": ledger.rounds, **ledger.totals(),
@@ -146,7 +146,7 @@ class _Execution:
         return result | {"exit_code": EXIT_CODES[outcome.kind]}
 
 
-def introduced(session: Session) -> list[dict[str, Any]]:
+def introduce(session: Session) -> list[dict[str, Any]]:
     """What every rank says of itself. Raises MpinewtonError where they do not run the same version."""
     ranks = session.introductions()
     odd = sorted({r["host"] for r in ranks if r["mpinewton"] != ranks[0]["mpinewton"]})

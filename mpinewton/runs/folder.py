@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 
 from mpinewton import __version__
-from mpinewton.durable import replacing
+from mpinewton.durable import atomic_path
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.fleet import Entry, Fleet
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import State
 from mpinewton.runs import checkpoint as checkpoints
 from mpinewton.runs.checkpoint import Checkpoint
 from mpinewton.runs.history import COLUMNS, Row
@@ -135,7 +135,7 @@ class RunFolder:
         self._open.callback(handler.close)
         self._open.callback(log.removeHandler, handler)
 
-    def __call__(self, row: Row, state: Iterate) -> None:
+    def __call__(self, row: Row, state: State) -> None:
         """Record a row."""
         self.rows.append(row)
         self.history.append(row.cells(COLUMNS))
@@ -147,7 +147,7 @@ class RunFolder:
         for entry in self._fleet.ledger.entries():
             self.ledger.append([f"{x:.6f}" if isinstance(x, float) else x for x in entry])
 
-    def save(self, state: Iterate, seconds: float) -> None:
+    def save(self, state: State, seconds: float) -> None:
         """Write a checkpoint. A failure is a warning, and an error the third time in a row.
 
         Raises
@@ -198,7 +198,7 @@ class RunFolder:
         self._open.close()
 
     def _write_text(self, name: str, text: str) -> None:
-        with replacing(self.path / name) as temporary:
+        with atomic_path(self.path / name) as temporary:
             temporary.write_text(text)
 
 

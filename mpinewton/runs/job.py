@@ -16,8 +16,8 @@ from mpinewton.data.sources import absolute
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
-from mpinewton.methods import Method
 from mpinewton.methods.registry import make_method, settings_of
+from mpinewton.methods.support.method import AnyMethod
 from mpinewton.runs import stopping
 
 
@@ -50,7 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     # What makes it another run if it changes; the rest may change from one resume to the next.
     IDENTITY = ("method", "settings", "loss", "l2", "intercept", "seed", "dtype", "sums", "start")
 
-    def made_method(self) -> Method:
+    def build_method(self) -> AnyMethod:
         return make_method(self.method, self.settings)
 
     def check(self) -> None:
@@ -61,9 +61,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         ConfigError
             If a setting is unknown or out of range, or the parts do not fit one another.
         """
-        method = self.made_method()
+        method = self.build_method()
         if self.loss is not None:
-            method.fit_loss(make_loss(self.loss))
+            method.validate_loss(make_loss(self.loss))
         if self.l2 is not None and not (0 <= self.l2 < math.inf):
             raise ConfigError(f"--l2 {self.l2!r}: it must be 0 or more")
         if self.seed < 0:
@@ -86,9 +86,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         ConfigError, DataError
             If the loss does not suit the method, or the labels.
         """
-        method, loss = self.made_method(), make_loss(self.loss or usual_loss(manifest))
-        method.fit_loss(loss)
-        loss.fit(manifest.features + self.intercept, manifest.classes, self.intercept)
+        method, loss = self.build_method(), make_loss(self.loss or usual_loss(manifest))
+        method.validate_loss(loss)
+        loss.validate(manifest.features + self.intercept, manifest.classes, self.intercept)
         test = absolute(self.test, Path()) if self.test else None  # so that the run can be resumed from anywhere
         job = msgspec.structs.replace(
             self,
@@ -100,7 +100,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             l2=1.0 / manifest.rows if self.l2 is None else self.l2,
             **self.usual_stops(),
         )
-        method.fit(job.plan(manifest).problem())
+        method.validate(job.plan(manifest).problem())
         return job
 
     def usual_stops(self) -> dict[str, Any]:
@@ -166,9 +166,9 @@ USUAL_CLASSES = 50
 
 
 def usual_loss(manifest: Manifest) -> str:
-    """What one would train on such labels: logistic for two classes, softmax for some more, ridge for numbers."""
+    """What one would train on such labels: logistic for two classes, softmax for some more, squared for numbers."""
     if manifest.classes is None or len(manifest.classes) > USUAL_CLASSES:
-        return "ridge"
+        return "squared"
     return "logistic" if len(manifest.classes) == 2 else "softmax"
 
 

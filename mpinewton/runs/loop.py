@@ -12,7 +12,7 @@ import numpy as np
 
 from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.support.method import Iterate, Method, stuck
+from mpinewton.methods.support.method import AnyMethod, State, fail
 from mpinewton.runs.history import Row
 from mpinewton.runs.stopping import Stop, first_reason
 
@@ -48,7 +48,7 @@ class Evaluation:
 class Watcher(Protocol):
     """Somebody who wants to see every row: a history, a display, a checkpoint."""
 
-    def __call__(self, row: Row, state: Iterate) -> None: ...
+    def __call__(self, row: Row, state: State) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outcome:
         "interrupted" (signal or time limit: to be continued).
     """
 
-    state: Iterate
+    state: State
     row: Row
     reason: str
     kind: str
@@ -78,9 +78,9 @@ class Outcome:
 
 
 def run(
-    method: Method,
+    method: AnyMethod,
     fleet: Fleet,
-    begin: Array | Iterate,
+    begin: Array | State,
     stops: Sequence[Stop],
     *,
     clock: Clock | None = None,
@@ -89,21 +89,21 @@ def run(
     watchers: Sequence[Watcher] = (),
     pause: Callable[[], str] = lambda: "",
 ) -> Outcome:
-    """Iterate until a rule says stop, the method is stuck, or `pause` gives a reason to go on another time.
+    """State until a rule says stop, the method is fail, or `pause` gives a reason to go on another time.
 
     `begin` is w, shape (d,), for a new run; to resume, the state at the last recorded row, with that run's `first` row
     and its `clock`; `fleet.iteration` then is that row's number and the workers have been restored.
     """
     clock, evaluation = clock or Clock(), evaluation or Evaluation()
 
-    def end(row: Row, state: Iterate, reason: str, kind: str) -> Outcome:
+    def end(row: Row, state: State, reason: str, kind: str) -> Outcome:
         if row.iteration % evaluation.every:
             row = _row(state, fleet, clock, replace(evaluation, every=1))
             met, converged = first_reason(stops, row, first or row)
             reason, kind = (met, "converged") if converged else (reason, kind)
         return Outcome(state, row, reason, kind)
 
-    if isinstance(begin, Iterate):
+    if isinstance(begin, State):
         state, fresh = begin, False
     else:
         fleet.iteration = 0
@@ -113,7 +113,7 @@ def run(
             reason = (
                 f"nonfinite: the objective or its gradient is not finite at the start{_culprit(fleet, clock, begin)}"
             )
-            return Outcome(Iterate(begin, NAN, np.zeros(0)), _row(state, fleet, clock, evaluation), reason, "trouble")
+            return Outcome(State(begin, NAN, np.zeros(0)), _row(state, fleet, clock, evaluation), reason, "trouble")
     while True:
         row = _row(state, fleet, clock, evaluation)
         first = first or row
@@ -132,24 +132,24 @@ def run(
         after = method.step(fleet, state)
         if not after.trouble and not _finite(after):
             place = _culprit(fleet, clock, after.w)
-            after = stuck(state, f"nonfinite: the objective or its gradient is not finite after this step{place}")
+            after = fail(state, f"nonfinite: the objective or its gradient is not finite after this step{place}")
         if after.trouble:
             fleet.iteration = row.iteration  # a checkpoint is of the last row
             return end(row, state, after.trouble, "trouble")
         state, fresh = after, True
 
 
-def _known(state: Iterate) -> bool:
-    return state.gradient.size > 0
+def _known(state: State) -> bool:
+    return state.is_measured
 
 
-def _finite(state: Iterate) -> bool:
+def _finite(state: State) -> bool:
     if not _known(state):
         return bool(np.isfinite(state.w).all())
     return bool(np.isfinite(state.loss) and np.isfinite(state.gradient @ state.gradient))
 
 
-def _row(state: Iterate, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> Row:
+def _row(state: State, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> Row:
     seconds = clock.seconds
     with clock.paused(), fleet.ledger.closed():
         due = fleet.iteration % evaluation.every == 0
@@ -179,15 +179,15 @@ def _culprit(fleet: Fleet, clock: Clock, w: Array) -> str:
     with clock.paused(), fleet.ledger.closed():
         finite = fleet.gather(is_finite, w)
     bad = [index for index, good in enumerate(finite) if not good]
-    return f"; first on worker {bad[0]} ({len(bad)} of {fleet.workers} workers)" if bad else ""
+    return f"; first on worker {bad[0]} ({len(bad)} of {fleet.n_workers} workers)" if bad else ""
 
 
 def look(worker: Worker, w: Array) -> tuple[float, Array]:
     """f_i and its gradient at w."""
-    return worker.look(w)
+    return worker.evaluate(w)
 
 
 def is_finite(worker: Worker, w: Array) -> bool:
     """Whether f_i and its gradient are finite at w."""
-    f, g = worker.look(w)
+    f, g = worker.evaluate(w)
     return bool(np.isfinite(f) and np.isfinite(g).all())

@@ -13,7 +13,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import DataError
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
-from mpinewton.runs.storage import sealing, unsealed
+from mpinewton.runs.storage import open_sealed, sealed_file
 
 FORMAT = "mpinewton-model/1"
 
@@ -61,13 +61,17 @@ class Model:
         # Labels are not needed to predict: any that fit will do.
         fitting = np.full(shard.rows, 0.0 if self.classes is None else self.classes[0])
         rows = Shard(shard.X, fitting)
-        return make_loss(self.loss).on(rows.with_intercept() if self.intercept else rows, self.classes).predict(self.w)
+        return (
+            make_loss(self.loss)
+            .on_shard(rows.with_intercept() if self.intercept else rows, self.classes)
+            .predict(self.w)
+        )
 
 
 def write_model(path: Path, model: Model) -> None:
     """Write a model file, whole or not at all. Raises OSError."""
     shapes = make_loss(model.loss).shapes(model.features + model.intercept, model.classes)
-    with sealing(path, FORMAT) as file:
+    with sealed_file(path, FORMAT) as file:
         file.create_dataset("w", data=model.w.reshape(shapes[0].sizes) if len(shapes) == 1 else model.w)
         for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
             value = getattr(model, name)
@@ -82,7 +86,7 @@ def read_model(path: Path) -> Model:
     """Read a model file. Raises DataError where it is none."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name the model file, as {path / 'model.h5'}")
-    with unsealed(path, FORMAT) as file:
+    with open_sealed(path, FORMAT) as file:
         a: dict[str, Any] = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
         w = file["w"][()].ravel()
     classes = tuple(a["classes"].tolist()) if "classes" in a else None

@@ -7,7 +7,7 @@ import sys
 import time
 from math import isnan
 
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import State
 from mpinewton.runs.history import Row
 
 log = logging.getLogger("mpinewton")
@@ -23,7 +23,7 @@ class Progress:
         self._logged = self._shown = 0.0
         self._iteration = -1  # the last one logged
 
-    def __call__(self, row: Row, state: Iterate) -> None:
+    def __call__(self, row: Row, state: State) -> None:
         now = time.monotonic()
         if _round_number(row.iteration) or now - self._logged >= LINE_SECONDS:
             self.clear()

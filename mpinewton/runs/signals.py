@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Caught:
+class Signals:
     """The signals that have come."""
 
     def __init__(self) -> None:
@@ -20,9 +20,9 @@ class Caught:
 
 
 @contextmanager
-def caught() -> Iterator[Caught]:
+def caught() -> Iterator[Signals]:
     """While this is open, SIGUSR1, SIGTERM and SIGINT are noted, not obeyed; a second SIGINT is."""
-    note = Caught()
+    note = Signals()
     numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, note) for number in numbers}
     try:
@@ -30,5 +30,5 @@ def caught() -> Iterator[Caught]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-            if note.name and isinstance(handler, Caught):
+            if note.name and isinstance(handler, Signals):
                 handler.name = note.name  # whoever waits outside is to hear of it too

@@ -14,7 +14,7 @@ from typing import IO
 import h5py
 import numpy as np
 
-from mpinewton.durable import replacing
+from mpinewton.durable import atomic_path
 from mpinewton.errors import DataError
 
 
@@ -81,7 +81,7 @@ SEAL_BYTES = 512
 
 
 @contextmanager
-def sealing(path: Path, kind: str) -> Iterator[h5py.File]:
+def sealed_file(path: Path, kind: str) -> Iterator[h5py.File]:
     """An HDF5 file to fill, which takes the name `path` when it is whole, and sealed: whatever damages it is noticed.
 
     Raises
@@ -89,7 +89,7 @@ def sealing(path: Path, kind: str) -> Iterator[h5py.File]:
     OSError
         If it cannot be written; `path` is as it was.
     """
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         try:
             with h5py.File(temporary, "w", libver=("v110", "v110"), userblock_size=SEAL_BYTES) as file:
                 file.attrs["format"] = np.bytes_(kind)
@@ -103,7 +103,7 @@ def sealing(path: Path, kind: str) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def unsealed(path: Path, kind: str) -> Iterator[h5py.File]:
+def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
     """A sealed file to read. The HDF5 library sees no byte of a file whose seal is broken: it may hang on those.
 
     Raises

@@ -26,7 +26,7 @@ TRACEBACK = "Traceback (most recent call last)"
 METHOD = """
 import os, signal, sys, time
 from dataclasses import dataclass, replace
-from mpinewton.methods import Iterate, Method
+from mpinewton.methods import State, Method
 
 def divide(): return 1 // 0
 def leave(): sys.exit(3)
@@ -41,13 +41,13 @@ class Planted(Method):
     name = "planted"
 
     def start(self, fleet, w):
-        return Iterate(w, *fleet.mean(self.begin, w))
+        return State(w, *fleet.mean(self.begin, w))
 
     def step(self, fleet, now):
         return replace(now, loss=fleet.mean(self.work, float(fleet.iteration)))
 
-    def begin(self, worker, w):
-        worker.place(w)
+    def initial_weights(self, worker, w):
+        worker.move_to(w)
         return worker.value(), worker.gradient()
 
     def work(self, worker, iteration):
@@ -64,7 +64,7 @@ from planted import Planted
 data, fault, worker = sys.argv[1], sys.argv[2], int(sys.argv[3])
 """
 TAIL = """
-mpinewton.minimize(Planted(fault, worker), data, loss="ridge", l2=0.1, tol=0.0, max_iterations=10, callback=callback)
+mpinewton.minimize(Planted(fault, worker), data, loss="squared", l2=0.1, tol=0.0, max_iterations=10, callback=callback)
 """
 # Starts the job, and looks for processes of it that outlive it, before `launch` clears them away.
 WATCH = f"""

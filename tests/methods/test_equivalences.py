@@ -15,7 +15,7 @@ from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.support.linesearch import Backtracking
 
-PROBLEMS = ["logistic-dense", "ridge-csr", "softmax-csr", "poisson-dense"]
+PROBLEMS = ["logistic-dense", "squared-csr", "softmax-csr", "poisson-dense"]
 EXACT = {"limit": 60, "tolerance": 1e-14}
 
 
@@ -67,11 +67,11 @@ def test_giant_averages_the_workers_newton_directions():
     fleet.adopt(method)
     now = method.start(fleet, problem.start)
     after = method.step(fleet, now)
-    p = np.zeros(fleet.size)
+    p = np.zeros(fleet.dim)
     for worker in fleet.host.workers:
         if worker.rows:
-            worker.place(problem.start)
-            p -= worker.weight * np.linalg.solve(worker.hessian(), now.gradient)
+            worker.move_to(problem.start)
+            p -= worker.share * np.linalg.solve(worker.hessian(), now.gradient)
     np.testing.assert_allclose(after.w, problem.start + after.step * p, atol=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_dino_tilts_to_exactly_the_asked_descent():
         if not worker.rows:
             assert not sent.any()
             continue
-        H, p = worker.hessian(), sent / worker.weight
+        H, p = worker.hessian(), sent / worker.share
         v1 = np.linalg.lstsq(np.vstack([H, 0.1 * np.eye(len(g))]), np.concatenate([g, 0 * g]), rcond=None)[0]
         v2 = np.linalg.solve(H @ H + 0.01 * np.eye(len(g)), g)
         lack = 5.0 * gg - v1 @ g
@@ -107,7 +107,7 @@ def test_dino_solvers_agree_when_exact():
 
 def test_lbfgs_remembering_everything_on_a_quadratic_is_conjugate_gradients():
     # With exact steps both minimise over the same Krylov spaces; a fine grid of steps makes the search nearly exact.
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     w, _ = problem.optimum
     found = iterates(Lbfgs(memory=50), on_one(problem), problem.start, 25)
     assert np.linalg.norm(found[-1] - w) < 1e-6 * np.linalg.norm(found[0] - w)

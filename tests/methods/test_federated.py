@@ -30,7 +30,7 @@ def evenly(problem: Problem):
     return local_fleet(shards, problem.loss, problem.classes, problem.l2)
 
 
-@pytest.mark.parametrize("name", ["ridge-dense", "logistic-csr", "softmax-dense"])
+@pytest.mark.parametrize("name", ["squared-dense", "logistic-csr", "softmax-dense"])
 def test_fedprox_without_mu_is_fedavg(name):
     problem = ZOO[name]
     avg, prox = (iterates(m, on_many(problem), problem.start) for m in (FedAvg(**LR), FedProx(**LR, mu=0.0)))
@@ -40,21 +40,21 @@ def test_fedprox_without_mu_is_fedavg(name):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_fednova_with_as_many_steps_everywhere_is_fedavg(momentum):
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     avg, nova = (
         iterates(m(**LR, momentum=momentum, batch=8), evenly(problem), problem.start) for m in (FedAvg, FedNova)
     )
     np.testing.assert_allclose(nova, avg, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ridge-dense", "logistic-csr"])
+@pytest.mark.parametrize("name", ["squared-dense", "logistic-csr"])
 def test_scaffold_on_one_worker_is_fedavg(name):
     problem = ZOO[name]
     avg, scaffold = (iterates(m(**LR, momentum=0.0), on_one(problem), problem.start) for m in (FedAvg, Scaffold))
     np.testing.assert_allclose(scaffold, avg, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ridge-dense", "logistic-csr", "softmax-csr"])
+@pytest.mark.parametrize("name", ["squared-dense", "logistic-csr", "softmax-csr"])
 @pytest.mark.parametrize("kind", [FedAvg, FedProx, FedNova, Scaffold])
 def test_one_full_step_is_gradient_descent(kind, name):
     problem, w = ZOO[name], [ZOO[name].start]
@@ -67,7 +67,7 @@ def test_one_full_step_is_gradient_descent(kind, name):
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 def test_fednova_is_its_formulae(momentum):
     """Unequal shards, two epochs of full steps: as many gradients, weighed by hand."""
-    problem, lr = ZOO["ridge-csr"], 0.05
+    problem, lr = ZOO["squared-csr"], 0.05
     fleet, w = on_many(problem), problem.start
     found = iterates(FedNova(lr=lr, momentum=momentum, epochs=2, batch=20), on_many(problem), w, 1)[1]
     top = bottom = 0.0
@@ -77,18 +77,18 @@ def test_fednova_is_its_formulae(momentum):
         for epoch in range(2):
             order = worker.rng(epoch).permutation(worker.rows)
             for rows in (order[i : i + 20] for i in range(0, worker.rows, 20)):
-                heavy = momentum * heavy + worker.part(rows).look(v)[1]
+                heavy = momentum * heavy + worker.subset(rows).evaluate(v)[1]
                 v = v - lr * heavy
                 tau += 1
         if tau:
             weights = [sum(momentum**k for k in range(tau - j)) for j in range(tau)]
-            top = top + worker.weight * (w - v) / sum(weights)
-            bottom += worker.weight * sum(weights)
+            top = top + worker.share * (w - v) / sum(weights)
+            bottom += worker.share * sum(weights)
     np.testing.assert_allclose(found, w - bottom * top, rtol=0, atol=1e-12)
 
 
 def test_scaffold_arrives_on_unequal_shards_and_fedavg_does_not():
-    problem = ZOO["ridge-csr"]
+    problem = ZOO["squared-csr"]
     settings = {"lr": 0.1, "momentum": 0.0, "epochs": 4, "batch": None}
     (w, _), far = problem.optimum, []
     for kind in (Scaffold, FedAvg):
@@ -100,7 +100,7 @@ def test_scaffold_arrives_on_unequal_shards_and_fedavg_does_not():
 
 @pytest.mark.parametrize("kind", ["fedavg", "scaffold", "sgdm"])
 def test_a_step_too_long_ends_the_run_with_advice(kind):
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     fleet, method = on_many(problem), make_method(kind, {"lr": 8})
     fleet.adopt(method)
     ended = run(method, fleet, problem.start, [Iterations(500)])

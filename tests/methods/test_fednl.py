@@ -12,11 +12,11 @@ from problems import ZOO
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
-from mpinewton.linalg.lowrank import Growing, combined
+from mpinewton.linalg.lowrank import GrowingMatrix, combined
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.registry import make_method
 
-PROBLEMS = ["logistic-csr", "softmax-dense", "ridge-csr"]  # with row weights, several outputs, a constant Hessian
+PROBLEMS = ["logistic-csr", "softmax-dense", "squared-csr"]  # with row weights, several outputs, a constant Hessian
 COMPRESSORS = [
     {},
     {"products": 0},
@@ -49,10 +49,10 @@ def kept(worker, d) -> Array:
 def test_with_everything_sent_it_is_newton_with_the_last_hessian(name, settings):
     problem = ZOO[name]
     fleet = on_many(problem)
-    settings = {key: fleet.size if value == "d" else value for key, value in settings.items()}
+    settings = {key: fleet.dim if value == "d" else value for key, value in settings.items()}
     found = states(make_method("fednl", settings), fleet, problem.start, 4)
     for worker in fleet.host.workers:
-        np.testing.assert_allclose(kept(worker, fleet.size), hessian(worker, found[-2].w), atol=1e-11)
+        np.testing.assert_allclose(kept(worker, fleet.dim), hessian(worker, found[-2].w), atol=1e-11)
     for k, (now, after) in enumerate(pairwise(found)):
         H = problem.objective(found[max(k - 1, 0)].w)[2]
         p = -np.linalg.solve(H, problem.objective(now.w)[1])
@@ -66,14 +66,14 @@ def test_the_driver_knows_the_mean_of_what_the_workers_have_learnt(settings, sta
     fleet = on_many(problem)
     method = make_method("fednl-ls", settings | {"hessian_start": start})
     last = states(method, fleet, problem.start, 7)[-1]
-    mean = sum(worker.weight * kept(worker, fleet.size) for worker in fleet.host.workers)
+    mean = sum(worker.share * kept(worker, fleet.dim) for worker in fleet.host.workers)
     np.testing.assert_allclose(last.H, mean, atol=1e-14)
 
 
 def slow_fednl(problem, fleet, option: int, count: int) -> list[Array]:
     """Rank 1, exact eigenvectors, H_i^0 exact: the paper's lines."""
     w, workers = problem.start, [worker for worker in fleet.host.workers if worker.rows]
-    share = [worker.weight for worker in workers]
+    share = [worker.share for worker in workers]
     Hs = [hessian(worker, w) for worker in workers]
     found = [w]
     for _ in range(count):
@@ -124,7 +124,7 @@ def test_with_an_intercept_and_shards_of_any_size():
     naive = iterates(Newton(search=None), one, w, 6)
     for settings in ({"compressor": "identity"}, {"r": 7}):
         method = make_method("fednl", settings)
-        method.fit(fleet.problem)
+        method.validate(fleet.problem)
         found = iterates(method, fleet, w, 9)
         np.testing.assert_allclose(found[1], naive[1], atol=1e-11)  # the first step has the exact Hessian
         np.testing.assert_allclose(found[-1], naive[-1], atol=1e-9)
@@ -150,7 +150,7 @@ def test_partial_participation_of_all_with_everything_sent_is_newton(name):
     fleet = on_many(problem)
     near = problem.optimum[0] + 0.05
     method = make_method("fednl-pp", {"compressor": "identity", "tau": 4})
-    method.fit(fleet.problem)
+    method.validate(fleet.problem)
     found = iterates(method, fleet, near, 4)
     np.testing.assert_allclose(found, iterates(Newton(search=None), on_one(problem), near, 4), atol=1e-10)
 
@@ -161,16 +161,16 @@ def test_partial_participation_is_the_papers_lines():
     method = make_method("fednl-pp", {"tau": 2, "hessian_start": "zero", "compressor": "identity", "alpha": 0.5})
     found = states(method, fleet, problem.start, 8)
     seated = [worker for worker in fleet.host.workers if worker.rows]
-    d, places = fleet.size, {worker.index: problem.start for worker in seated}
+    d, places = fleet.dim, {worker.index: problem.start for worker in seated}
     Hs = {worker.index: np.zeros((d, d)) for worker in seated}
     for iteration in range(1, 9):
         H, pull, lack = np.zeros((d, d)), np.zeros(d), 0.0
         for worker in seated:
             w, Hi = places[worker.index], Hs[worker.index]
             li = np.sqrt(((hessian(worker, w) - Hi) ** 2).sum())
-            H += worker.weight * Hi
-            lack += worker.weight * li
-            pull += worker.weight * (Hi @ w + li * w - worker.model.at(w).gradient())
+            H += worker.share * Hi
+            lack += worker.share * li
+            pull += worker.share * (Hi @ w + li * w - worker.model.at(w).gradient())
         x = np.linalg.solve(H + (lack + problem.l2) * np.eye(d), pull)
         np.testing.assert_allclose(found[iteration].w, x, atol=1e-11)
         fleet.iteration = iteration
@@ -185,8 +185,8 @@ def test_partial_participation_asks_tau_workers_and_none_without_rows():
     problem = ZOO["logistic-csr"]
     fleet = on_many(problem)
     states(make_method("fednl-pp", {"tau": 2}), fleet, problem.start, 20)
-    asked = fleet.ledger.floats_down - fleet.size
-    assert asked.sum() == 2 * 20 * fleet.size
+    asked = fleet.ledger.floats_down - fleet.dim
+    assert asked.sum() == 2 * 20 * fleet.dim
     assert asked[2] == 0  # the worker without rows
     assert all(asked[[0, 1, 3, 4]] > 0)
 
@@ -195,8 +195,8 @@ def test_a_matrix_that_grows_by_terms():
     rng = np.random.default_rng(0)
     base = combined(rng.standard_normal(9), rng.standard_normal((9, 9)))
     for H, dense in (
-        (Growing(np.zeros(0), np.zeros((0, 9))), np.zeros((9, 9))),
-        (Growing(np.zeros(0), np.zeros((0, 9)), base), base),
+        (GrowingMatrix(np.zeros(0), np.zeros((0, 9))), np.zeros((9, 9))),
+        (GrowingMatrix(np.zeros(0), np.zeros((0, 9)), base), base),
     ):
         for _ in range(13):
             e, V = rng.standard_normal(2), rng.standard_normal((2, 9))
@@ -237,6 +237,6 @@ def test_problems_that_do_not_fit_are_refused():
         ("fednl-cr", {}, on_many(ZOO["poisson-csr"]).problem, "third derivative of poisson has no bound"),
     ):
         with pytest.raises(ConfigError, match=says):
-            make_method(name, settings).fit(where)
-    make_method("fednl-ls", {"mu": 1e-3}).fit(flat)
-    make_method("fednl-cr", {"M": 3.0}).fit(on_many(ZOO["poisson-csr"]).problem)
+            make_method(name, settings).validate(where)
+    make_method("fednl-ls", {"mu": 1e-3}).validate(flat)
+    make_method("fednl-cr", {"M": 3.0}).validate(on_many(ZOO["poisson-csr"]).problem)

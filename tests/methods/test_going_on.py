@@ -14,7 +14,7 @@ from mpinewton.runs.stopping import Iterations
 
 def fitting(v):
     """The problem a variant is tried on: the hardest kind of shards, unequal and with row weights."""
-    names = ("logistic-csr", "softplus-csr", "ridge-csr", "softmax-csr", *ZOO)
+    names = ("logistic-csr", "softplus-csr", "squared-csr", "softmax-csr", *ZOO)
     return next(ZOO[name] for name in names if v.fits(ZOO[name]))
 
 

@@ -10,7 +10,7 @@ from problems import ZOO
 from mpinewton.errors import ConfigError
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.support.linesearch import Backtracking, descend
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import State
 from mpinewton.methods.support.tasks import value_and_gradient
 
 
@@ -20,7 +20,7 @@ def placed(search, scale):
     fleet = on_many(problem)
     fleet.adopt(GradientDescent(search=search))
     f, g = fleet.mean(value_and_gradient, problem.start)
-    return problem, fleet, Iterate(problem.start, f, g), -scale * g
+    return problem, fleet, State(problem.start, f, g), -scale * g
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])

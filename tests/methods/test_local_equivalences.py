@@ -22,7 +22,7 @@ from mpinewton.methods.registry import make_method
 from mpinewton.methods.sgd import LocalSgd, Sgd
 from mpinewton.methods.support.linesearch import Backtracking
 
-PROBLEMS = ["logistic-dense", "ridge-csr", "softmax-csr", "poisson-dense"]
+PROBLEMS = ["logistic-dense", "squared-csr", "softmax-csr", "poisson-dense"]
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -97,18 +97,18 @@ def test_local_newton_averages_the_workers_models():
     after = method.step(fleet, method.start(fleet, problem.start))
     mean = 0.0
     for worker in fleet.host.workers:
-        worker.place(problem.start)
+        worker.move_to(problem.start)
         for _ in range(2 if worker.rows else 0):
             f, g = worker.value(), worker.gradient()
             v = np.linalg.solve(worker.hessian(), g)
-            a = next(a for a in 0.5 ** np.arange(20) if worker.look(worker.w - a * v)[0] <= f - 0.1 * a * (v @ g))
-            worker.place(worker.w - a * v)
-        mean += worker.weight * worker.w
+            a = next(a for a in 0.5 ** np.arange(20) if worker.evaluate(worker.w - a * v)[0] <= f - 0.1 * a * (v @ g))
+            worker.move_to(worker.w - a * v)
+        mean += worker.share * worker.w
     np.testing.assert_allclose(after.w, mean, atol=1e-12)
 
 
 def test_local_newton_stops_at_its_floor_and_gives_the_best_average_back():
-    problem = ZOO["ridge-dense"]  # where one round is all there is to move
+    problem = ZOO["squared-dense"]  # where one round is all there is to move
     fleet, method = on_many(problem), LocalNewton()
     fleet.adopt(method)
     states = [method.start(fleet, problem.start)]
@@ -121,7 +121,7 @@ def test_local_newton_stops_at_its_floor_and_gives_the_best_average_back():
     assert len(states) <= 5
 
 
-@pytest.mark.parametrize("name", ["ridge-dense", "ridge-csr"])
+@pytest.mark.parametrize("name", ["squared-dense", "squared-csr"])
 def test_dane_on_one_worker_with_a_quadratic_is_newton(name):
     problem = ZOO[name]
     dane = iterates(Dane(tolerance=1e-13), on_one(problem), problem.start, 1)
@@ -145,7 +145,7 @@ def test_dane_minimises_the_tilted_losses():
         w = worker.w
         tilt = worker.gradient() - 0.7 * now.gradient
         v = method.minimise(worker, now.gradient)
-        assert np.linalg.norm(worker.look(v)[1] - tilt + 0.2 * (v - w)) < 1e-11
+        assert np.linalg.norm(worker.evaluate(v)[1] - tilt + 0.2 * (v - w)) < 1e-11
 
 
 @pytest.mark.parametrize("name", ["logistic-csr", "softplus-dense"])
@@ -172,7 +172,7 @@ def test_aide_follows_its_recursion():
 
 def test_inexact_dane_with_many_small_steps_is_dane():
     # SVRG at a small step follows the mean of its steps; where it ends is the minimum, that DANE finds exactly.
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     exact = iterates(Dane(mu=0.5), on_many(problem), problem.start, 1)[-1]
     walked = iterates(InexactDane(mu=0.5, step_size=0.004, steps=2500), on_many(problem), problem.start, 1)[-1]
     assert np.linalg.norm(walked - exact) < 0.1 * np.linalg.norm(exact - problem.start)
@@ -210,10 +210,10 @@ def test_local_sgd_is_the_textbook():
     for worker, shard in zip(fleet.host.workers, problem.shards):
         v = problem.start
         for j in worker.rng().permutation(worker.rows):
-            x, share = shard.X.toarray()[j], shard.weight[j] / shard.weight.mean()
+            x, share = shard.X.toarray()[j], shard.sample_weight[j] / shard.sample_weight.mean()
             slope = problem.formula((x @ v)[None, None], (shard.y[j : j + 1] > 0) * 1.0)[1][0, 0]
             v = v - 0.5 / worker.rows * (share * slope * x + problem.l2 * v)
-        mean += worker.weight * v
+        mean += worker.share * v
     np.testing.assert_allclose(after.w, mean, atol=1e-12)
 
 
@@ -228,13 +228,13 @@ def test_dingo_goes_where_dense_pseudo_inverses_say():
         g, gg, parts = now.gradient, now.gradient @ now.gradient, []
         Hs = []
         for worker in fleet.host.workers:
-            worker.place(w)
+            worker.move_to(w)
             Hs.append(worker.hessian())
-        Hg = sum(s * H @ g for s, H in zip(fleet.shares, Hs))
-        c1 = sum(s * np.linalg.pinv(H) @ g for s, H in zip(fleet.shares, Hs))
+        Hg = sum(s * H @ g for s, H in zip(fleet.worker_share, Hs))
+        c1 = sum(s * np.linalg.pinv(H) @ g for s, H in zip(fleet.worker_share, Hs))
         damped = [np.linalg.solve(H @ H + 0.01 * np.eye(len(g)), H @ g) for H in Hs]
-        c2 = sum(s * c for s, c in zip(fleet.shares, damped))
-        for s, H, c in zip(fleet.shares, Hs, damped):
+        c2 = sum(s * c for s, c in zip(fleet.worker_share, damped))
+        for s, H, c in zip(fleet.worker_share, Hs, damped):
             q = np.linalg.solve(H @ H + 0.01 * np.eye(len(g)), Hg)
             parts.append(s * (-c - max(0.0, 0.5 * gg - c @ Hg) / (q @ Hg) * q))
         case = 1 if c1 @ Hg >= 0.5 * gg else 2 if c2 @ Hg >= 0.5 * gg else 3
@@ -269,8 +269,8 @@ def test_auto_begins_with_local_newton_and_goes_on_from_the_best_average():
     _, g, _ = problem.objective(best)
     p = 0.0
     for worker in fleet.host.workers:
-        worker.place(best)
-        p = p - worker.weight * lanczos(worker.hessian_product, g, 50, 0.0).solve_absolute(1e-3)
+        worker.move_to(best)
+        p = p - worker.share * lanczos(worker.hessian_product, g, 50, 0.0).solve_absolute(1e-3)
     np.testing.assert_allclose(states[3].w, best + states[3].step * p, atol=1e-10)
 
 
@@ -310,7 +310,7 @@ def test_settings_out_of_range_are_refused(kind, settings, rule):
 
 
 def test_inexact_dane_says_when_it_diverges():
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     fleet, method = on_many(problem), InexactDane(step_size=0.3, steps=20)
     fleet.adopt(method)
     state = method.start(fleet, problem.start)
@@ -325,6 +325,6 @@ def test_inexact_dane_says_when_it_diverges():
 @pytest.mark.parametrize("name", ["giant", "local-newton", "adaptive-local-newton", "aide", "dino"])
 def test_who_averages_warns_of_shards_that_may_be_unlike(name, partition, caplog):
     problem = replace(on_many(ZOO["logistic-dense"]).problem, partition=partition)
-    make_method(name, {}).fit(problem)
+    make_method(name, {}).validate(problem)
     unlike = partition in ("blocks", "round-robin", "label-skew:2") and name != "dino"
     assert (f"dealt out by {partition}" in caplog.text) == unlike

@@ -86,12 +86,13 @@ def test_costs_are_what_the_docstring_says(name):
     state = method.start(fleet, problem.start)
     for fleet.iteration in range(1, WARMING_UP.get(name, 0) + 1):
         state = method.step(fleet, state)
-    ledger, d = fleet.ledger, fleet.size
+    ledger, d = fleet.ledger, fleet.dim
     before = ledger.rounds, int(ledger.floats_down.max()), int(ledger.floats_up.max())
     ledger.entries()
     note = method.step(fleet, state).note
-    k = int(note.split()[0]) if "k" in method.cost()[0] else 0
-    rounds, down, up = (formula(text, d=d, m=max(SIZES), k=k) for text in method.cost())
+    cost = method.cost
+    k = int(note.split()[0]) if "k" in cost.rounds else 0
+    rounds, down, up = (formula(text, d=d, m=max(SIZES), k=k) for text in (cost.rounds, cost.down, cost.up))
     assert ledger.rounds - before[0] == rounds
     assert int(ledger.floats_down.max()) - before[1] == down
     assert int(ledger.floats_up.max()) - before[2] == up

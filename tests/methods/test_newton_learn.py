@@ -24,7 +24,7 @@ PROBLEMS = ["logistic-dense", "logistic-csr"]
 def states(name, settings, fleet, w, count, see=None):
     """The first states; `see(fleet, now, after)` looks at every step."""
     method = make_method(name, settings)
-    method.fit(fleet.problem)
+    method.validate(fleet.problem)
     fleet.adopt(method)
     found = [method.start(fleet, w)]
     for fleet.iteration in range(1, count + 1):
@@ -46,7 +46,7 @@ def kept_h(fleet):
 def dense(problem):
     """All rows, and what each of them counts."""
     X = np.vstack([shard.X.toarray() if sparse.issparse(shard.X) else shard.X for shard in problem.shards])
-    mass = np.concatenate([np.ones(s.rows) if s.weight is None else s.weight for s in problem.shards])
+    mass = np.concatenate([np.ones(s.rows) if s.sample_weight is None else s.sample_weight for s in problem.shards])
     return X, mass / mass.sum()
 
 
@@ -83,7 +83,7 @@ def test_nl1_that_learns_all_at_once(name):
     def see(fleet, now, after):
         (h,) = kept_h(fleet)
         worker = fleet.host.workers[0]
-        assert np.array_equal(h, worker.model.at(now.w).curvatures())  # h^{k+1} = h(x^k), every bit of it
+        assert np.array_equal(h, worker.model.at(now.w).second_derivatives())  # h^{k+1} = h(x^k), every bit of it
         last.append(h)
 
     found = states("nl1", whole, on_one(problem), problem.start, 5, see)
@@ -96,7 +96,7 @@ def test_nl1_that_learns_all_at_once(name):
 
 
 def test_nl1_is_newton_on_a_quadratic_and_so_are_all_that_know_the_hessian():
-    problem = ZOO["ridge-csr"]
+    problem = ZOO["squared-csr"]
     newton = iterates("newton", {"search": None}, on_many(problem), problem.start, 2)
     for name, settings in [
         ("nl1", {}), ("nl2", {}), ("newton-zero", {}), ("newton-zero", {"h0": "quarter"}), ("newton-star", {}),
@@ -147,7 +147,7 @@ def test_nl1_learns_coefficients_and_the_driver_their_sum(name, settings):
         h = kept_h(fleet)
         if before:
             for worker, old, new in zip(fleet.host.workers, before, h):
-                there = worker.model.at(now.w).curvatures()
+                there = worker.model.at(now.w).second_derivatives()
                 changed = old != new
                 assert changed.sum() <= settings["r"]
                 assert np.array_equal(new[changed], there[changed])  # to the last bit
@@ -168,9 +168,9 @@ def test_top_takes_the_coefficients_that_change_the_hessian_most():
     for worker in fleet.host.workers:
         if worker.rows:
             X = problem.shards[worker.index].X.toarray()
-            weight = problem.shards[worker.index].weight
-            worker.place(problem.start)
-            gain = np.abs(worker.point.curvatures() - 0.25) * weight * (X**2).sum(axis=1)
+            weight = problem.shards[worker.index].sample_weight
+            worker.move_to(problem.start)
+            gain = np.abs(worker.point.second_derivatives() - 0.25) * weight * (X**2).sum(axis=1)
             method.lesson(worker)
             assert set(np.flatnonzero(worker.memory["h"] != 0.25)) == set(np.argsort(gain)[-3:])
 
@@ -180,7 +180,7 @@ def test_eta_moves_chosen_coefficients_part_of_the_way(eta):
     problem = ZOO["logistic-dense"]
     fleet = on_many(problem)
     method = make_method("nl1", {"eta": eta, "r": 2, "h0": "quarter"})
-    method.fit(fleet.problem)
+    method.validate(fleet.problem)
     fleet.adopt(method)
     fleet.iteration = 0
     now = method.start(fleet, problem.start)
@@ -188,7 +188,7 @@ def test_eta_moves_chosen_coefficients_part_of_the_way(eta):
     method.step(fleet, now)
     for worker in fleet.host.workers:
         if worker.rows:
-            truth, h = worker.model.at(problem.start).curvatures(), worker.memory["h"]
+            truth, h = worker.model.at(problem.start).second_derivatives(), worker.memory["h"]
             chosen = h != 0.25
             assert chosen.sum() == 2
             # eta C(h(x) - h) at a chosen place is eta (m / r) times the difference there
@@ -205,7 +205,7 @@ def test_the_learnt_hessian_majorises_the_true_one(method, name, settings):
     def see(fleet, now, after):
         h = curvature(problem, now.w)
         beta = max(
-            (worker.model.at(now.w).curvatures() + 0.5).__truediv__(old + 0.5).max(initial=0.0)
+            (worker.model.at(now.w).second_derivatives() + 0.5).__truediv__(old + 0.5).max(initial=0.0)
             for worker, old in zip(fleet.host.workers, before)
         )
         before[:] = kept_h(fleet)
@@ -272,7 +272,7 @@ def test_nl2_is_a_local_method_where_only_the_whole_is_convex():
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_an_intercept_and_narrow_rows(name, settings, dtype):
     problem = ZOO["logistic-csr"]
-    shards = [Shard(shard.X.astype(dtype), shard.y, shard.weight) for shard in problem.shards]
+    shards = [Shard(shard.X.astype(dtype), shard.y, shard.sample_weight) for shard in problem.shards]
 
     def fleet():
         return local_fleet(shards, problem.loss, problem.classes, problem.l2, intercept=True)
@@ -359,7 +359,7 @@ def test_what_is_supposed_is_shown_and_not_charged():
     assert {entry.round for entry in entries} == {0}
     assert fleet.ledger.rounds == fleet.ledger.bits_up.sum() == fleet.ledger.bits_down.sum() == 0
     fleet.iteration = 1
-    with pytest.raises(RuntimeError, match="before it begins"), fleet.supposed():
+    with pytest.raises(RuntimeError, match="before it begins"), fleet.uncharged():
         pass
 
 
@@ -417,7 +417,7 @@ def a_problem(loss="logistic", l2=0.1, rows=(20, 0, 10)):
 )
 def test_refused_before_the_start(name, settings, problem, words):
     with pytest.raises(ConfigError, match=words):
-        make_method(name, settings).fit(a_problem(**problem))
+        make_method(name, settings).validate(a_problem(**problem))
 
 
 @pytest.mark.parametrize(
@@ -436,8 +436,8 @@ def test_settings_out_of_range(name, settings, words):
 
 
 def test_largest_eta_is_the_usual_one():
-    make_method("nl1", {"eta": 0.05}).fit(a_problem())
-    make_method("nl1", {"eta": 1.0, "choice": "top"}).fit(a_problem())
+    make_method("nl1", {"eta": 0.05}).validate(a_problem())
+    make_method("nl1", {"eta": 1.0, "choice": "top"}).validate(a_problem())
 
 
 def test_what_cannot_be_solved_is_said():

@@ -15,7 +15,7 @@ from mpinewton.losses import make_loss
 from mpinewton.methods.optimisers import Adam, AdamW, Muon, Sgdm
 from mpinewton.methods.support.schedules import Decay
 
-NAMES = ["ridge-dense", "logistic-csr", "softmax-csr"]
+NAMES = ["squared-dense", "logistic-csr", "softmax-csr"]
 HALVED = Decay(kind="step", length=4)
 
 
@@ -54,8 +54,8 @@ def test_muon_moves_hidden_matrices_by_newton_schulz_and_the_rest_by_adam(nester
     X, y = rng.standard_normal((40, 5)), rng.integers(3, size=40).astype(float)
     loss, classes = make_loss("mlp:hidden=7,activation=tanh"), (0.0, 1.0, 2.0)
     shards = [Shard(X[:25], y[:25]), Shard(X[:0], y[:0]), Shard(X[25:], y[25:])]
-    fleet, whole = local_fleet(shards, loss, classes, 0.0), loss.on(Shard(X, y), classes)
-    w = fleet.problem.begin()
+    fleet, whole = local_fleet(shards, loss, classes, 0.0), loss.on_shard(Shard(X, y), classes)
+    w = fleet.problem.initial_weights()
     found = iterates(Muon(nesterov=nesterov), fleet, w, 5)
     adam, b, m, v = w, np.zeros((7, 5)), 0, 0
     for step in range(1, 6):
@@ -70,5 +70,5 @@ def test_muon_moves_hidden_matrices_by_newton_schulz_and_the_rest_by_adam(nester
 
 
 def test_muon_refuses_a_model_without_hidden_matrices():
-    with pytest.raises(ConfigError, match="ridge has none: use adam"):
-        Muon().fit(on_many(ZOO["ridge-dense"]).problem)
+    with pytest.raises(ConfigError, match="squared has none: use adam"):
+        Muon().validate(on_many(ZOO["squared-dense"]).problem)

@@ -21,7 +21,7 @@ from mpinewton.methods.support.schedules import Decay, spacing
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
-PROBLEMS = ["ridge-csr", "logistic-dense", "softmax-csr", "poisson-dense"]
+PROBLEMS = ["squared-csr", "logistic-dense", "softmax-csr", "poisson-dense"]
 STEADY = {"sigma": 6.0, "gamma": 1.0}
 
 
@@ -73,7 +73,7 @@ def test_with_the_identity_the_split_does_not_show(name):
 @pytest.mark.parametrize("rho", [0.0, 0.3])
 def test_the_stability_bound_is_sharp(rho):
     """On a quadratic: convergence if and only if lambda_max < (2/3)(sigma + 2 rho)."""
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     largest = np.linalg.eigvalsh(problem.objective(problem.start)[2])[-1]
     (w, _), far = problem.optimum, []
     for factor in (1.03, 0.97):
@@ -84,7 +84,7 @@ def test_the_stability_bound_is_sharp(rho):
     assert far[1] > 1e4
 
 
-@pytest.mark.parametrize("name", ["ridge-csr", "logistic-dense"])
+@pytest.mark.parametrize("name", ["squared-csr", "logistic-dense"])
 def test_the_message_is_the_paper_s_admm(name):
     """(2.9), (2.13) and (2.14) with w_i kept by the workers, every Q_i dense."""
     problem, sigma, rho = ZOO[name], 4.0, 1.5
@@ -95,11 +95,11 @@ def test_the_message_is_the_paper_s_admm(name):
     for _ in range(12):
         total = np.zeros(6)
         for i, worker in enumerate(workers):
-            worker.place(w)
+            worker.move_to(w)
             g, Q = worker.gradient(), worker.hessian()
             w_i = w - np.linalg.solve(sigma * np.eye(6) + rho * Q, pi[i] + g)
             pi[i] = pi[i] + sigma * (w_i - w)
-            total += worker.weight * (sigma * w_i + pi[i])
+            total += worker.share * (sigma * w_i + pi[i])
         w = total / sigma
         truth.append(w)
     method = Pisa(preconditioner="hessian", sigma=sigma, rho=rho, gamma=1.0)
@@ -115,24 +115,24 @@ def test_a_ridge_may_be_the_driver_s_or_the_workers(kind):
     w, _ = problem.optimum
     for driver in (0.0, 0.004, problem.l2):
         method = Pisa(**settings, ridge_driver=driver)
-        method.fit(fleet.problem)
+        method.validate(fleet.problem)
         found = iterates(method, on_many(problem), problem.start, 300 if kind == "hessian" else 800)
         np.testing.assert_array_equal(found[0], problem.start * (1 / (1 + driver / sigma)))
         np.testing.assert_allclose(found[-1], w, rtol=0, atol=1e-5)
 
 
 def test_ridges_that_are_not_the_objective_s_are_refused():
-    problem = on_many(ZOO["ridge-dense"]).problem
-    Pisa(ridge_local=0.004, ridge_driver=0.006).fit(problem)
+    problem = on_many(ZOO["squared-dense"]).problem
+    Pisa(ridge_local=0.004, ridge_driver=0.006).validate(problem)
     for settings in ({"ridge_local": 0.02}, {"ridge_driver": 0.02}, {"ridge_local": 0.004}):
         with pytest.raises(ConfigError, match=r"must be l2 = 0\.01, the objective's"):
-            Pisa(**settings).fit(problem)
+            Pisa(**settings).validate(problem)
 
 
 # -- Q = Hessian ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ridge-dense", "logistic-csr", "huber-csr"])
+@pytest.mark.parametrize("name", ["squared-dense", "logistic-csr", "huber-csr"])
 def test_the_routes_to_the_hessian_agree(name):
     problem, fit = ZOO[name], {"sigma": 2.0, "gamma": 1.0, "preconditioner": "hessian", "ridge_driver": 0.003}
     batch = 4  # fewer rows than features
@@ -149,7 +149,7 @@ def test_more_weights_than_a_matrix_is_formed_for(storage):
     rng, d = np.random.default_rng(2), 1100
     X, y = rng.standard_normal((30, d)) * (rng.random((30, d)) < 0.1), rng.standard_normal(30)
     shards = [Shard(sparse.csr_array(X[i::2]) if storage == "csr" else X[i::2], y[i::2]) for i in range(2)]
-    fleet = local_fleet(shards, make_loss("ridge"), None, 0.1)
+    fleet = local_fleet(shards, make_loss("squared"), None, 0.1)
     found = iterates(Pisa(preconditioner="hessian", sigma=0.3, rho=2.0, gamma=1.0), fleet, np.zeros(d), 3)
     w, pi = np.zeros(d), [np.zeros(d), np.zeros(d)]
     for step in range(3):
@@ -179,12 +179,12 @@ def test_sisa_is_its_formulae(scheme, eta):
     for step in range(1, 9):
         s, u = sigma / 0.9**step, 0
         for i, worker in enumerate(workers):
-            r = pi[i] + worker.look(w)[1]
+            r = pi[i] + worker.evaluate(w)[1]
             n[i] = n[i] + r * r if scheme == "sum" else beta * n[i] + (1 - beta) * r * r
             m = n[i] / (1 - beta**step) if scheme == "corrected" else n[i]
             q = np.sqrt(m) if eta is None else np.minimum(np.sqrt(m), eta)
             new = pi[i] - s * r / (s + rho * (q + 1e-8))
-            u = u + worker.weight * (2 * new - pi[i])
+            u = u + worker.share * (2 * new - pi[i])
             pi[i] = new
         w = w + u / s
         truth.append(w)
@@ -208,7 +208,7 @@ def test_nsisa_is_its_formulae(nesterov, moment):
     fleet = network()
     sigma, rho, mu = 20.0, 30.0, 0.9
     schulz = NewtonSchulz(mu=mu, nesterov=nesterov, moment=moment, other_sigma=2.0, other_rho=50.0)
-    w = fleet.problem.begin()
+    w = fleet.problem.initial_weights()
     found = iterates(Nsisa(sigma=sigma, rho=rho, gamma=1.0, schulz=schulz, dual_leak=0.5), network(), w, 6)
     cuts = np.cumsum([shape.size for shape in fleet.problem.shapes])[:-1]
     zero = [0 * w for _ in range(3)]
@@ -218,7 +218,7 @@ def test_nsisa_is_its_formulae(nesterov, moment):
     for step in range(1, 7):
         u = 0
         for i, worker in enumerate(fleet.host.workers):
-            g = worker.look(w)[1]
+            g = worker.evaluate(w)[1]
             b[i] = mu * b[i] + g
             seen = g + mu * b[i] if nesterov else b[i]
             parts = []
@@ -294,10 +294,10 @@ def test_batches_depend_on_seed_worker_and_step_alone(sampling):
 
 
 def test_epochs_leave_no_row_out():
-    fleet = on_one(ZOO["ridge-dense"])
+    fleet = on_one(ZOO["squared-dense"])
     (worker,), seen = fleet.host.workers, []
-    worker.model.part = lambda rows: seen.append(rows) or type(worker.model).part(worker.model, rows)
-    iterates(Pisa(sigma=9.0, batch=30, sampling="epochs"), fleet, ZOO["ridge-dense"].start, 8)
+    worker.model.part = lambda rows: seen.append(rows) or type(worker.model).subset(worker.model, rows)
+    iterates(Pisa(sigma=9.0, batch=30, sampling="epochs"), fleet, ZOO["squared-dense"].start, 8)
     for epoch in (seen[:4], seen[4:]):
         assert sorted(np.concatenate(epoch)) == list(range(120))
     assert not np.array_equal(seen[0], seen[4])
@@ -308,7 +308,7 @@ def test_epochs_leave_no_row_out():
 
 @pytest.mark.parametrize("settings", [{"sigma": 0.05}, {"sigma": 0.05, "restarts": 0, "divergence": 1e250}])
 def test_a_divergent_setting_is_ended_with_advice(settings):
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     ended = run_of(Pisa(rho=0.0, gamma=1.0, **settings), on_many(problem), problem.start, 3000)
     assert ended.kind == "trouble"
     assert ended.reason.startswith(("diverged: the loss is", "diverged: the workers' replies"))
@@ -318,7 +318,7 @@ def test_a_divergent_setting_is_ended_with_advice(settings):
 
 
 def test_restarts_raise_sigma_until_it_goes_well():
-    problem, notes = ZOO["ridge-dense"], []
+    problem, notes = ZOO["squared-dense"], []
     fleet = on_many(problem)
     method = Pisa(sigma=0.05, rho=0.0, gamma=1.0, restarts=5)
     fleet.adopt(method)
@@ -332,7 +332,7 @@ def test_restarts_raise_sigma_until_it_goes_well():
 
 
 def test_steps_that_are_spent_are_no_convergence():
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     ended = run_of(Pisa(sigma=20.0, gamma=0.5), on_many(problem), problem.start, 500)
     assert ended.kind == "stalled"
     assert ended.reason.startswith("stalled: sigma has grown to")
@@ -340,7 +340,7 @@ def test_steps_that_are_spent_are_no_convergence():
 
 
 def test_a_run_that_arrives_is_not_called_stalled():
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     method = Pisa(preconditioner="hessian", sigma=0.1, gamma=0.99)
     assert run_of(method, on_many(problem), problem.start, 300).kind == "budget"
 
@@ -351,7 +351,7 @@ def run_of(method, fleet, w, count):
 
 
 def test_sigma_is_estimated_where_the_loss_is_convex():
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     fleet = on_many(problem)
     largest = np.linalg.eigvalsh(problem.objective(problem.start)[2])[-1]
     for kind, rho in (("identity", 1), ("hessian", 1), ("second-moment", 100)):
@@ -370,26 +370,26 @@ def test_sigma_is_estimated_where_the_loss_is_convex():
 )
 def test_what_a_loss_that_is_not_convex_needs(method, settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make_method(method, settings).fit_loss(make_loss("softplus"))
+        make_method(method, settings).validate_loss(make_loss("softplus"))
 
 
 def test_a_route_that_the_loss_does_not_have_is_refused():
     with pytest.raises(ConfigError, match="solver=woodbury needs curvature, which softmax does not provide"):
-        make_method("pisa", {"preconditioner": "hessian", "solver": "woodbury"}).fit_loss(make_loss("softmax"))
+        make_method("pisa", {"preconditioner": "hessian", "solver": "woodbury"}).validate_loss(make_loss("softmax"))
 
 
 def test_nsisa_refuses_a_model_without_hidden_matrices():
     with pytest.raises(ConfigError, match="softmax has none: use sisa"):
-        make_method("nsisa", {}).fit(on_many(ZOO["softmax-csr"]).problem)
+        make_method("nsisa", {}).validate(on_many(ZOO["softmax-csr"]).problem)
 
 
 @pytest.mark.parametrize("rule", ["label-skew:1", "dirichlet:0.1", "iid"])
 def test_nsisa_warns_on_skewed_shards_and_says_why(rule, caplog):
     problem = Problem(make_loss("mlp"), (0.0, 1.0), (5, 5), (5.0, 5.0), 3, 0.0, partition=rule)
-    make_method("nsisa", {"sigma": 20, "schulz": {"other_sigma": 1}}).fit(problem)
+    make_method("nsisa", {"sigma": 20, "schulz": {"other_sigma": 1}}).validate(problem)
     assert ("orthogonalises its own momentum" in caplog.text) is (rule != "iid")
     caplog.clear()
-    make_method("sisa", {"sigma": 1}).fit(problem)
+    make_method("sisa", {"sigma": 1}).validate(problem)
     assert not caplog.text
 
 

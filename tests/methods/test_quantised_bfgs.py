@@ -50,8 +50,8 @@ def test_the_coarse_hessian_is_right_in_the_mean(levels):
     fleet, method, total, draws = on_many(PROBLEM), QuantisedBfgs(), 0.0, 4000
     fleet.adopt(method)
     worker = fleet.host.workers[3]
-    worker.place(PROBLEM.start)
-    H, d = worker.point.hessian(), fleet.size
+    worker.move_to(PROBLEM.start)
+    H, d = worker.point.hessian(), fleet.dim
     size = np.sqrt(np.diagonal(H))
     for worker.iteration in range(draws):
         exponents, data = method.coarse_hessian(worker, PROBLEM.start, float(levels))
@@ -70,7 +70,7 @@ def test_a_gradient_costs_few_bits_whatever_the_accuracy():
     fleet.method.step(fleet, states[-1])
     (entry,) = [entry for entry in fleet.ledger.entries() if entry.direction == "up"]
     assert entry.floats == 0
-    assert entry.bits <= 16 + 8 * fleet.size
+    assert entry.bits <= 16 + 8 * fleet.dim
 
 
 def test_a_step_too_far_is_not_taken_but_learned_from():
@@ -106,6 +106,6 @@ def test_arrives_from_afar(far):
     problem, method = ZOO["logistic-dense"], QuantisedBfgs()
     fleet = on_many(problem)
     fleet.adopt(method)
-    w = far * np.random.default_rng(5).standard_normal(fleet.size)
+    w = far * np.random.default_rng(5).standard_normal(fleet.dim)
     ended = run(method, fleet, w, [GradientBelow(1e-8), Iterations(500)])
     assert ended.converged, ended.reason

@@ -21,7 +21,7 @@ from mpinewton.methods.registry import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
-PROBLEMS = ["logistic-dense", "logistic-csr", "ridge-csr", "softmax-csr"]
+PROBLEMS = ["logistic-dense", "logistic-csr", "squared-csr", "softmax-csr"]
 MATRIX = (Shape("w", (6, 3)),)  # of softmax in the zoo
 NOTE = re.compile(r"coverage (\d\.\d\d), fewest (\d+), staleness (\d+)$")
 
@@ -29,7 +29,7 @@ NOTE = re.compile(r"coverage (\d\.\d\d), fewest (\d+), staleness (\d+)$")
 def states(fleet, w, count, name="ranl", **settings):
     """The states of the first iterations, the start included."""
     method, found = make_method(name, settings), []
-    method.fit(fleet.problem)
+    method.validate(fleet.problem)
     fleet.adopt(method)
     run(method, fleet, w, [Iterations(count)], watchers=[lambda _, state: found.append(state)])
     return found
@@ -65,7 +65,7 @@ def test_whole_masks_are_newton_zero_with_an_intercept():
     # Where it is not regularised, [H]_mu with mu = l2 may be more than H: a least eigenvalue below it all is given.
     problem = ZOO["logistic-csr"]
     zero, ours = (
-        weights(states(fleet, np.zeros(fleet.size), 20, name, **settings))
+        weights(states(fleet, np.zeros(fleet.dim), 20, name, **settings))
         for name, settings in (("newton-zero", {}), ("ranl", {"policy": "full", "mu": 1e-9}))
         for fleet in [local_fleet(problem.shards, problem.loss, problem.classes, problem.l2, intercept=True)]
     )
@@ -109,7 +109,7 @@ def shard_gradient(problem, i, w):
 
 def slowly(problem, masks, count, step, printed):
     """Algorithm 1 block by block, masks(i, t) being that of worker i in round t, of the weights (d,)."""
-    mass = np.array([shard.mass for shard in problem.shards])
+    mass = np.array([shard.total_weight for shard in problem.shards])
     having_rows = np.flatnonzero(mass)
     share = {i: mass[i] / mass.sum() for i in having_rows}
     H = problem.objective(problem.start)[2]
@@ -207,7 +207,7 @@ def test_kept_blocks_and_mask_bits_alone_travel(policy):
     problem = ZOO["softmax-csr"]
     fleet = on_many(problem)
     found = states(fleet, problem.start, 5, policy=policy)
-    d, sizes = fleet.size, np.bincount(make_method("ranl", {}).numbers(MATRIX))
+    d, sizes = fleet.dim, np.bincount(make_method("ranl", {}).numbers(MATRIX))
     up = [entry for entry in fleet.ledger.entries() if entry.direction == "up" and entry.iteration > 0]
     assert len(up) == 5
     for entry, state in zip(up, found[1:]):
@@ -302,7 +302,7 @@ def test_the_slowdown_is_in_proportion_to_the_products_done(printed, work, monke
 
 def test_a_hessian_without_a_factor_is_said():
     X = np.random.default_rng(7).standard_normal((20, 3)) * [1.0, 1.0, 0.0]
-    fleet = local_fleet([Shard(X, X[:, 0])], make_loss("ridge"), None, 0.0)
+    fleet = local_fleet([Shard(X, X[:, 0])], make_loss("squared"), None, 0.0)
     (state,) = states(fleet, np.zeros(3), 3)
     assert not state.factor.size
     ended = run(fleet.method, fleet, np.zeros(3), [Iterations(3)])
@@ -361,7 +361,7 @@ def test_settings_that_do_not_go_together_are_refused(settings, said):
 )
 def test_a_problem_that_does_not_fit_is_refused(settings, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
-        make_method("ranl", settings).fit(on_many(ZOO["softmax-csr"]).problem)
+        make_method("ranl", settings).validate(on_many(ZOO["softmax-csr"]).problem)
 
 
 def test_regions_of_several_layers():
@@ -375,9 +375,9 @@ def test_regions_of_several_layers():
 
 
 def test_layers_of_one_vector_are_refused():
-    problem = Problem(make_loss("ridge"), None, (5,), (5.0,), 3, 0.1)
+    problem = Problem(make_loss("squared"), None, (5,), (5.0,), 3, 0.1)
     with pytest.raises(ConfigError, match="split=layers wants weights of several layers"):
-        make_method("ranl", {"split": "layers"}).fit(problem)
+        make_method("ranl", {"split": "layers"}).validate(problem)
 
 
 # -- chance and resuming -----------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_minibatches_are_drawn_anew_and_right_in_the_mean():
     worker, draws = fleet.host.workers[0], []
     for worker.iteration in range(3000):
         draws.append(method.whole(worker, problem.start)[0])
-    worker.place(problem.start)
+    worker.move_to(problem.start)
     error = np.mean(draws, axis=0) - worker.gradient()
     # Rows have weights: the mean of a few is off by a second order, 1 / 10 of the deviation at the most.
     deviation = np.std(draws, axis=0)

@@ -57,7 +57,7 @@ def test_iterates_are_those_of_products_with_all_features(name, problem, monkeyp
     for few in (1, NEVER):
         monkeypatch.setattr(rows, "FEW", few)
         fleet = fleet_of(split)
-        found[few] = iterates(METHODS[name], fleet, np.zeros(fleet.size), 5)
+        found[few] = iterates(METHODS[name], fleet, np.zeros(fleet.dim), 5)
         used = [worker.model.rows.span is not None for worker in fleet.host.workers if worker.rows]
         assert all(used) if few == 1 else not any(used)
     np.testing.assert_allclose(found[1], found[NEVER], atol=1e-9 * max(1.0, np.abs(found[1]).max()))
@@ -82,7 +82,7 @@ def test_solutions_are_those_of_dense_algebra(inside, ridge):
 def test_an_intercept_many_rows_and_sparse_rows_go_without(monkeypatch):
     monkeypatch.setattr(span.Span, "lanczos", lambda *_: pytest.fail("the span was used"))
     worker = fleet_of(few_rows("logistic"), intercept=True).host.workers[0]
-    worker.place(np.zeros(41))
+    worker.move_to(np.zeros(41))
     H = worker.hessian()
     np.testing.assert_allclose(
         H @ krylov(worker, worker.gradient(), 50).solve_damped(1e-9), worker.gradient(), atol=1e-6

@@ -51,10 +51,10 @@ def test_muon_orthogonalises_every_kernel_as_outputs_by_the_rest_and_moves_the_o
     modules, rows, loss = pytest.importorskip("modules"), images(), make_loss(CNN)
     shards = [Shard(rows.X[:18], rows.y[:18]), Shard(rows.X[18:], rows.y[18:])]
     fleet = local_fleet(shards, loss, CLASSES, 0.0)
-    found = [state.w for state in states(Muon(), fleet, fleet.problem.begin(), 4)]
+    found = [state.w for state in states(Muon(), fleet, fleet.problem.initial_weights(), 4)]
     module = modules.smooth_cnn().double()
     x, t = torch.tensor(rows.X).reshape(-1, 1, 6, 4), torch.tensor(rows.y.astype(int))
-    w, b, m, v = fleet.problem.begin(), np.zeros((4, 9)), 0, 0
+    w, b, m, v = fleet.problem.initial_weights(), np.zeros((4, 9)), 0, 0
     for step in range(1, 5):
         torch.nn.utils.vector_to_parameters(torch.tensor(w), module.parameters())
         module.zero_grad()
@@ -73,9 +73,9 @@ def test_muon_takes_every_matrix_of_a_gpt_by_itself():
     """All singular values of each first step are those of one Newton-Schulz; embeddings and head go by Adam."""
     loss, shard = make_loss(GPT), tokens()
     fleet = local_fleet([shard], loss, tuple(map(float, range(5))), 0.0)
-    begin = fleet.problem.begin()
+    begin = fleet.problem.initial_weights()
     w, first, seen = list(states(Muon(), fleet, begin, 1))[1].w, 0, []
-    g = loss.on(shard, None).at(begin).gradient()
+    g = loss.on_shard(shard, None).at(begin).gradient()
     for shape in fleet.problem.shapes:
         part = slice(first, first + shape.size)
         move, slope, first = (w - begin)[part], g[part], first + shape.size
@@ -95,8 +95,8 @@ def test_muon_takes_every_matrix_of_a_gpt_by_itself():
 def test_hessian_products_are_those_of_the_whole_hessian(text):
     """Autograd's Hessian of the module's own mean loss over all tokens, formed whole, and differences of it."""
     shard, loss = tokens(), make_loss(text)
-    model, rng = loss.on(shard, None), np.random.default_rng(1)
-    w = loss.begin(4, None, 2) + 0.3 * rng.standard_normal(model.size)
+    model, rng = loss.on_shard(shard, None), np.random.default_rng(1)
+    w = loss.initial_weights(4, None, 2) + 0.3 * rng.standard_normal(model.dim)
     after = torch.tensor(np.hstack([shard.X[:, 1:], shard.y[:, None]]).astype(int)).ravel()
     network = loss.network()
 
@@ -108,22 +108,24 @@ def test_hessian_products_are_those_of_the_whole_hessian(text):
     H = torch.autograd.functional.hessian(mean, flat).numpy()
     np.testing.assert_allclose(there.value(), mean(flat).item(), rtol=1e-13)
     np.testing.assert_allclose(there.gradient(), torch.func.grad(mean)(flat).numpy(), atol=1e-14)
-    for v in rng.standard_normal((3, model.size)):
-        np.testing.assert_allclose(there.hessian_product(v), H @ v, atol=1e-12)
-    step = 1e-6 * np.eye(model.size)
-    for k in range(0, model.size, 17):
+    for v in rng.standard_normal((3, model.dim)):
+        np.testing.assert_allclose(there.hvp(v), H @ v, atol=1e-12)
+    step = 1e-6 * np.eye(model.dim)
+    for k in range(0, model.dim, 17):
         slope = (model.at(w + step[k]).value() - model.at(w - step[k]).value()) / 2e-6
         assert there.gradient()[k] == pytest.approx(slope, abs=1e-8)
 
 
 def test_the_gpt_begins_with_all_tokens_alike():
     loss = make_loss(GPT.replace("vocabulary=5", "vocabulary=60"))
-    assert loss.on(tokens(), None).at(loss.begin(4, None, 0)).value() == pytest.approx(np.log(60), abs=0.03)
+    assert loss.on_shard(tokens(), None).at(loss.initial_weights(4, None, 0)).value() == pytest.approx(
+        np.log(60), abs=0.03
+    )
 
 
 def test_the_gpt_sees_nothing_of_what_comes():
     loss, shard = make_loss(GPT), tokens()
-    network, w = loss.network(), torch.tensor(loss.begin(4, None, 0))
+    network, w = loss.network(), torch.tensor(loss.initial_weights(4, None, 0))
     other = shard.X.copy()
     other[:, 3] = (other[:, 3] + 1) % 5
     one, two = (network.outputs(w, network.rows(X)).detach().numpy() for X in (shard.X, other))
@@ -158,7 +160,9 @@ def test_it_learns(network, method):
     settings, rounds, part = METHODS[method]
     fleet, made, seen = local_fleet(shards, make_loss(SMALL[network]), classes, 0.0), make_method(method, settings), []
     fleet.adopt(made)
-    ended = run(made, fleet, fleet.problem.begin(), [Iterations(rounds)], watchers=[lambda row, _: seen.append(row)])
+    ended = run(
+        made, fleet, fleet.problem.initial_weights(), [Iterations(rounds)], watchers=[lambda row, _: seen.append(row)]
+    )
     assert ended.kind == "budget", ended.reason
     if part is None:  # DINO goes where the gradient vanishes, downhill all the way
         assert all(after.loss < before.loss for before, after in pairwise(seen))

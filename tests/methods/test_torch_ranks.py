@@ -43,7 +43,9 @@ def test_it_learns(method):
     settings, rounds = METHODS[method]
     fleet, made, seen = local_fleet(shards, make_loss(CNN), classes, 1e-4), make_method(method, settings), []
     fleet.adopt(made)
-    ended = run(made, fleet, fleet.problem.begin(), [Iterations(rounds)], watchers=[lambda row, _: seen.append(row)])
+    ended = run(
+        made, fleet, fleet.problem.initial_weights(), [Iterations(rounds)], watchers=[lambda row, _: seen.append(row)]
+    )
     assert ended.kind == "budget", ended.reason
     if method == "dino":  # which goes where the gradient vanishes, a saddle point for one: downhill all the way
         assert all(after.loss < before.loss for before, after in pairwise(seen))

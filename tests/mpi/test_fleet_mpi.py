@@ -84,12 +84,12 @@ def drive(test: Callable[[MpiSession], None], piece: int = PIECE, comm: MPI.Intr
 
 
 def start(worker: Worker, w: Array) -> tuple[float, Array, Array]:
-    worker.place(w)
+    worker.move_to(w)
     return worker.value(), worker.gradient(), worker.hessian()
 
 
 def aim(worker: Worker, p: Array) -> Array:
-    worker.aim(p)
+    worker.set_direction(p)
     return worker.losses(0.5 ** np.arange(4.0))
 
 
@@ -185,7 +185,7 @@ def broken(number: int) -> int:
 
 def script(fleet: Fleet) -> list[Any]:
     """Every kind of call there is; everything that came back."""
-    d, got = fleet.size, []
+    d, got = fleet.dim, []
     w, p = np.linspace(-1, 1, d), np.linspace(2, -1, d)
     method = Tasks(1.5)
     fleet.adopt(method)
@@ -253,8 +253,8 @@ def test_every_kind_of_call_has_the_bits_and_the_ledger_of_one_process(folder: P
 
 def short(fleet: Fleet) -> list[Any]:
     """For any number of workers."""
-    w = np.linspace(-1, 1, fleet.size)
-    some = range(0, fleet.workers, 2)
+    w = np.linspace(-1, 1, fleet.dim)
+    some = range(0, fleet.n_workers, 2)
     got = [fleet.mean(start, w), fleet.mean(aim, w), fleet.mean(advance, 0.5), fleet.gather(own_size)]
     return [*got, fleet.sum(noise, 20), fleet.sum(noise, 20, among=some), fleet.mean(nan_without_rows)]
 
@@ -315,7 +315,7 @@ def test_sums_by_mpi_agree_to_rounding(folder: Path) -> None:
 
     def test(session: MpiSession) -> None:
         fleet, local = session.open(by_mpi(plan)), LocalSession().open(plan)
-        w = np.linspace(-1, 1, fleet.size)
+        w = np.linspace(-1, 1, fleet.dim)
         for mine, truth in zip(fleet.mean(start, w), local.mean(start, w)):
             np.testing.assert_allclose(mine, truth, rtol=1e-13, atol=1e-15)
         np.testing.assert_allclose(fleet.mean(aim, w), local.mean(aim, w), rtol=1e-13)
@@ -358,7 +358,7 @@ def test_workers_are_restored_bit_by_bit(folder: Path) -> None:
 
     def test(session: MpiSession) -> None:
         fleet, local = session.open(plan), LocalSession().open(plan)
-        w = np.linspace(-1, 1, fleet.size)
+        w = np.linspace(-1, 1, fleet.dim)
         assert fleet.saved(w) == local.saved(w) == [{}] * len(SIZES)  # nobody stands anywhere
         fleet.mean(start, w)
         walked(fleet, 3)
@@ -378,7 +378,7 @@ def test_workers_are_restored_bit_by_bit(folder: Path) -> None:
 def walked(fleet: Fleet, steps: int) -> list[Any]:
     got = []
     for _ in range(steps):
-        fleet.mean(aim, np.ones(fleet.size))
+        fleet.mean(aim, np.ones(fleet.dim))
         got.append(fleet.mean(advance, 0.01))
     return got
 

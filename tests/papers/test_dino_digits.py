@@ -50,7 +50,7 @@ def test_softmax_five_workers(cell):
         iterations = (wanted - 2) // each
         assert abs(found.iteration - iterations) <= max(1, 0.15 * iterations), (gap, found.rounds, wanted)
     # Floats follow from the iterations exactly; the reference's own number, where the iterations agree.
-    d, t = fleet.size, ended.row.iteration
+    d, t = fleet.dim, ended.row.iteration
     per_iteration = (d + 1) + (d + 1 + 53) if name == "lbfgs" else (2 * d + 1) + (2 * d + 53)
     used = int(fleet.ledger.floats_down.max() + fleet.ledger.floats_up.max())
     assert used == 2 * d + 1 + t * per_iteration

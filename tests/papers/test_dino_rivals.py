@@ -55,7 +55,7 @@ def test_disco_books_what_the_reference_books_less_what_need_not_be_sent():
     used, iterations = int(fleet.ledger.floats_down.max() + fleet.ledger.floats_up.max()), ended.row.iteration
     steps = sum(int(row.note.split()[0]) for row in rows[1:])
     assert ended.row.rounds == 2 + 2 * steps + 4 * iterations
-    assert used == 253061 - iterations * (fleet.size - 1) - 2 * fleet.size * (189 - steps)
+    assert used == 253061 - iterations * (fleet.dim - 1) - 2 * fleet.dim * (189 - steps)
 
 
 def test_disco_preconditioned_by_the_first_worker():
@@ -88,7 +88,7 @@ def test_adaptive_dino_needs_no_constants():
     _, rows, fleet = recorded("dino", {"solver": "lanczos", "adaptive": True}, digits(5), [GapBelow(1e-8), Rounds(200)])
     assert all(rounds_to(rows, gap) <= wanted for gap, wanted in zip(GAPS, (26, 32, 44, 56, 62, 74)))
     each = (fleet.ledger.floats_down.max() - 2, fleet.ledger.floats_up.max())
-    d, t = fleet.size, rows[-1].iteration
+    d, t = fleet.dim, rows[-1].iteration
     assert each == (d - 2 + t * (2 * d + 3), d + 2 + t * (2 * d + 11))
     losses = [row.loss for row in rows]
     assert all(after < before for before, after in itertools.pairwise(losses))

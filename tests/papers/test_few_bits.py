@@ -53,11 +53,11 @@ def test_arrives_within_the_budget(name, workers, rows, l2, bits, by_label):
     fleet = fleet_of(name, workers, rows, by_label, l2)
     newton, method = METHODS["newton"](), METHODS["quantised-bfgs"]()
     fleet.adopt(newton)
-    optimum = run(newton, fleet, np.zeros(fleet.size), [GradientBelow(1e-12), Iterations(40)]).row.loss
+    optimum = run(newton, fleet, np.zeros(fleet.dim), [GradientBelow(1e-12), Iterations(40)]).row.loss
     fleet = fleet_of(name, workers, rows, by_label, l2)
     fleet.adopt(method)
     stops = [GapBelow(1e-12), Iterations(150)]
-    ended = run(method, fleet, np.zeros(fleet.size), stops, evaluation=Evaluation(optimum=optimum))
+    ended = run(method, fleet, np.zeros(fleet.dim), stops, evaluation=Evaluation(optimum=optimum))
     assert ended.converged, ended.reason
     assert ended.row.bits_up <= bits
     assert ended.row.floats_up == 0

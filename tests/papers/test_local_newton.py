@@ -36,7 +36,7 @@ def test_first_averages_and_the_best_one(data, steps, losses):
     assert [row.rounds for row in rows] == [2 * k for k in range(len(rows))]
     if ended.kind == "stalled":
         assert ended.row.loss == min(row.loss for row in rows)
-    assert fleet.ledger.floats_up.max() == (fleet.size + 1) * rows[-1].iteration
+    assert fleet.ledger.floats_up.max() == (fleet.dim + 1) * rows[-1].iteration
 
 
 # data, settings, rounds to the gaps as far as the reference has them, the local steps it took

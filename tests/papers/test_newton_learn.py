@@ -64,7 +64,7 @@ def crossings(name, l2, shift, cell, seed=0, gap=1e-12):
     start = w + shift if shift else np.zeros(len(w))
     stops = [GapBelow(gap), Iterations(500)]
     run(method, fleet, start, stops, evaluation=Evaluation(value), watchers=[lambda row, _: rows.append(row)])
-    return [next(row for row in rows if row.gap <= g) for g in GAPS if g >= gap], fleet.workers
+    return [next(row for row in rows if row.gap <= g) for g in GAPS if g >= gap], fleet.n_workers
 
 
 @pytest.mark.parametrize(("name", "l2"), OPTIMA)

@@ -50,7 +50,7 @@ def fleet_and_optimum() -> tuple[LocalFleet, float]:
     cuts = np.cumsum(source.sizes)[:-1]
     shards = [Shard(X, y) for X, y in zip(np.split(block.X, cuts), np.split(block.y, cuts))]
     w = np.linalg.lstsq(block.X, block.y)[0]
-    return local_fleet(shards, make_loss("ridge"), None, 0.0), float(np.mean((block.X @ w - block.y) ** 2) / 2)
+    return local_fleet(shards, make_loss("squared"), None, 0.0), float(np.mean((block.X @ w - block.y) ** 2) / 2)
 
 
 def gaps(rounds: int, **settings: object) -> tuple[np.ndarray, str]:
@@ -61,7 +61,7 @@ def gaps(rounds: int, **settings: object) -> tuple[np.ndarray, str]:
     method, found = Pisa(**settings), []
     fleet.adopt(method)
     watch = [lambda row, _: found.append(row.loss - optimum)]
-    ended = run(method, fleet, np.zeros(fleet.size), [Iterations(rounds - 1)], watchers=watch)
+    ended = run(method, fleet, np.zeros(fleet.dim), [Iterations(rounds - 1)], watchers=watch)
     return np.array(found), ended.kind
 
 

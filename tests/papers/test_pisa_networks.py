@@ -42,13 +42,13 @@ def trained(
     shards = [Shard(train.X[part], train.y[part]) for part in owned]
     fleet, made = local_fleet(shards, make_loss(f"mlp:hidden={hidden}"), CLASSES, 0.0), make_method(method, settings)
     fleet.adopt(made)
-    now, early = made.start(fleet, fleet.problem.begin()), []
+    now, early = made.start(fleet, fleet.problem.initial_weights()), []
     for fleet.iteration in range(1, rounds + 1):
         now = made.step(fleet, now)
         assert not now.trouble, now.trouble
         if fleet.iteration in (90, 100, 110):
             early.append(fleet.mean(look, now.w)[0])
-    right = fleet.problem.loss.on(test, CLASSES).predict(now.w) == test.y
+    right = fleet.problem.loss.on_shard(test, CLASSES).predict(now.w) == test.y
     return fleet.mean(look, now.w)[0], 100 * right.mean(), float(np.mean(early)) if early else np.nan
 
 
@@ -141,7 +141,7 @@ class Nearest(Loss):
     def regularised(self, features, classes, intercept):
         return np.ones(64, dtype=bool)
 
-    def on(self, shard, classes):
+    def on_shard(self, shard, classes):
         return NearestModel(shard)
 
 

@@ -94,7 +94,7 @@ def test_sisa_is_the_reference_on_its_weights(rows):
         now = made.step(fleet, now)
         if fleet.iteration == 100:
             assert now.w == pytest.approx(ours(wanted), rel=1e-6, abs=1e-6)
-    right = fleet.problem.loss.on(test, CLASSES).predict(now.w) == test.y
+    right = fleet.problem.loss.on_shard(test, CLASSES).predict(now.w) == test.y
     assert 100 * right.mean() == pytest.approx(90.9, abs=2.5)
 
 
@@ -106,7 +106,7 @@ def test_fedavg_is_the_reference_on_its_weights(rows):
     fleet, made, now = begun(shards, "mlp:hidden=32", "fedavg", {"lr": 0.001}, w)
     for fleet.iteration in range(1, 101):
         now = made.step(fleet, now)
-    right = fleet.problem.loss.on(test, CLASSES).predict(now.w) == test.y
+    right = fleet.problem.loss.on_shard(test, CLASSES).predict(now.w) == test.y
     assert 100 * right.mean() == pytest.approx(41.3, abs=2.5)
 
 
@@ -117,7 +117,7 @@ def cut(worker, batch, sampling):
     """The reference's minibatch: a permutation of all rows an epoch, in slices of 64, of which each worker has 16."""
     epoch, step = divmod(worker.iteration - 1, 22)
     order = np.random.default_rng([0, epoch]).permutation(worker.rows)[64 * step : 64 * step + 64]
-    return worker.part(np.array_split(order, 4)[worker.index])
+    return worker.subset(np.array_split(order, 4)[worker.index])
 
 
 AS_IN_THE_CODE = {"rho": 100, "dual_leak": 0.25, "schulz": {"other_sigma": 1, "nesterov": True, "moment": "current"}}

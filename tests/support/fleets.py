@@ -28,7 +28,7 @@ def together(shards: list[Shard]) -> Shard:
     """All rows as one shard."""
     stack = sparse.vstack if sparse.issparse(shards[0].X) else np.vstack
     X = stack([shard.X for shard in shards])
-    weight = None if shards[0].weight is None else np.concatenate([shard.weight for shard in shards])
+    weight = None if shards[0].sample_weight is None else np.concatenate([shard.sample_weight for shard in shards])
     X = sparse.csr_array(X) if sparse.issparse(X) else X
     return Shard(X, np.concatenate([shard.y for shard in shards]), weight)
 

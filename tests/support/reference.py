@@ -84,7 +84,7 @@ def recorded(
     fleet = local_fleet(split.shards, make_loss(split.loss), split.classes, split.l2)
     fleet.adopt(method)
     watch = [lambda row, _: rows.append(row)]
-    w = np.zeros(fleet.size) if start is None else start
+    w = np.zeros(fleet.dim) if start is None else start
     ended = run(method, fleet, w, stops, evaluation=Evaluation(split.optimum), watchers=watch)
     return ended, rows, fleet
 

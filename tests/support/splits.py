@@ -36,7 +36,7 @@ def split(name: str, dense: bool) -> list[Shard]:
 def placed(name: str, l2: float, method: Method, seed: int = 0, dense: bool = False) -> LocalFleet:
     """The workers of a split, with the method."""
     fleet = local_fleet(split(name, dense), make_loss("logistic"), (-1.0, 1.0), l2, seed=seed)
-    method.fit(fleet.problem)
+    method.validate(fleet.problem)
     fleet.adopt(method)
     return fleet
 

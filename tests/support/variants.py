@@ -33,7 +33,7 @@ class Variant(NamedTuple):
     def fits(self, problem: Problem) -> bool:
         """Whether the method takes such a loss at all."""
         try:
-            self.made().fit_loss(problem.loss)
+            self.made().validate_loss(problem.loss)
         except ConfigError:
             return False
         return True

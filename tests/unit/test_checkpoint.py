@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpinewton.durable import replacing
+from mpinewton.durable import atomic_path
 from mpinewton.errors import DataError
-from mpinewton.methods.lbfgs import Remembered
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.lbfgs import LbfgsState
+from mpinewton.methods.support.method import State
 from mpinewton.runs import checkpoint
 from mpinewton.runs.checkpoint import Checkpoint, newest, read, state_fields, write
 from mpinewton.runs.storage import Table
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def made(number=1, scale=1.0):
-    state = Remembered(
+    state = LbfgsState(
         RNG.normal(size=7) * scale, 0.1 + number, RNG.normal(size=7), step=0.5, note="tilted",
         S=RNG.normal(size=(3, 7)), Y=np.zeros((0, 7)),
     )  # fmt: skip
@@ -32,7 +32,7 @@ def test_round_trip_is_exact(tmp_path):
     again = read(write(tmp_path, saved))
     assert again.number == 1
     assert {name: again.facts[name] for name in saved.facts} == saved.facts
-    found = again.state_of(Remembered)
+    found = again.state_of(LbfgsState)
     for name in ("w", "gradient", "S", "Y"):
         a, b = getattr(found, name), getattr(state, name)
         assert a.dtype == b.dtype
@@ -47,20 +47,20 @@ def test_round_trip_is_exact(tmp_path):
 
 
 def test_nan_fields_survive(tmp_path):
-    plain = Iterate(np.zeros(2), 1.0, np.zeros(2))
-    again = read(write(tmp_path, Checkpoint(1, {}, state_fields(plain), {}, []))).state_of(Iterate)
+    plain = State(np.zeros(2), 1.0, np.zeros(2))
+    again = read(write(tmp_path, Checkpoint(1, {}, state_fields(plain), {}, []))).state_of(State)
     assert np.isnan(again.step)
 
 
 def test_a_state_has_the_order_it_is_read_back_in():
     columns = np.arange(6.0).reshape(2, 3).T
-    state = Remembered(np.zeros(2), 1.0, np.zeros(2), S=columns)
+    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=columns)
     assert state.S.flags.c_contiguous and np.array_equal(state.S, columns)
 
 
 def test_numpy_numbers_in_a_state_are_saved_as_numbers(tmp_path):
-    mixed = Iterate(np.zeros(2), np.float64(0.1), np.zeros(2), step=np.int64(3))
-    again = read(write(tmp_path, Checkpoint(1, {}, state_fields(mixed), {}, []))).state_of(Iterate)
+    mixed = State(np.zeros(2), np.float64(0.1), np.zeros(2), step=np.int64(3))
+    again = read(write(tmp_path, Checkpoint(1, {}, state_fields(mixed), {}, []))).state_of(State)
     assert (again.loss, again.step) == (0.1, 3)
 
 
@@ -118,11 +118,11 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_replacing_is_all_or_nothing(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
         temporary.write_text("new")
         raise RuntimeError
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("new")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["new"]
 

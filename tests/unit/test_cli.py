@@ -255,7 +255,9 @@ def test_a_folder_in_which_another_run_is_at_work_is_left_alone(
 
 
 def test_numbers_are_tested_by_their_loss_alone(terminal: Terminal, digits: Path) -> None:
-    assert terminal("run", "lbfgs", digits, "-o", "r", "--loss", "ridge", "--max-iterations", 2, "--test", digits) == 0
+    assert (
+        terminal("run", "lbfgs", digits, "-o", "r", "--loss", "squared", "--max-iterations", 2, "--test", digits) == 0
+    )
     rows = named(Path("r") / "history.csv")
     assert rows[2]["test_accuracy"] == ""
     assert 0 < float(rows[2]["test_loss"]) < float(rows[0]["test_loss"])
@@ -276,7 +278,7 @@ def test_measured_now_and_then(terminal: Terminal, digits: Path) -> None:
     assert result_of(Path("some"))["objective"] == float(full[8]["loss"])  # of the last, it is known all the same
     # A goal that the last iterate meets is met, measured before or not.
     goal = ["--tol", 1e-6, "--l2", 1.0, "--max-iterations", 12, "--measure-every", 50]
-    assert terminal("run", "fednl", digits, "--loss", "ridge", "-o", "goal", *goal) == 0
+    assert terminal("run", "fednl", digits, "--loss", "squared", "-o", "goal", *goal) == 0
     assert result_of(Path("goal"))["converged"] is True
     # A method that knows its loss tells it.
     assert terminal("run", "lbfgs", digits, "-o", "known", "--max-iterations", 2, "--measure-every", 5) == 0
@@ -424,7 +426,7 @@ def test_classes_may_be_words(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "iris.csv").write_text("\n".join(lines) + "\n")
     assert terminal("pack", "iris.csv", "-o", "p", "--workers", 4) == 0
     assert terminal("run", "lbfgs", "p", "-o", "r", "--l2", 0.01, "--intercept") == 0
-    peer = LogisticRegression(C=1 / (150 * 0.01), tol=1e-8, max_iter=10_000).fit(iris.data, words)
+    peer = LogisticRegression(C=1 / (150 * 0.01), tol=1e-8, max_iter=10_000).validate(iris.data, words)
     assert terminal("predict", "r/model.h5", "iris.csv") == 0
     assert terminal.out.split() == peer.predict(iris.data).tolist()
     assert terminal("evaluate", "r/model.h5", "iris.csv", "--json") == 0
@@ -437,7 +439,7 @@ def test_numbers_are_predicted_as_numbers(terminal: Terminal) -> None:
 
     X, y = load_diabetes(return_X_y=True)
     assert terminal("pack", "sklearn:diabetes", "-o", "p", "--workers", 2) == 0
-    assert terminal("run", "newton", "p", "-o", "r", "--loss", "ridge", "--l2", 0.001, "--intercept") == 0
+    assert terminal("run", "newton", "p", "-o", "r", "--loss", "squared", "--l2", 0.001, "--intercept") == 0
     scale = json.loads(Path("r/result.json").read_text())["objective"]
     peer = Ridge(alpha=0.001 * len(y)).fit(X, y)
     assert scale > 0

@@ -70,7 +70,7 @@ def test_the_driver_gets_bit_by_bit_what_the_worker_goes_on_with(text, x, seed):
 @pytest.mark.parametrize("size", [4, 7, 160])
 def test_matrices_too(text, size):
     compressor, A = make_compressor(text, matrices=True), symmetric(size)
-    compressor.fit(size)
+    compressor.validate(size)
     message = compressor.compress(A, rng())
     assert np.array_equal(compressor.expand(travelled(message), size), message.value)
     assert np.array_equal(message.value, message.value.T)
@@ -273,7 +273,7 @@ def test_zero_stays_zero_and_one_number_is_enough(text):
     shape = (7, 7) if matrices else 7
     assert not c.compress(np.zeros(shape), rng()).value.any()
     one = make_compressor(text.partition(":")[0], matrices=matrices)
-    one.fit(1)
+    one.validate(1)
     x = np.full((1, 1) if matrices else 1, -4.0)
     message = one.compress(x, rng())
     assert message.value.shape == x.shape
@@ -335,9 +335,9 @@ def test_r_is_given_once_and_fits():
         (Eigenpairs(8), 7),
         (make_compressor("bernoulli:of=random:r=8"), 7),
     ):
-        c.fit(size + 1)
+        c.validate(size + 1)
         with pytest.raises(ConfigError, match="set r to fewer"):
-            c.fit(size)
+            c.validate(size)
 
 
 # -- bits -----------------------------------------------------------------------------------------------------------

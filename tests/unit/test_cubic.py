@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from mpinewton.linalg.cholesky import projected
+from mpinewton.linalg.cholesky import project_spectrum
 from mpinewton.linalg.cubic import cubic_step
 
 
@@ -116,12 +116,12 @@ def test_no_gradient():
 def test_projection_lifts_eigenvalues(seed, d, mu):
     H, Q, e = symmetric(np.random.default_rng(seed), d, -2.0, 2.0)
     kept = H.copy()
-    P = projected(H, mu)
+    P = project_spectrum(H, mu)
     np.testing.assert_array_equal(H, kept)
     np.testing.assert_allclose(P, (Q * np.maximum(e, mu)) @ Q.T, atol=1e-13)
 
 
 def test_projection_leaves_alone_what_is_high_enough():
     H, _, _ = symmetric(np.random.default_rng(6), 5, 0.2, 2.0)
-    assert np.array_equal(projected(H, 0.1), H)
-    assert np.array_equal(projected(np.eye(3), 0.5), np.eye(3))
+    assert np.array_equal(project_spectrum(H, 0.1), H)
+    assert np.array_equal(project_spectrum(np.eye(3), 0.5), np.eye(3))

@@ -70,8 +70,8 @@ def test_losses_that_want_numbers_get_the_same_to_the_bit(both: tuple[Path, Path
     for folder in both:
         plan = Plan(str(folder), read_manifest(folder), loss, 1e-3, dtype=dtype)
         host = Host.loaded(plan, range(3))
-        w = plan.problem().begin() + 0.1 if w is None else w
-        found.append([worker.look(w) for worker in host.workers])
+        w = plan.problem().initial_weights() + 0.1 if w is None else w
+        found.append([worker.evaluate(w) for worker in host.workers])
     for (f, g), (other, h) in zip(*found):
         assert f == other
         np.testing.assert_array_equal(g, h)
@@ -170,11 +170,14 @@ def test_a_module_takes_bytes_a_block_at_a_time() -> None:
     X, y = rng.integers(0, 256, (20, 6), dtype=np.uint8), rng.choice(classes, 20)
     loss = make_loss("torch:module=modules:layers,arguments=features=6;width=5;outputs=3,block=7")
     ratio, rows = factor("1/255"), np.array([2, 3, 11])
-    w = loss.begin(6, classes, 0)
+    w = loss.initial_weights(6, classes, 0)
     for bytes_ in (X, sparse.csr_array(X)):
-        model, truth = loss.on(Shard(bytes_, y, None, ratio), classes), loss.on(Shard(multiplied(X, ratio), y), classes)
+        model, truth = (
+            loss.on_shard(Shard(bytes_, y, None, ratio), classes),
+            loss.on_shard(Shard(multiplied(X, ratio), y), classes),
+        )
         assert model.X.dtype == np.uint8
-        for mine, theirs in ((model, truth), (model.part(rows), truth.part(rows))):
+        for mine, theirs in ((model, truth), (model.subset(rows), truth.subset(rows))):
             assert mine.at(w).value() == theirs.at(w).value()
             np.testing.assert_array_equal(mine.at(w).gradient(), theirs.at(w).gradient())
         np.testing.assert_array_equal(model.predict(w), truth.predict(w))
@@ -184,6 +187,6 @@ def test_tokens_have_no_scale() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'mpinewton[torch]'")
     loss = make_loss("torch:module=modules:Tied,input=tokens,labels=next")
     tokens = np.ones((2, 6), np.uint8)
-    assert loss.on(Shard(tokens, np.ones(2)), None).X.dtype == np.uint8
+    assert loss.on_shard(Shard(tokens, np.ones(2)), None).X.dtype == np.uint8
     with pytest.raises(DataError, match="pack them without --scale"):
-        loss.on(Shard(tokens, np.ones(2), None, Fraction(1, 255)), None)
+        loss.on_shard(Shard(tokens, np.ones(2), None, Fraction(1, 255)), None)

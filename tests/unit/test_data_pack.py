@@ -78,7 +78,7 @@ def test_empty_compressed_weighted_shards(tmp_path: Path, storage: str) -> None:
     manifest = read_manifest(tmp_path / "p")
     assert (manifest.classes, manifest.class_names, manifest.weighted) == ((0.0, 1.0), ("no", "yes"), True)
     assert [entry.mass for entry in manifest.shards] == [0, 2.5, 0]
-    assert np.array_equal(shards(tmp_path / "p")[1].weight, weight)
+    assert np.array_equal(shards(tmp_path / "p")[1].sample_weight, weight)
 
 
 def test_ranges_processes_names_and_compression_leave_the_content_alone(

@@ -95,7 +95,10 @@ def test_refusals_say_why():
         LinearClassifier().fit(X, np.ones(len(X), dtype=int))
     with pytest.raises(ValueError, match="no weight may be negative"):
         LinearRegressor().fit(ROWS, NUMBERS, -np.ones(len(ROWS)))
-    for estimator, word in ((LinearClassifier(loss="ridge"), "numbers"), (LinearRegressor(loss="logistic"), "classes")):
+    for estimator, word in (
+        (LinearClassifier(loss="squared"), "numbers"),
+        (LinearRegressor(loss="logistic"), "classes"),
+    ):
         with pytest.raises(ValueError, match=f"is for {word}: take Linear"):
             estimator.fit(X, Y)
     with pytest.raises(ConfigError, match="did you mean 'newton'"):

@@ -172,7 +172,7 @@ def test_refuses(exchanged: tuple[str, str], words: str, written: Callable[..., 
 )
 def test_refuses_sections_that_are_none(data: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "e.toml"
-    path.write_text(f'data = {data}\nobjective = {{ loss = "ridge" }}\nmethod = {{ method = "dino" }}\n')
+    path.write_text(f'data = {data}\nobjective = {{ loss = "squared" }}\nmethod = {{ method = "dino" }}\n')
     with pytest.raises(ConfigError, match=words):
         read_experiment(path)
 

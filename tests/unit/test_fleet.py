@@ -26,18 +26,18 @@ def fleet_on(problem: Problem, seed: int = 0) -> Fleet:
 
 @pytest.fixture
 def fleet() -> Fleet:
-    return fleet_on(ZOO["ridge-dense"])
+    return fleet_on(ZOO["squared-dense"])
 
 
 def mass(problem: Problem) -> Array:
-    return np.array([shard.mass for shard in problem.shards])
+    return np.array([shard.total_weight for shard in problem.shards])
 
 
 # -- tasks ----------------------------------------------------------------------------------------------------------
 
 
 def everything(worker: Worker, w: Array) -> tuple[float, Array, Array]:
-    worker.place(w)
+    worker.move_to(w)
     return worker.value(), worker.gradient(), worker.hessian()
 
 
@@ -133,7 +133,7 @@ def test_a_mean_over_the_workers_is_the_objective(name: str) -> None:
 
 def test_the_shares_are_those_of_the_row_weights() -> None:
     problem = ZOO["logistic-csr"]
-    np.testing.assert_allclose(fleet_on(problem).shares, mass(problem) / mass(problem).sum(), rtol=1e-15)
+    np.testing.assert_allclose(fleet_on(problem).worker_share, mass(problem) / mass(problem).sum(), rtol=1e-15)
 
 
 def test_a_mean_over_some_is_weighted_by_their_shares_alone() -> None:
@@ -257,7 +257,7 @@ def test_a_reply_that_is_no_number_is_a_failure(fleet: Fleet) -> None:
 
 
 def test_no_rows_at_all_are_refused() -> None:
-    problem = ZOO["ridge-dense"]
+    problem = ZOO["squared-dense"]
     with pytest.raises(DataError, match="no rows"):
         local_fleet([Shard(np.zeros((0, 6)), np.zeros(0))] * 2, problem.loss, None, 0.1)
 
@@ -290,7 +290,7 @@ def test_what_the_workers_could_not_find_is_refused(fleet: Fleet) -> None:
 
 
 def test_chance_follows_seed_and_iteration_not_the_call() -> None:
-    fleets = [fleet_on(ZOO["ridge-dense"], seed) for seed in (1, 1, 2)]
+    fleets = [fleet_on(ZOO["squared-dense"], seed) for seed in (1, 1, 2)]
     drawn = []
     for fleet in fleets:
         fleet.iteration = 4

@@ -62,7 +62,7 @@ def test_a_job_survives_its_file(job: Job) -> None:
     again = Job.of(tomllib.loads(job.toml()), "config.toml")
     assert again == job
     assert again.toml() == job.toml()
-    assert again.made_method() == job.made_method()
+    assert again.build_method() == job.build_method()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from mpinewton.fleet.local import LocalFleet, local_fleet
 @pytest.fixture
 def fleet() -> LocalFleet:
     """Five workers, d = 6."""
-    zoo = ZOO["ridge-dense"]
+    zoo = ZOO["squared-dense"]
     return local_fleet(zoo.shards, zoo.loss, zoo.classes, zoo.l2)
 
 

@@ -14,7 +14,7 @@ from problems import ZOO
 from mpinewton.errors import ConfigError
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.support.linesearch import Backtracking
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import State
 from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.runs import stopping
 from mpinewton.runs.history import COLUMNS, EXACT_COLUMNS, Row, history_sha256
@@ -43,9 +43,9 @@ class Poisoned(GradientDescent):
     def spoil(self, worker):
         if worker.index == 3:
             worker.point.model.rows.X[0, 0] = np.nan
-            worker.place(worker.w)
+            worker.move_to(worker.w)
 
-    def look(self, worker):
+    def evaluate(self, worker):
         return worker.value(), worker.gradient()
 
 
@@ -195,14 +195,14 @@ class Blind(GradientDescent):
     """Gradient descent that does not look where it steps: loss and gradient of its iterates stay unknown."""
 
     name: ClassVar[str] = "blind"
-    state: ClassVar[type[Iterate]] = Iterate
+    state: ClassVar[type[State]] = State
 
     def start(self, fleet, w):
-        return Iterate(w)
+        return State(w)
 
     def step(self, fleet, now):
         _, g = fleet.mean(value_and_gradient, now.w)
-        return Iterate(now.w - 0.1 * g)
+        return State(now.w - 0.1 * g)
 
 
 def test_what_a_method_does_not_know_is_measured_for_the_record():

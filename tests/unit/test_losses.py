@@ -16,7 +16,7 @@ from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
 from mpinewton.losses import LOSSES, describe, make_loss
 
-EVERY = ["logistic", "softmax", "softmax:reduced=true", "ridge", "huber:delta=0.7", "poisson", "softplus"]
+EVERY = ["logistic", "softmax", "softmax:reduced=true", "squared", "huber:delta=0.7", "poisson", "softplus"]
 CLASSES = {"logistic": (3.0, 7.0), "softmax": (2.0, 3.0, 5.0, 7.0)}
 
 
@@ -33,8 +33,8 @@ def model_of(text, storage="dense", weighted=False, n=40, dtype=np.float64):
     X = (rng.standard_normal((n, 5)) * (rng.random((n, 5)) < 0.6)).astype(dtype)
     weight = rng.uniform(0.1, 3.0, n) if weighted else None
     shard = Shard(sparse.csr_array(X) if storage == "csr" else X, sample_labels(loss, n, rng), weight)
-    model = loss.on(shard.with_intercept(), CLASSES.get(loss.name))
-    return model, rng.standard_normal(model.size) / 2, rng.standard_normal(model.size)
+    model = loss.on_shard(shard.with_intercept(), CLASSES.get(loss.name))
+    return model, rng.standard_normal(model.dim) / 2, rng.standard_normal(model.dim)
 
 
 def close(got, truth, tolerance):
@@ -54,7 +54,7 @@ def test_derivatives_are_those_of_the_value(text, storage, weighted, dtype):
     there, step = model.at(w), 1e-5
     ahead, behind = model.at(w + step * v), model.at(w - step * v)
     assert close(there.gradient() @ v, (ahead.value() - behind.value()) / (2 * step), 1e-8)
-    assert close(there.hessian_product(v), (ahead.gradient() - behind.gradient()) / (2 * step), 1e-8)
+    assert close(there.hvp(v), (ahead.gradient() - behind.gradient()) / (2 * step), 1e-8)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
@@ -64,8 +64,8 @@ def test_hessian_is_its_products(text, storage, weighted):
     there = model.at(w)
     H = there.hessian()
     np.testing.assert_array_equal(H, H.T)
-    for column, e in zip(H.T, np.eye(model.size)):
-        np.testing.assert_allclose(column, there.hessian_product(e), rtol=1e-12, atol=1e-14)
+    for column, e in zip(H.T, np.eye(model.dim)):
+        np.testing.assert_allclose(column, there.hvp(e), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("storage", ["dense", "csr"])
@@ -76,7 +76,7 @@ def test_float32_rows_give_what_the_rounded_rows_give_in_float64(text, storage):
     got, truth = narrow.at(w), wide.at(w)
     assert close(got.value(), truth.value(), 1e-14)
     assert close(got.gradient(), truth.gradient(), 1e-13)
-    assert close(got.hessian_product(v), truth.hessian_product(v), 1e-13)
+    assert close(got.hvp(v), truth.hvp(v), 1e-13)
     assert close(got.hessian(), truth.hessian(), 1e-13)
     assert got.gradient().dtype == got.hessian().dtype == np.float64
 
@@ -100,7 +100,7 @@ def test_the_ray_is_the_loss_along_it(text, weighted, monkeypatch):
 def test_a_kept_point_is_the_same_bit_by_bit(text):
     model, w, p = model_of(text)
     point = model.at(w).along(p).at(0.3)
-    again = model.at(point.w, **point.kept())
+    again = model.at(point.w, **point.cache())
     assert again.value() == point.value()
     np.testing.assert_array_equal(again.gradient(), point.gradient())
 
@@ -109,8 +109,8 @@ def test_weights_count_as_repeated_rows(text):
     loss, rng = make_loss(text), np.random.default_rng(1)
     X, y, times = rng.standard_normal((6, 3)), sample_labels(loss, 6, rng), np.array([1, 3, 0, 2, 1, 5])
     classes = CLASSES.get(loss.name)
-    weighted = loss.on(Shard(X, y, times.astype(float)), classes)
-    repeated = loss.on(Shard(np.repeat(X, times, axis=0), np.repeat(y, times)), classes)
+    weighted = loss.on_shard(Shard(X, y, times.astype(float)), classes)
+    repeated = loss.on_shard(Shard(np.repeat(X, times, axis=0), np.repeat(y, times)), classes)
     w = rng.standard_normal(weighted.size)
     assert close(weighted.at(w).value(), repeated.at(w).value(), 1e-14)
     assert close(weighted.at(w).gradient(), repeated.at(w).gradient(), 1e-13)
@@ -121,10 +121,10 @@ def test_weights_count_as_repeated_rows(text):
 @pytest.mark.parametrize("storage", ["dense", "csr"])
 def test_no_rows(text, storage, weighted):
     model, w, v = model_of(text, storage, weighted, n=0)
-    there, d = model.at(w), model.size
+    there, d = model.at(w), model.dim
     assert there.value() == 0.0
     np.testing.assert_array_equal(there.gradient(), np.zeros(d))
-    np.testing.assert_array_equal(there.hessian_product(v), np.zeros(d))
+    np.testing.assert_array_equal(there.hvp(v), np.zeros(d))
     np.testing.assert_array_equal(there.hessian(), np.zeros((d, d)))
     np.testing.assert_array_equal(there.along(v).losses(np.ones(3)), np.zeros(3))
     assert model.predict(w).shape == (0,)
@@ -133,12 +133,12 @@ def test_no_rows(text, storage, weighted):
 def test_inputs_are_never_written_to(text):
     loss, rng = make_loss(text), np.random.default_rng(2)
     X, y, weight = rng.standard_normal((9, 3)), sample_labels(loss, 9, rng), rng.uniform(1, 2, 9)
-    model = loss.on(Shard(X, y, weight), CLASSES.get(loss.name))
-    w, z = rng.standard_normal(model.size), model.logits(rng.standard_normal(model.size))
+    model = loss.on_shard(Shard(X, y, weight), CLASSES.get(loss.name))
+    w, z = rng.standard_normal(model.dim), model.logits(rng.standard_normal(model.dim))
     for array in (X, y, weight, w, z):
         array.flags.writeable = False
     there = model.at(w, z=z)
-    there.value(), there.gradient(), there.hessian_product(w), there.hessian(), model.predict(w)
+    there.value(), there.gradient(), there.hvp(w), there.hessian(), model.predict(w)
     there.along(w).losses(np.ones(2))
 
 
@@ -150,7 +150,7 @@ def test_extreme_logits_stay_finite(extreme, a, b, number):
     classes = CLASSES.get(loss.name)
     t = loss.targets(np.array([classes[number % len(classes)] if classes else float(number)]), classes)
     z = np.array([a]) if loss.outputs(classes) == 1 else np.array([[a, b, -a, 0.0][: loss.outputs(classes)]])
-    results = (loss.values(z, t), loss.slopes(z, t), loss.bend(loss.second(z, t), np.ones_like(z)))
+    results = (loss.values(z, t), loss.derivatives(z, t), loss.apply_second(loss.second_terms(z, t), np.ones_like(z)))
     for result in results:
         assert np.isfinite(result).all()
     if loss.convex and loss.outputs(classes) == 1:
@@ -160,7 +160,7 @@ def test_extreme_logits_stay_finite(extreme, a, b, number):
 def test_trial_steps_are_leading_axes(text):
     model, w, p = model_of(text)
     z = model.logits(w) + np.arange(3.0).reshape(3, *[1] * model.logits(w).ndim) * model.logits(p)
-    for formula in (model.loss.values, model.loss.slopes):
+    for formula in (model.loss.values, model.loss.derivatives):
         np.testing.assert_array_equal(formula(z, model.t), np.stack([formula(one, model.t) for one in z]))
 
 
@@ -168,8 +168,8 @@ def test_trial_steps_are_leading_axes(text):
 def test_zoo(name):
     """Value, gradient and Hessian of the whole problem are the zoo's, and the gradient at its optimum is 0."""
     problem = ZOO[name]
-    models = [problem.loss.on(shard, problem.classes) for shard in problem.shards]
-    mass = np.array([shard.mass for shard in problem.shards])
+    models = [problem.loss.on_shard(shard, problem.classes) for shard in problem.shards]
+    mass = np.array([shard.total_weight for shard in problem.shards])
     share = mass / mass.sum()
     assert 0.0 in mass
     for w in (problem.start, *(problem.optimum or ())[:1]):
@@ -186,7 +186,7 @@ def test_zoo(name):
 
 
 def test_ridge_optimum_of_the_zoo_is_the_normal_equations():
-    for name in ("ridge-dense", "ridge-csr"):
+    for name in ("squared-dense", "squared-csr"):
         X, y, share = ZOO[name]._rows
         closed = np.linalg.solve(X.T @ (share[:, None] * X) + ZOO[name].l2 * np.eye(X.shape[1]), X.T @ (share * y))
         np.testing.assert_allclose(ZOO[name].optimum[0], closed, rtol=0, atol=1e-12)
@@ -227,13 +227,16 @@ def test_poisson_is_half_the_deviance_and_the_log_likelihood():
 def test_poisson_is_smooth_where_the_exponential_ends():
     poisson, zero = make_loss("poisson"), np.zeros(2)
     z = np.array([300.0 - 1e-9, 300.0 + 1e-9])
-    for formula in (poisson.values, poisson.slopes, poisson.curvatures):
+    for formula in (poisson.values, poisson.derivatives, poisson.second_derivatives):
         below, above = formula(z, zero)
         assert np.isclose(below, np.exp(300.0), rtol=1e-8)
         assert np.isclose(above, below, rtol=1e-8)
     # The Taylor polynomial, and its derivatives, at u = 2 beyond.
     far, t = np.array([302.0]), np.zeros(1)
-    factors = [formula(far, t)[0] / np.exp(300.0) for formula in (poisson.values, poisson.slopes, poisson.curvatures)]
+    factors = [
+        formula(far, t)[0] / np.exp(300.0)
+        for formula in (poisson.values, poisson.derivatives, poisson.second_derivatives)
+    ]
     np.testing.assert_allclose(factors, [1 + 2 + 2, 1 + 2, 1], rtol=1e-12)
 
 
@@ -243,10 +246,12 @@ def test_huber_is_scipys(delta):
     y = np.full(81, 0.5)
     loss = make_loss(f"huber:delta={delta}")
     np.testing.assert_allclose(loss.values(r + y, y), special.huber(delta, r), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(loss.slopes(r + y, y), np.sign(r) * np.minimum(abs(r), delta), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        loss.derivatives(r + y, y), np.sign(r) * np.minimum(abs(r), delta), rtol=1e-12, atol=1e-15
+    )
 
 
-@pytest.mark.parametrize("text, expected", [("ridge", 4.5), ("softplus", (np.log(2) - 3) ** 2)])
+@pytest.mark.parametrize("text, expected", [("squared", 4.5), ("softplus", (np.log(2) - 3) ** 2)])
 def test_squares_at_zero(text, expected):
     assert np.isclose(make_loss(text).values(np.zeros(1), np.array([3.0]))[0], expected, rtol=1e-14)
 
@@ -254,7 +259,7 @@ def test_squares_at_zero(text, expected):
 def test_predictions():
     z = np.array([-1.0, 0.0, 2.0])
     np.testing.assert_array_equal(make_loss("logistic").predictions(z, (3.0, 7.0)), [3.0, 3.0, 7.0])
-    np.testing.assert_array_equal(make_loss("ridge").predictions(z, None), z)
+    np.testing.assert_array_equal(make_loss("squared").predictions(z, None), z)
     np.testing.assert_allclose(make_loss("poisson").predictions(z, None), np.exp(z))
     np.testing.assert_allclose(make_loss("softplus").predictions(z, None), np.log(1 + np.exp(z)))
     Z = np.array([[0.1, -1.0], [-2.0, 3.0], [-1.0, -2.0]])
@@ -269,7 +274,7 @@ def test_predictions():
     "text, y, classes, sentence",
     [
         ("logistic", [1.0, 2.0, 3.0], (1.0, 2.0, 3.0), "2 classes; these have 3"),
-        ("logistic", [0.5], None, "these are real numbers. Use ridge"),
+        ("logistic", [0.5], None, "these are real numbers. Use squared"),
         ("logistic", [0.0, 1.0, 5.0], (0.0, 1.0), "row 2 has 5"),
         ("logistic", [np.nan], (0.0, 1.0), "row 0 has nan"),
         ("softmax", [0.0], (0.0,), "1 logits for 1 classes; it needs 2"),
@@ -278,7 +283,7 @@ def test_predictions():
         ("softmax", [0.5], None, "these are real numbers"),
         ("poisson", [0.0, 2.5, -1.0], None, "not negative; row 2 has -1"),
         ("poisson", [np.inf], None, "finite"),
-        ("ridge", [1.0, np.nan], None, "ridge needs finite labels; row 1 has nan"),
+        ("squared", [1.0, np.nan], None, "squared needs finite labels; row 1 has nan"),
         ("softplus", [np.inf], None, "row 0 has inf"),
     ],
 )
@@ -294,16 +299,18 @@ def test_classes_may_come_in_any_order():
 
 def test_softmax_has_no_curvatures():
     model, w, _ = model_of("softmax")
-    assert "curvature" not in model.loss.provides
+    assert "second_derivatives" not in model.loss.provides
     with pytest.raises(ConfigError, match="softmax has no curvature coefficients"):
-        model.at(w).curvatures()
+        model.at(w).second_derivatives()
 
 
 def test_curvatures_make_the_hessian(text):
     model, w, _ = model_of(text)
-    if "curvature" in model.loss.provides:
+    if "second_derivatives" in model.loss.provides:
         X = model.rows.X
-        np.testing.assert_allclose(model.at(w).hessian(), X.T @ np.diag(model.at(w).curvatures()) @ X / 40, rtol=1e-12)
+        np.testing.assert_allclose(
+            model.at(w).hessian(), X.T @ np.diag(model.at(w).second_derivatives()) @ X / 40, rtol=1e-12
+        )
 
 
 def test_make_loss():
@@ -321,7 +328,7 @@ def test_make_loss():
         ("hubr", "there is no loss 'hubr'.*did you mean 'huber'"),
         ("", "there is no loss ''"),
         ("huber:dleta=1", "no setting 'dleta'.*did you mean 'delta'"),
-        ("ridge:delta=1", "ridge has no setting 'delta'"),
+        ("squared:delta=1", "squared has no setting 'delta'"),
         ("huber:delta=wide", "delta = 'wide' must be a number"),
         ("huber:delta=0", "delta = 0 must be a positive number"),
         ("huber:delta=nan", "must be"),
@@ -338,11 +345,11 @@ def test_make_loss_refuses(text, sentence):
 def test_table_of_losses():
     lines = describe()
     assert len(lines) == 1 + len(LOSSES)
-    assert len({line.index("gradient") for line in lines[1:] if "curvature" not in line}) == 1
+    assert len({line.index("gradient") for line in lines[1:] if "second_derivatives" not in line}) == 1
     table = {line.split()[0]: line for line in lines}
     assert "huber:delta=1.0" in table
-    assert "(z - y)^2 / 2  " in table["ridge"]
-    assert "curvature" not in table["softmax:reduced=false"]
+    assert "(z - y)^2 / 2  " in table["squared"]
+    assert "second_derivatives" not in table["softmax:reduced=false"]
     assert " no " in table["softplus"]
     result = CliRunner().invoke(command)
     assert (result.exit_code, result.output) == (0, "\n".join(lines) + "\n")

@@ -35,7 +35,7 @@ def slow(text, w, shard):
     act = np.tanh if loss.activation == "tanh" else lambda z: z * (z > 0)
     widths = [6, *map(int, loss.hidden.split("-")), 3]
     X = shard.X.toarray() if sparse.issparse(shard.X) else shard.X
-    total, mass = 0.0, np.ones(len(X)) if shard.weight is None else shard.weight
+    total, mass = 0.0, np.ones(len(X)) if shard.sample_weight is None else shard.sample_weight
     for x, y, m in zip(X, shard.y, mass):
         first, a = 0, x.astype(float)
         for k, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
@@ -51,10 +51,12 @@ def slow(text, w, shard):
 
 def model_of(text, **kwargs):
     loss, shard = make_loss(text), shard_of(**kwargs)
-    model = loss.on(shard, CLASSES)
+    model = loss.on_shard(shard, CLASSES)
     rng = np.random.default_rng(9)
-    w = loss.begin(6, CLASSES, 3) + 0.1 * rng.standard_normal(model.size)  # no pre-activation at the kink of a relu
-    return model, shard, w, rng.standard_normal(model.size)
+    w = loss.initial_weights(6, CLASSES, 3) + 0.1 * rng.standard_normal(
+        model.dim
+    )  # no pre-activation at the kink of a relu
+    return model, shard, w, rng.standard_normal(model.dim)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -68,27 +70,27 @@ def test_value_and_derivatives(text, weighted, storage, dtype):
     assert there.value() == pytest.approx(slow(text, w, shard), rel=1e-13)
     assert there.gradient() @ v == pytest.approx((ahead.value() - behind.value()) / (2 * step), rel=1e-7)
     bent = (ahead.gradient() - behind.gradient()) / (2 * step)
-    np.testing.assert_allclose(there.hessian_product(v), bent, rtol=0, atol=1e-7 * np.abs(bent).max())
+    np.testing.assert_allclose(there.hvp(v), bent, rtol=0, atol=1e-7 * np.abs(bent).max())
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_hessian_products_are_symmetric_and_linear(text):
     model, _, w, v = model_of(text, weighted=True)
-    u, there = np.random.default_rng(5).standard_normal(model.size), model.at(w)
-    Hu, Hv = there.hessian_product(u), there.hessian_product(v)
+    u, there = np.random.default_rng(5).standard_normal(model.dim), model.at(w)
+    Hu, Hv = there.hvp(u), there.hvp(v)
     assert u @ Hv == pytest.approx(v @ Hu, rel=1e-11)
-    np.testing.assert_allclose(there.hessian_product(2 * u - v), 2 * Hu - Hv, atol=1e-13)
+    np.testing.assert_allclose(there.hvp(2 * u - v), 2 * Hu - Hv, atol=1e-13)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_a_part_is_the_mean_of_its_rows(weighted):
     model, shard, w, v = model_of(TEXTS[1], weighted=weighted)
     rows = np.array([3, 7, 8, 20])
-    few = Shard(shard.X[rows], shard.y[rows], None if shard.weight is None else shard.weight[rows])
-    part, alone = model.part(rows).at(w), make_loss(TEXTS[1]).on(few, CLASSES).at(w)
+    few = Shard(shard.X[rows], shard.y[rows], None if shard.sample_weight is None else shard.sample_weight[rows])
+    part, alone = model.subset(rows).at(w), make_loss(TEXTS[1]).on_shard(few, CLASSES).at(w)
     assert part.value() == pytest.approx(alone.value(), rel=1e-14)
     np.testing.assert_allclose(part.gradient(), alone.gradient(), atol=1e-15)
-    np.testing.assert_allclose(part.hessian_product(v), alone.hessian_product(v), atol=1e-14)
+    np.testing.assert_allclose(part.hvp(v), alone.hvp(v), atol=1e-14)
 
 
 def test_no_rows():
@@ -96,7 +98,7 @@ def test_no_rows():
     there = model.at(w)
     assert there.value() == 0
     assert not there.gradient().any()
-    assert not there.hessian_product(v).any()
+    assert not there.hvp(v).any()
     assert model.predict(w).shape == (0,)
 
 
@@ -106,14 +108,14 @@ def test_the_ray_evaluates_points():
     steps = np.array([0.0, 0.5, 1.0])
     np.testing.assert_array_equal(ray.losses(steps), [model.at(w + a * p).value() for a in steps])
     np.testing.assert_array_equal(ray.at(0.5).w, w + 0.5 * p)
-    assert model.at(w).kept() == {}
+    assert model.at(w).cache() == {}
 
 
 def test_the_start_depends_on_the_seed_alone_and_is_he():
     loss = make_loss("mlp:hidden=400-300")
-    w, shapes = loss.begin(200, CLASSES, 1), loss.shapes(200, CLASSES)
-    np.testing.assert_array_equal(w, loss.begin(200, CLASSES, 1))
-    assert not np.array_equal(w, loss.begin(200, CLASSES, 2))
+    w, shapes = loss.initial_weights(200, CLASSES, 1), loss.shapes(200, CLASSES)
+    np.testing.assert_array_equal(w, loss.initial_weights(200, CLASSES, 1))
+    assert not np.array_equal(w, loss.initial_weights(200, CLASSES, 2))
     parts = np.split(w, np.cumsum([shape.size for shape in shapes])[:-1])
     for shape, part in zip(shapes, parts):
         if shape.name.startswith("b"):
@@ -133,7 +135,7 @@ def test_biases_and_intercept_are_not_regularised():
     np.testing.assert_array_equal(free, [*W1.ravel(), True, True, *[False] * 6, True, True, True])
     assert loss.regularised(3, CLASSES, False).sum() == 12
     fleet = local_fleet([shard_of()], loss, CLASSES, 0.5)
-    np.testing.assert_array_equal(fleet.problem.ridge, 0.5 * loss.regularised(6, CLASSES, False))
+    np.testing.assert_array_equal(fleet.problem.l2_vector, 0.5 * loss.regularised(6, CLASSES, False))
 
 
 @pytest.mark.parametrize(
@@ -154,19 +156,19 @@ def test_settings_that_are_refused(text, sentence):
 def test_who_names_no_start_gets_the_loss_s_own():
     X, y = np.eye(6), np.array([0.0, 1.0, 2.0] * 2)
     found = minimize("lbfgs", (X, y), loss="mlp:hidden=4", max_iterations=0, seed=3)
-    np.testing.assert_array_equal(found.x, make_loss("mlp:hidden=4").begin(6, (0.0, 1.0, 2.0), 3))
+    np.testing.assert_array_equal(found.x, make_loss("mlp:hidden=4").initial_weights(6, (0.0, 1.0, 2.0), 3))
     assert not minimize("lbfgs", (X, y), loss="softmax", max_iterations=0, seed=3).x.any()
 
 
 def test_labels_must_be_classes():
     with pytest.raises(DataError, match="classes"):
-        make_loss("mlp").on(Shard(np.ones((1, 2)), np.array([0.5])), None)
+        make_loss("mlp").on_shard(Shard(np.ones((1, 2)), np.array([0.5])), None)
 
 
 @pytest.mark.parametrize(("method", "sentence"), [("newton", "mlp does not provide"), ("pisa", "set sigma")])
 def test_methods_that_cannot_train_it_say_so(method, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make_method(method, {}).fit_loss(make_loss("mlp"))
+        make_method(method, {}).validate_loss(make_loss("mlp"))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_second_order_methods_train_it(method, settings):
     fleet = local_fleet(shards, make_loss("mlp:hidden=6,activation=tanh"), CLASSES, 1e-3)
     made, losses = make_method(method, settings), []
     fleet.adopt(made)
-    begun = fleet.problem.begin()
+    begun = fleet.problem.initial_weights()
     run(made, fleet, begun, [Iterations(25)], watchers=[lambda row, _: losses.append(row.loss)])
     assert all(after <= before + 1e-12 for before, after in itertools.pairwise(losses))
     assert losses[-1] < 0.95 * losses[0]  # labels drawn at random: there is not much to learn

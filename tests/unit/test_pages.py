@@ -69,11 +69,11 @@ def test_a_page_has_the_figures_that_its_runs_give(tmp_path, monkeypatch):
     new, old = (
         {heading: [without_seconds(row) for row in rows] for heading, rows in page.items()} for page in (new, old)
     )
-    assert sorted(new) == ["4a/ridge-l2=0", "4d/ridge-l2=0", "Claims", "Claims, problem by problem"]
-    assert {row[0] for row in new["4a/ridge-l2=0"] + new["4d/ridge-l2=0"]} == {
+    assert sorted(new) == ["4a/squared-l2=0", "4d/squared-l2=0", "Claims", "Claims, problem by problem"]
+    assert {row[0] for row in new["4a/squared-l2=0"] + new["4d/squared-l2=0"]} == {
         "Hessian, sigma=8", "SISA, k0, gamma=0.5", "SISA, k0, gamma=0.8",
     }  # fmt: skip
-    for heading in ("4a/ridge-l2=0", "4d/ridge-l2=0", "Claims, problem by problem"):
+    for heading in ("4a/squared-l2=0", "4d/squared-l2=0", "Claims, problem by problem"):
         for row in new[heading]:
             assert row in old[heading]
 

@@ -115,7 +115,7 @@ def test_columns_labels_and_endings(many: Path) -> None:
     ("kind", "ending"), [("budget", "budget"), ("trouble", "failed"), ("interrupted", "running"), (None, "failed")]
 )
 def test_ending_by_kind_of_result(tmp_path: Path, kind: str | None, ending: str) -> None:
-    assert read_run(make_run(tmp_path / "a", [1], ended="failed", reason="stuck", kind=kind)).ending == ending
+    assert read_run(make_run(tmp_path / "a", [1], ended="failed", reason="fail", kind=kind)).ending == ending
 
 
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_gap_is_chosen_where_all_runs_have_it(tmp_path: Path) -> None:
     assert np.allclose(np.concatenate(seen.values), [0.75, 0.25, 0.75, 0], rtol=1e-15)
 
 
-@pytest.mark.parametrize("other", [{"data_sha256": "other"}, {"l2": 0.1}, {"loss": "ridge"}, {"data_sha256": ""}])
+@pytest.mark.parametrize("other", [{"data_sha256": "other"}, {"l2": 0.1}, {"loss": "squared"}, {"data_sha256": ""}])
 def test_losses_of_different_problems_are_not_compared(tmp_path: Path, other: dict) -> None:
     make_run(tmp_path / "a", [1, 0.5], gap=False)
     make_run(tmp_path / "b", [1, 0.25], gap=False, **other)

@@ -28,12 +28,12 @@ def masks(d: int, outputs: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", masks(6, 1))
-@pytest.mark.parametrize("name", [name for name in ZOO if name.startswith(("logistic", "ridge", "softmax"))])
+@pytest.mark.parametrize("name", [name for name in ZOO if name.startswith(("logistic", "squared", "softmax"))])
 def test_gradients_of_kept_weights(name, kind):
     problem = ZOO[name]
     for shard in problem.shards:
-        model = problem.loss.on(shard, problem.classes)
-        kept = masks(model.size, model.outputs)[kind]
+        model = problem.loss.on_shard(shard, problem.classes)
+        kept = masks(model.dim, model.outputs)[kind]
         w = np.where(kept, problem.start, 0.0)
         some = SubModel(model, kept)
         z = some.logits(w)
@@ -50,7 +50,7 @@ def test_other_features_are_never_looked_at(storage, loss):
     X = rng.standard_normal((20, 6))
     X[:, [0, 3]] = np.nan
     shard = Shard(sparse.csr_array(X) if storage == "csr" else X, rng.choice(classes, 20))
-    model = make_loss(loss).on(shard, classes)
+    model = make_loss(loss).on_shard(shard, classes)
     kept = np.repeat([False, True, True, False, True, True], model.outputs)
     some = SubModel(model, kept)
     z = some.logits(np.where(kept, 1.0, 0.0))
@@ -60,8 +60,8 @@ def test_other_features_are_never_looked_at(storage, loss):
 
 def test_work_is_that_of_the_features_and_outputs_with_a_kept_weight():
     problem = ZOO["softmax-dense"]
-    model = problem.loss.on(problem.shards[0], problem.classes)
-    number = np.arange(model.size)
+    model = problem.loss.on_shard(problem.shards[0], problem.classes)
+    number = np.arange(model.dim)
     assert SubModel(model, number % 3 == 1).work == pytest.approx(1 / 3)
     assert SubModel(model, number // 3 < 2).work == pytest.approx(1 / 3)
     assert SubModel(model, number < 4).work == pytest.approx(1 / 3)  # two features, one of them in part

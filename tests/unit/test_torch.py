@@ -56,9 +56,9 @@ def data_of(text, **kwargs):
 def placed(text, shard, scale=0.1):
     """The loss near its own start, and a direction."""
     loss, classes = make_loss(text), classes_of(text)
-    loss.fit(shard.features, classes, False)
-    rng, w = np.random.default_rng(9), loss.begin(shard.features, classes, 3)
-    return loss.on(shard, classes), w + scale * rng.standard_normal(len(w)), rng.standard_normal(len(w))
+    loss.validate(shard.features, classes, False)
+    rng, w = np.random.default_rng(9), loss.initial_weights(shard.features, classes, 3)
+    return loss.on_shard(shard, classes), w + scale * rng.standard_normal(len(w)), rng.standard_normal(len(w))
 
 
 # -- the same functions -----------------------------------------------------------------------------------------------
@@ -75,13 +75,13 @@ def transposed(w, outputs):
 def test_one_linear_layer_is_softmax(storage, weighted, block):
     shard, rng = shard_of(storage=storage, weighted=weighted), np.random.default_rng(1)
     w, v = rng.standard_normal(18), rng.standard_normal(18)
-    truth = make_loss("softmax").on(shard, CLASSES)
-    model = make_loss(f"{LINEAR},block={block}").on(shard, CLASSES)
+    truth = make_loss("softmax").on_shard(shard, CLASSES)
+    model = make_loss(f"{LINEAR},block={block}").on_shard(shard, CLASSES)
     there, got = truth.at(w), model.at(transposed(w, 3))
     assert got.value() == pytest.approx(there.value(), rel=1e-13)
     for mine, theirs in (
         (got.gradient(), there.gradient()),
-        (got.hessian_product(transposed(v, 3)), there.hessian_product(v)),
+        (got.hvp(transposed(v, 3)), there.hvp(v)),
     ):
         np.testing.assert_allclose(mine[:18], transposed(theirs, 3)[:18], atol=1e-14)
     np.testing.assert_array_equal(model.predict(transposed(w, 3)), truth.predict(w))
@@ -92,12 +92,12 @@ def test_one_linear_layer_is_softmax(storage, weighted, block):
 def test_two_layers_are_mlp(weighted, dtype):
     shard, ours = shard_of(weighted=weighted, dtype=dtype), make_loss("mlp:hidden=5,activation=tanh")
     model, w, v = placed(LAYERS, shard, 1.0)
-    truth = ours.on(shard, CLASSES)
+    truth = ours.on_shard(shard, CLASSES)
     for rows in (None, np.array([3, 7, 8, 20])):
-        there, got = (m.at(w) if rows is None else m.part(rows).at(w) for m in (truth, model))
+        there, got = (m.at(w) if rows is None else m.subset(rows).at(w) for m in (truth, model))
         assert got.value() == pytest.approx(there.value(), rel=1e-13)
         np.testing.assert_allclose(got.gradient(), there.gradient(), atol=1e-14)
-        np.testing.assert_allclose(got.hessian_product(v), there.hessian_product(v), atol=1e-13)
+        np.testing.assert_allclose(got.hvp(v), there.hvp(v), atol=1e-13)
     np.testing.assert_array_equal(model.predict(w), truth.predict(w))
     theirs, mine = ours.shapes(6, CLASSES), make_loss(LAYERS).shapes(6, CLASSES)
     assert [(s.sizes, s.hidden) for s in mine] == [(s.sizes, s.hidden) for s in theirs]
@@ -112,7 +112,7 @@ def test_the_iterates_of_a_method_are_those_on_mlp(method, settings):
     for text in ("mlp:hidden=5,activation=tanh", LAYERS):
         fleet, made = local_fleet(shards, make_loss(text), CLASSES, 1e-3), make_method(method, settings)
         fleet.adopt(made)
-        start = make_loss(LAYERS).begin(6, CLASSES, 3)
+        start = make_loss(LAYERS).initial_weights(6, CLASSES, 3)
         ends.append(run(made, fleet, start, [Iterations(8)]).state.w)
     np.testing.assert_allclose(*ends, rtol=1e-8, atol=1e-10)
 
@@ -127,10 +127,10 @@ def test_derivatives_are_those_of_the_value(text):
     ahead, behind = model.at(w + step * v), model.at(w - step * v)
     slope, g = (ahead.value() - behind.value()) / (2 * step), there.gradient()
     assert abs(slope - g @ v) <= 1e-7 * np.linalg.norm(g) * np.linalg.norm(v)
-    bent, Hv = (ahead.gradient() - behind.gradient()) / (2 * step), there.hessian_product(v)
+    bent, Hv = (ahead.gradient() - behind.gradient()) / (2 * step), there.hvp(v)
     np.testing.assert_allclose(Hv, bent, rtol=0, atol=1e-7 * np.linalg.norm(bent))
     u = np.random.default_rng(2).standard_normal(len(w))
-    assert u @ Hv == pytest.approx(v @ there.hessian_product(u), rel=1e-9)
+    assert u @ Hv == pytest.approx(v @ there.hvp(u), rel=1e-9)
 
 
 @pytest.mark.parametrize("text", [CNN, LSTM, GPT])
@@ -138,7 +138,7 @@ def test_float32_is_near(text):
     narrow, w, v = placed(f"{text},dtype=float32", data_of(text))
     wide, _, _ = placed(text, data_of(text))
     assert narrow.at(w).value() == pytest.approx(wide.at(w).value(), rel=1e-5)
-    for name, arguments in (("gradient", ()), ("hessian_product", (v,))):
+    for name, arguments in (("gradient", ()), ("hvp", (v,))):
         got, truth = (getattr(model.at(w), name)(*arguments) for model in (narrow, wide))
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, truth, atol=1e-4 * np.abs(truth).max())
@@ -172,11 +172,11 @@ def test_other_losses():
         ("huber", np.where(r < 1, r**2 / 2, r - 0.5)),
         ("modules:quartic", r**4),
     ):
-        model = make_loss(one + loss).on(shard, None)
+        model = make_loss(one + loss).on_shard(shard, None)
         assert model.at(w).value() == pytest.approx(truth.mean(), rel=1e-13)
         np.testing.assert_allclose(model.predict(w), z, rtol=1e-13)
     two = Shard(shard.X, np.where(y > 2, 7.0, 2.0))
-    model, sign = make_loss(one + "bce").on(two, (2.0, 7.0)), np.where(two.y > 2, 1.0, -1.0)
+    model, sign = make_loss(one + "bce").on_shard(two, (2.0, 7.0)), np.where(two.y > 2, 1.0, -1.0)
     assert model.at(w).value() == pytest.approx(-log_expit(sign * z).mean(), rel=1e-13)
     np.testing.assert_array_equal(model.predict(w), np.where(z > 0, 7.0, 2.0))
 
@@ -199,10 +199,10 @@ def test_the_start_is_the_module_s_own_and_depends_on_the_seed_alone():
     loss, modules = make_loss(LAYERS), pytest.importorskip("modules")
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    w = loss.begin(6, CLASSES, 5)
+    w = loss.initial_weights(6, CLASSES, 5)
     assert torch.equal(before, torch.get_rng_state())
-    np.testing.assert_array_equal(w, loss.begin(6, CLASSES, 5))
-    assert not np.array_equal(w, loss.begin(6, CLASSES, 6))
+    np.testing.assert_array_equal(w, loss.initial_weights(6, CLASSES, 5))
+    assert not np.array_equal(w, loss.initial_weights(6, CLASSES, 6))
     torch.manual_seed(5)
     own = [p.detach().numpy().ravel() for p in modules.layers(6, 5, 3).parameters()]
     np.testing.assert_array_equal(w, np.concatenate(own).astype(float))
@@ -213,7 +213,7 @@ def test_no_rows():
     there = model.at(w)
     assert there.value() == 0
     assert not there.gradient().any()
-    assert not there.hessian_product(v).any()
+    assert not there.hvp(v).any()
     assert model.predict(w).shape == (0,)
 
 
@@ -223,7 +223,7 @@ def test_the_same_bits_whatever_was_asked_before(text, dtype):
     model, w, v = placed(f"{text},dtype={dtype}", data_of(text))
     first, other = model.at(w), model.at(w)
     value, g = first.value(), first.gradient()
-    other.hessian_product(v)
+    other.hvp(v)
     np.testing.assert_array_equal(other.gradient(), g)
     assert other.value() == first.value() == value
     g[:] = 0
@@ -282,22 +282,22 @@ def test_settings_that_are_refused(text, sentence):
 )
 def test_modules_that_are_refused(rest, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make_loss(f"torch:{rest}" if rest else "torch").fit(6, CLASSES, False)
+        make_loss(f"torch:{rest}" if rest else "torch").validate(6, CLASSES, False)
 
 
 def test_other_refusals():
     with pytest.raises(ConfigError, match="leave --intercept out"):
-        make_loss(LINEAR).fit(6, CLASSES, True)
+        make_loss(LINEAR).validate(6, CLASSES, True)
     with pytest.raises(DataError, match="labels that are classes"):
-        make_loss(LINEAR).fit(6, None, False)
+        make_loss(LINEAR).validate(6, None, False)
     with pytest.raises(DataError, match="needs two classes, and there are 3"):
-        make_loss(f"{LINEAR},loss=bce").fit(6, CLASSES, False)
+        make_loss(f"{LINEAR},loss=bce").validate(6, CLASSES, False)
     with pytest.raises(DataError, match="whole numbers"):
-        make_loss(TIED).on(Shard(np.full((1, 6), 0.5), np.zeros(1)), None)
+        make_loss(TIED).on_shard(Shard(np.full((1, 6), 0.5), np.zeros(1)), None)
     with pytest.raises(DataError, match="tokens, whole numbers"):
-        make_loss(TIED).on(Shard(np.zeros((1, 6)), np.array([0.5])), None)
+        make_loss(TIED).on_shard(Shard(np.zeros((1, 6)), np.array([0.5])), None)
     with pytest.raises(ConfigError, match="does not provide"):
-        make_method("newton", {}).fit_loss(make_loss(LINEAR))
+        make_method("newton", {}).validate_loss(make_loss(LINEAR))
     model, w, _ = placed(LINEAR, shard_of())
     for name in ("hessian", "curvatures"):
         with pytest.raises(ConfigError, match="torch has no"):
@@ -307,8 +307,8 @@ def test_other_refusals():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu():
     with pytest.raises(ConfigError, match="finds no GPU here; use device=cpu"):
-        make_loss(f"{LINEAR},device=cuda").fit(6, CLASSES, False)
-    make_loss(f"{LINEAR},device=auto").fit(6, CLASSES, False)
+        make_loss(f"{LINEAR},device=cuda").validate(6, CLASSES, False)
+    make_loss(f"{LINEAR},device=auto").validate(6, CLASSES, False)
 
 
 def test_gpus_are_dealt_out_by_the_number_on_the_host():
@@ -329,4 +329,4 @@ def test_without_pytorch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "mpinewton.losses.torch.model", raising=False)
     with pytest.raises(ConfigError, match=r"PyTorch is not installed: pip install 'mpinewton\[torch\]'"):
-        make_loss(LINEAR).fit(6, CLASSES, False)
+        make_loss(LINEAR).validate(6, CLASSES, False)

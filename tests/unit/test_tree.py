@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpinewton.arrays import Array
-from mpinewton.fleet.tree import PartialSum, Tree, hosted
+from mpinewton.fleet.tree import PartialSum, Tree, hosted_workers
 
 WORKERS, RANKS = st.integers(1, 70), st.integers(1, 20)
 # Far apart, so that another order of the additions shows in the last bits; with zeros of both signs.
@@ -34,7 +34,7 @@ def by_definition(terms: list[Array], level: int = 0, index: int = 0) -> Array |
 
 @given(WORKERS, st.integers(1, 150))
 def test_every_worker_is_hosted_once_and_in_order(workers: int, ranks: int) -> None:
-    blocks = [hosted(rank, ranks, workers) for rank in range(ranks)]
+    blocks = [hosted_workers(rank, ranks, workers) for rank in range(ranks)]
     assert [worker for block in blocks for worker in block] == list(range(workers))
     assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
 
@@ -43,7 +43,7 @@ def test_every_worker_is_hosted_once_and_in_order(workers: int, ranks: int) -> N
 def test_with_a_power_of_two_of_ranks_a_block_is_one_node(workers: int, power: int) -> None:
     tree, ranks = Tree(workers), 1 << power
     for rank in range(ranks):
-        block = hosted(rank, ranks, workers)
+        block = hosted_workers(rank, ranks, workers)
         nodes = tree.cover(block.start, block.stop)
         assert len(nodes) == (len(block) > 0)
         assert all(tree.span(node) == (block.start, block.stop) for node in nodes)
@@ -98,7 +98,7 @@ def test_no_run_of_neighbouring_ranks_needs_more_nodes_than_the_longest(workers:
     for start in range(ranks):
         part = PartialSum(tree)
         for rank in range(start, ranks):
-            for worker in hosted(rank, ranks, workers):
+            for worker in hosted_workers(rank, ranks, workers):
                 part.add(tree.leaf(worker), None)
             assert len(part.nodes) <= longest
 

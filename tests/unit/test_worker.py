@@ -40,10 +40,10 @@ def worker_of(problem: Problem, intercept: bool = True, seed: int = 5, index: in
     (shard,) = problem.shards
     if intercept:
         shard = replace(shard, X=shard.X[:, :-1]).with_intercept()
-    masses = [0.6, 0.6, 0.6, 0.6]
-    masses[index] = 0.4 * (sum(masses) - 0.6) / 0.6  # a share of 0.4
+    total_weights = [0.6, 0.6, 0.6, 0.6]
+    total_weights[index] = 0.4 * (sum(total_weights) - 0.6) / 0.6  # a share of 0.4
     objective = Objective(
-        problem.loss, problem.classes, (1,) * 4, tuple(masses), shard.features, problem.l2, intercept, seed
+        problem.loss, problem.classes, (1,) * 4, tuple(total_weights), shard.features, problem.l2, intercept, seed
     )
     return Worker(index, shard, objective)
 
@@ -60,17 +60,17 @@ def truth(problem: Problem, w: Array) -> tuple[float, Array, Array]:
 def test_the_objective_is_that_of_dense_numpy_and_the_intercept_is_free(problem: Problem) -> None:
     worker, w = worker_of(problem), problem.start
     v = np.random.default_rng(1).standard_normal(w.size)
-    worker.place(w)
+    worker.move_to(w)
     f, g, H = truth(problem, w)
     assert worker.value() == pytest.approx(f, rel=1e-12)
     np.testing.assert_allclose(worker.gradient(), g, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(worker.hessian(), H, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(worker.hessian_product(v), H @ v, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(worker.hvp(v), H @ v, rtol=1e-10, atol=1e-12)
 
 
 def test_without_an_intercept_every_weight_is_regularised(problem: Problem) -> None:
     worker = worker_of(problem, intercept=False)
-    worker.place(problem.start)
+    worker.move_to(problem.start)
     f, g, H = problem.objective(problem.start)
     assert worker.value() == pytest.approx(f, rel=1e-12)
     np.testing.assert_allclose(worker.gradient(), g, rtol=1e-10, atol=1e-12)
@@ -81,8 +81,8 @@ def test_trial_steps_and_the_step_taken(problem: Problem) -> None:
     worker, w = worker_of(problem), problem.start
     p = np.random.default_rng(2).standard_normal(w.size)
     steps = np.array([0.0, 1.0, -0.5, 1e-3, 0.25])
-    worker.place(w)
-    worker.aim(p)
+    worker.move_to(w)
+    worker.set_direction(p)
     np.testing.assert_allclose(worker.losses(steps), [truth(problem, w + a * p)[0] for a in steps], rtol=1e-11)
     worker.advance(0.25)
     f, g, _ = truth(problem, w + 0.25 * p)
@@ -94,14 +94,14 @@ def test_trial_steps_and_the_step_taken(problem: Problem) -> None:
 def walked(worker: Worker, steps: int, seed: int = 3) -> Worker:
     rng = np.random.default_rng(seed)
     for _ in range(steps):
-        worker.aim(rng.standard_normal(worker.w.size))
+        worker.set_direction(rng.standard_normal(worker.w.size))
         worker.advance(float(rng.uniform(0, 0.1)))
     return worker
 
 
 def placed(problem: Problem) -> Worker:
     worker = worker_of(problem)
-    worker.place(problem.start)
+    worker.move_to(problem.start)
     return worker
 
 
@@ -110,9 +110,9 @@ def test_the_logits_are_formed_afresh_after_so_many_steps() -> None:
     before, after = (walked(placed(problem), steps) for steps in (REFRESH - 1, REFRESH))
     exact = [worker_of(problem).model.logits(worker.w) for worker in (before, after)]
     # Sums of steps differ from the product in the last bits, until the product is formed again.
-    assert not np.array_equal(before.point.kept()["z"], exact[0])
-    np.testing.assert_allclose(before.point.kept()["z"], exact[0], rtol=0, atol=1e-12)
-    assert np.array_equal(after.point.kept()["z"], exact[1])
+    assert not np.array_equal(before.point.cache()["z"], exact[0])
+    np.testing.assert_allclose(before.point.cache()["z"], exact[0], rtol=0, atol=1e-12)
+    assert np.array_equal(after.point.cache()["z"], exact[1])
 
 
 def bits(worker: Worker) -> bytes:
@@ -138,7 +138,7 @@ def test_what_is_kept_has_the_order_it_is_restored_in(problem: Problem) -> None:
     worker = worker_of(problem)
     H = np.arange(6.0).reshape(2, 3)
     worker.memory |= {"H": H.T, "all": H[:, ::2]}
-    worker.settle()
+    worker.normalise_memory()
     assert all(a.flags.c_contiguous for a in worker.memory.values())
     assert np.array_equal(worker.memory["H"], H.T) and np.array_equal(worker.memory["all"], H[:, ::2])
 
@@ -151,23 +151,23 @@ def test_a_worker_that_stands_nowhere_is_restored_to_that(problem: Problem) -> N
 
 
 def test_what_must_come_first_is_said() -> None:
-    worker = placed(alone(ZOO["ridge-dense"]))
+    worker = placed(alone(ZOO["squared-dense"]))
     with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
         worker.losses(np.ones(1))
     with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
         worker.advance(1.0)
-    worker.aim(np.ones(6))
+    worker.set_direction(np.ones(6))
     worker.advance(1.0)
     with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
         worker.advance(1.0)  # the line began where the worker no longer is
-    worker.aim(np.ones(6))
-    worker.place(np.zeros(6))
+    worker.set_direction(np.ones(6))
+    worker.move_to(np.zeros(6))
     with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
         worker.losses(np.ones(1))
 
 
 def test_chance_depends_on_seed_worker_iteration_and_key_alone() -> None:
-    problem = alone(ZOO["ridge-dense"])
+    problem = alone(ZOO["squared-dense"])
 
     def draws(seed: int, index: int, iteration: int, *key: int) -> float:
         worker = worker_of(problem, seed=seed, index=index)
@@ -184,10 +184,10 @@ def test_chance_depends_on_seed_worker_iteration_and_key_alone() -> None:
 def test_trial_gradients_are_those_of_the_places(problem: Problem) -> None:
     worker, w = worker_of(problem), problem.start
     p = np.linspace(-1.0, 1.0, len(w))
-    worker.place(w)
+    worker.move_to(w)
     with pytest.raises(RuntimeError, match="aim"):
         worker.gradients(np.ones(1))
-    worker.aim(p)
+    worker.set_direction(p)
     steps = np.array([2.0, 0.5, 0.125])
     expected = [truth(problem, w + a * p)[1] for a in steps]
     np.testing.assert_allclose(worker.gradients(steps), expected, atol=1e-11)
@@ -205,7 +205,7 @@ def test_a_worker_without_rows_has_the_regulariser_alone() -> None:
     zoo = ZOO["logistic-csr"]
     worker = worker_of(alone(zoo, 2), intercept=False)
     w = zoo.start
-    worker.place(w)
+    worker.move_to(w)
     assert worker.rows == 0
     assert worker.value() == pytest.approx(zoo.l2 / 2 * w @ w)
     np.testing.assert_allclose(worker.gradient(), zoo.l2 * w)
@@ -216,11 +216,11 @@ def test_a_part_is_the_mean_of_its_rows(problem: Problem) -> None:
     worker, w = worker_of(problem), problem.start
     rows = np.array([3, 7, 8, 11, 40])
     (shard,) = problem.shards
-    few = Shard(shard.X[rows], shard.y[rows], None if shard.weight is None else shard.weight[rows])
-    part = worker.part(rows)
+    few = Shard(shard.X[rows], shard.y[rows], None if shard.sample_weight is None else shard.sample_weight[rows])
+    part = worker.subset(rows)
     with pytest.raises(RuntimeError, match="place"):
         part.value()
-    part.place(w)
+    part.move_to(w)
     f, g, H = truth(replace(problem, shards=[few]), w)
     assert part.value() == pytest.approx(f, rel=1e-12)
     np.testing.assert_allclose(part.gradient(), g, atol=1e-13)
@@ -229,7 +229,7 @@ def test_a_part_is_the_mean_of_its_rows(problem: Problem) -> None:
 
 
 def test_the_driver_draws_unlike_any_worker_and_alike_for_the_same_key() -> None:
-    fleet = on_many(ZOO["ridge-dense"])
+    fleet = on_many(ZOO["squared-dense"])
     fleet.iteration = 3
     driver = fleet.rng(1).random(4)
     assert np.array_equal(fleet.rng(1).random(4), driver)

@@ -12,14 +12,14 @@ from mpinewton import errors
 from mpinewton.arrays import AnyArray, Array, Bytes, Mask
 from mpinewton.errors import MpinewtonError, WorkerError
 from mpinewton.fleet import orders
-from mpinewton.fleet.calls import Call, Failure, unlike
+from mpinewton.fleet.calls import Call, Failure, layout_mismatch
 from mpinewton.fleet.fleet import Fleet, Traffic
-from mpinewton.fleet.orders import bundled, unbundled, unpacked_states
+from mpinewton.fleet.orders import pack_answer, unpack_answer, unpack_states
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.transport.introduction import introduction
 from mpinewton.fleet.transport.mpi import Link, Status, measure
 from mpinewton.fleet.transport.world import library
-from mpinewton.fleet.tree import PartialSum, Tree, hosted
+from mpinewton.fleet.tree import PartialSum, Tree, hosted_workers
 from mpinewton.fleet.wire import Layout, joined, layout_of, parted, restored, unflattened
 
 
@@ -29,7 +29,7 @@ class MpiFleet(Fleet):
     def __init__(self, link: Link, plan: Plan) -> None:
         super().__init__(plan.problem())
         self.link, self.fixed = link, plan.sums == "fixed"
-        self.tree = Tree(plan.workers)
+        self.tree = Tree(plan.n_workers)
         self._layouts: dict[tuple[str, str, Layout], Layout] = {}
 
     def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
@@ -57,12 +57,12 @@ class MpiFleet(Fleet):
         """The layout of the replies that are waiting, and the bytes it took to learn it. Raises what failed."""
         collected = self.link.collect(b"")
         first: Layout | None = None
-        for rank, answer in enumerate((unbundled(data)[0] for data in collected), start=1):
+        for rank, answer in enumerate((unpack_answer(data)[0] for data in collected), start=1):
             failure = answer.failure
             for worker, layout in answer.workers:
                 first = first or layout
                 if not layout.like(first) and (failure is None or worker < failure.worker):
-                    failure = Failure(worker, unlike(layout, first))
+                    failure = Failure(worker, layout_mismatch(layout, first))
             if failure is not None:
                 self._raise(failure, rank, call)
         assert first is not None, "a call asks at least one worker"
@@ -74,7 +74,7 @@ class MpiFleet(Fleet):
         self.link.busy = True
         down = self._tell(orders.Ask(call), joined(arrays) if arrays else None)
         collected = self.link.collect(b"")
-        bundles = [unbundled(data) for data in collected]
+        bundles = [unpack_answer(data) for data in collected]
         self.interrupted |= any(answer.interrupted for answer, _ in bundles)
         for rank, (answer, _) in enumerate(bundles, start=1):
             if answer.failure is not None:
@@ -101,7 +101,7 @@ class MpiFleet(Fleet):
         settings = msgspec.to_builtins(method)
         self.link.busy = True
         self._tell(orders.Adopt(f"{kind.__module__}:{kind.__qualname__}", settings))
-        answers = [unbundled(data)[0] for data in self.link.collect(b"")]
+        answers = [unpack_answer(data)[0] for data in self.link.collect(b"")]
         self.link.busy = False
         checked(answers)
         self._layouts.clear()
@@ -111,19 +111,19 @@ class MpiFleet(Fleet):
         self._tell(orders.Save(), joined([w]))
         states: dict[int, dict[str, Array]] = {}
         for data in self.link.collect(b""):
-            states |= unpacked_states(*unbundled(data))
+            states |= unpack_states(*unpack_answer(data))
         self.link.busy = False
-        return [states[index] for index in range(self.workers)]
+        return [states[index] for index in range(self.n_workers)]
 
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
         self.link.busy = True
         self._tell(orders.Restore(), joined([w]))
         for rank in range(self.link.ranks):
-            mine = [(index, states[index]) for index in hosted(rank, self.link.ranks, self.workers)]
+            mine = [(index, states[index]) for index in hosted_workers(rank, self.link.ranks, self.n_workers)]
             lists = [[np.asarray(a, order="C") for a in state.values()] for _, state in mine]
             workers = [(index, layout_of(False, arrays)) for (index, _), arrays in zip(mine, lists)]
             answer = orders.Answer(workers=workers, names=[list(state) for _, state in mine])
-            data = bundled(answer, [joined(arrays) for arrays in lists])
+            data = pack_answer(answer, [joined(arrays) for arrays in lists])
             self.link.deliver(rank + 1, np.array([len(data)]).view(np.uint8))
             self.link.deliver(rank + 1, data)
         self.link.busy = False
@@ -198,6 +198,6 @@ class MpiSession:
     def _order(self, order: orders.AnyOrder) -> Sequence[orders.Answer]:
         self.link.busy = True
         self.link.tell(msgspec.json.encode(order))
-        answers = [unbundled(data)[0] for data in self.link.collect(b"")]
+        answers = [unpack_answer(data)[0] for data in self.link.collect(b"")]
         self.link.busy = False
         return checked(answers)

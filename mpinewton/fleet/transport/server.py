@@ -13,12 +13,12 @@ import numpy as np
 from mpinewton.arrays import AnyArray, Bytes
 from mpinewton.errors import MpinewtonError
 from mpinewton.fleet import orders
-from mpinewton.fleet.calls import Call, Failure, found_task
-from mpinewton.fleet.host import Host, Summed
-from mpinewton.fleet.orders import bundled, unbundled, unpacked_states
+from mpinewton.fleet.calls import Call, Failure, find_task
+from mpinewton.fleet.host import Host, HostSum
+from mpinewton.fleet.orders import pack_answer, unpack_answer, unpack_states
 from mpinewton.fleet.transport.introduction import introduction
 from mpinewton.fleet.transport.mpi import Link, Status, measure
-from mpinewton.fleet.tree import hosted
+from mpinewton.fleet.tree import hosted_workers
 from mpinewton.fleet.wire import Layout, joined, layout_of, parted
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -48,7 +48,7 @@ class Server:
         self.host: Host | None = None
         self.fixed = True
         self.interrupted = False
-        self.waiting: Summed | None = None
+        self.waiting: HostSum | None = None
 
     def interrupt(self, number: int, frame: object) -> None:
         """A signal to stop: the driver hears of it with the next answer, and decides."""
@@ -79,7 +79,7 @@ class Server:
 
     def answer(self, arrays: list[AnyArray] | None = None, **content: Any) -> None:
         answer = orders.Answer(interrupted=self.interrupted, **content)
-        self.link.collect(bundled(answer, arrays or []))
+        self.link.collect(pack_answer(answer, arrays or []))
 
     def attempt(self, action: Callable[[], list[Any] | None]) -> None:
         """Do something that may go wrong, and report how it went: errors are the driver's to tell."""
@@ -95,10 +95,10 @@ class Server:
     def open(self, order: orders.Open) -> None:
         plan = order.plan
         self.host, self.fixed = None, plan.sums == "fixed"
-        self.host = Host.loaded(plan, hosted(self.link.rank - 1, self.link.ranks, plan.workers))
+        self.host = Host.loaded(plan, hosted_workers(self.link.rank - 1, self.link.ranks, plan.n_workers))
 
     def adopt(self, order: orders.Adopt) -> None:
-        self.ready.method = msgspec.convert(order.settings, found_task(order.kind, None))
+        self.ready.method = msgspec.convert(order.settings, find_task(order.kind, None))
 
     @property
     def ready(self) -> Host:
@@ -151,7 +151,7 @@ class Server:
     # -- the rest -----------------------------------------------------------------------------------------------
 
     def each(self, order: orders.Each) -> list[Any]:
-        task = found_task(order.task, None)
+        task = find_task(order.task, None)
         return [task(item) for item in order.items[self.link.rank - 1 :: self.link.ranks]]
 
     def save(self, data: Bytes) -> None:
@@ -163,8 +163,8 @@ class Server:
     def restore(self, data: Bytes) -> None:
         size = np.zeros(1, dtype=np.int64)
         size[:] = self.link.accept(0, 8).view(np.int64)
-        answer, content = unbundled(self.link.accept(0, int(size[0])))
+        answer, content = unpack_answer(self.link.accept(0, int(size[0])))
         w = data.view(np.float64)
-        states = unpacked_states(answer, content)
+        states = unpack_states(answer, content)
         for worker in self.ready.workers:
             worker.restore(states[worker.index], w)

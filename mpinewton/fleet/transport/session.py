@@ -54,7 +54,7 @@ class LocalSession:
         from mpinewton.fleet.host import Host
         from mpinewton.fleet.local import LocalFleet
 
-        return LocalFleet(Host.loaded(plan, range(plan.workers)))
+        return LocalFleet(Host.loaded(plan, range(plan.n_workers)))
 
     def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """[task(item) for item in items]."""

@@ -108,7 +108,7 @@ class Network:
             for name, p in self.weights.items()
         )
 
-    def begin(self, seed: int) -> Array:
+    def initial_weights(self, seed: int) -> Array:
         """The weights a new module has, shape (d,)."""
         made = dict(drawn(self.loss, seed).named_parameters())
         return np.concatenate([made[name].detach().double().numpy().ravel() for name in self.weights])
@@ -150,7 +150,7 @@ class Network:
 
     # -- what is refused ----------------------------------------------------------------------------------------
 
-    def fit(self, features: int, classes: Classes) -> None:
+    def validate(self, features: int, classes: Classes) -> None:
         """Refuse what cannot be trained on rows of so many features.
 
         Raises
@@ -226,16 +226,16 @@ class TorchModel:
     def __init__(self, loss: TorchModule, network: Network, shard: Shard, classes: Classes) -> None:
         self.loss, self.network, self.classes = loss, network, classes
         self.X, self.scale, self.t = shard.X, shard.scale, loss.targets(shard.y, classes)
-        self.weight = row_weights(shard)
-        self.size = sum(shape.size for shape in network.shapes)
+        self.row_weight = row_weights(shard)
+        self.dim = sum(shape.size for shape in network.shapes)
         values = np.asarray(shard.X.data if sparse.issparse(shard.X) else shard.X)
         if network.tokens and not (shard.scale == 1 and ((values >= 0) & (values == np.floor(values))).all()):
             raise DataError("torch: input = tokens needs rows of whole numbers from 0 on; pack them without --scale")
 
-    def part(self, rows: NDArray[np.intp]) -> TorchModel:
+    def subset(self, rows: NDArray[np.intp]) -> TorchModel:
         """The model on some of its rows, shape (k,): their mean."""
         part = copy.copy(self)
-        part.X, part.t, part.weight = self.X[rows], self.t[rows], weights_of_part(self.weight, rows)
+        part.X, part.t, part.row_weight = self.X[rows], self.t[rows], weights_of_part(self.row_weight, rows)
         return part
 
     def at(self, w: Array, **kept: Array) -> TorchPoint:
@@ -255,9 +255,9 @@ class TorchModel:
         if self.loss.labels == "next":
             t = torch.cat([x[:, 1:], t[:, None]], dim=1)
         losses = self.network.losses(self.network.outputs(w, x), t).double()
-        if isinstance(self.weight, float):
-            return losses.sum() * self.weight
-        return losses @ torch.tensor(self.weight[rows], device=losses.device)
+        if isinstance(self.row_weight, float):
+            return losses.sum() * self.row_weight
+        return losses @ torch.tensor(self.row_weight[rows], device=losses.device)
 
     def predict(self, w: Array) -> Array:
         """Classes, or the next token, or numbers: shape (n,).
@@ -307,7 +307,7 @@ class TorchPoint:
 
     @cached_property
     def value_and_slope(self) -> tuple[float, Array]:
-        value, total = 0.0, torch.zeros(self.model.size, dtype=torch.float64, device=self.flat.device)
+        value, total = 0.0, torch.zeros(self.model.dim, dtype=torch.float64, device=self.flat.device)
         for part in self.parts():
             value += part.item()
             total += torch.autograd.grad(part, self.flat)[0]
@@ -316,10 +316,10 @@ class TorchPoint:
     def gradient(self) -> Array:
         return self.value_and_slope[1].copy()
 
-    def hessian_product(self, v: Array) -> Array:
+    def hvp(self, v: Array) -> Array:
         """The derivative of g'v, g the gradient (Pearlmutter 1994)."""
         along = self.model.network.tensor(v)
-        total = torch.zeros(self.model.size, dtype=torch.float64, device=self.flat.device)
+        total = torch.zeros(self.model.dim, dtype=torch.float64, device=self.flat.device)
         for part in self.parts():
             (g,) = torch.autograd.grad(part, self.flat, create_graph=True)
             if g.requires_grad:  # else the loss is linear in w
@@ -329,11 +329,11 @@ class TorchPoint:
     def hessian(self) -> Array:
         raise ConfigError("torch has no Hessian matrix, only its products; use dino, giant with negative=abs, or lbfgs")
 
-    def curvatures(self) -> Array:
+    def second_derivatives(self) -> Array:
         raise ConfigError("torch has no curvature coefficients, it is not linear in its weights; use a linear model")
 
     def along(self, p: Array) -> PointRay:
         return PointRay(self.model, self.w, p)
 
-    def kept(self) -> dict[str, Array]:
+    def cache(self) -> dict[str, Array]:
         return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 from mpinewton.losses.loss import Classes, Loss, Shape, Targets
+from mpinewton.settings import setting
 
 if TYPE_CHECKING:
     from mpinewton.losses.torch.model import Network, TorchModel
@@ -34,21 +35,26 @@ class TorchModule(Loss):
     alone; all matrices but embeddings and the last are hidden ones.
     """
 
-    name: ClassVar[str] = "torch"
-    convex: ClassVar[bool] = False
-    provides: ClassVar[frozenset[str]] = frozenset({"gradient", "hessian_product"})
-    keeps_bytes: ClassVar[bool] = True
+    name = "torch"
+    convex = False
+    provides = frozenset({"gradient", "hvp"})
+    keeps_bytes = True
 
-    module: str = ""  # package.module:name
-    arguments: str = ""  # of what `module` names, as width=32;depth=2
-    loss: str = "cross-entropy"  # bce, mse (z - y)^2, huber, or package.module:name of (outputs, y), one loss a row
-    input: str = ""  # shape of a row, as 1x28x28; tokens: whole numbers; none: as it lies in the shard
-    labels: Literal["y", "next"] = "y"  # next: a language model's: of every token the next, of the last one y
-    dtype: Literal["float64", "float32"] = "float64"  # of the module; sums over rows are float64 always
-    device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: a GPU where there is one
-    block: int = 256  # rows evaluated at once, which bounds the memory
+    module: str = setting("", help="package.module:name")
+    arguments: str = setting("", help="of what `module` names, as width=32;depth=2")
+    loss: str = setting(
+        "cross-entropy", help="bce, mse (z - y)^2, huber, or package.module:name of (outputs, y), one loss a row"
+    )
+    input: str = setting("", help="shape of a row, as 1x28x28; tokens: whole numbers; none: as it lies in the shard")
+    labels: Literal["y", "next"] = setting(
+        "y", help="next: a language model's: of every token the next, of the last one y"
+    )
+    dtype: Literal["float64", "float32"] = setting("float64", help="of the module; sums over rows are float64 always")
+    device: Literal["cpu", "cuda", "auto"] = setting("cpu", help="auto: a GPU where there is one")
+    block: int = setting(256, help="rows evaluated at once, which bounds the memory")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("module", "loss"):
             text = getattr(self, name)
             if text and text not in CRITERIA and not all(text.partition(":")):
@@ -100,10 +106,10 @@ class TorchModule(Loss):
             raise ConfigError("torch: PyTorch is not installed: pip install 'mpinewton[torch]'") from None
         return network(self)
 
-    def fit(self, features: int, classes: Classes, intercept: bool) -> None:
-        super().fit(features, classes, intercept)
+    def validate(self, features: int, classes: Classes, intercept: bool) -> None:
+        super().validate(features, classes, intercept)
         self.regularised(features, classes, intercept)
-        self.network().fit(features, classes)
+        self.network().validate(features, classes)
 
     def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:
         """The parameters that can be trained, in the order of the module."""
@@ -116,9 +122,9 @@ class TorchModule(Loss):
         shapes = self.shapes(features, classes)
         return np.concatenate([np.full(shape.size, len(shape.sizes) == 2) for shape in shapes])
 
-    def begin(self, features: int, classes: Classes, seed: int) -> Array:
+    def initial_weights(self, features: int, classes: Classes, seed: int) -> Array:
         """The module's own first weights, shape (d,)."""
-        return self.network().begin(seed)
+        return self.network().initial_weights(seed)
 
     def targets(self, y: Array, classes: Classes) -> Targets:
         """Numbers of the classes for cross-entropy and bce; tokens for labels=next; else the labels as they are."""
@@ -131,10 +137,10 @@ class TorchModule(Loss):
             raise DataError(f"torch: loss=bce needs two classes, and there are {len(classes)}: use loss=cross-entropy")
         return self.class_numbers(y, classes)
 
-    def on(self, shard: Shard, classes: Classes) -> TorchModel:
+    def on_shard(self, shard: Shard, classes: Classes) -> TorchModel:
         """This loss on one shard."""
         network = self.network()
         from mpinewton.losses.torch.model import TorchModel
 
-        network.fit(shard.features, classes)
+        network.validate(shard.features, classes)
         return TorchModel(self, network, shard, classes)

@@ -9,10 +9,11 @@ from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
-from mpinewton.linalg.krylov import Lanczos, Solved, cg, lanczos
+from mpinewton.linalg.krylov import Lanczos, Solution, cg, lanczos
 from mpinewton.losses import Loss
 from mpinewton.losses.linear import LinearPoint
-from mpinewton.methods.support.method import Method
+from mpinewton.methods.support.method import Method, S
+from mpinewton.settings import setting
 
 
 def krylov(worker: Worker, b: Array, limit: int) -> Lanczos:
@@ -21,41 +22,37 @@ def krylov(worker: Worker, b: Array, limit: int) -> Lanczos:
     A shard of few dense rows, one logit each, works in the span of its rows; where an intercept goes free the ridge
     does not map that span into itself.
     """
-    point, ridge = worker.point, worker.l2
+    point, ridge = worker.point, worker.l2_vector
     if isinstance(point, LinearPoint) and point.model.outputs == 1 and (ridge == ridge[0]).all():
         span = point.model.rows.span
         if span is not None:
-            return span.lanczos(point.model.weight * point.second, float(ridge[0]), b, limit)
-    return lanczos(worker.hessian_product, b, limit, 0.0)
+            return span.lanczos(point.model.row_weight * point.second, float(ridge[0]), b, limit)
+    return lanczos(worker.hvp, b, limit, 0.0)
 
 
 @dataclass(frozen=True)
-class Inner(Method):
+class Inner(Method[S]):
     """Base of the methods with a Krylov solver inside."""
 
-    limit: int = 50  # iterations of the inner solver
-    tolerance: float = 1e-4  # of the inner solver, relative to the right-hand side
-
-    def __post_init__(self) -> None:
-        self.require(self.limit >= 1, "limit", "at least 1")
-        self.require(0 < self.tolerance < 1, "tolerance", "between 0 and 1")
+    limit: int = setting(50, ge=1, help="iterations of the inner solver")
+    tolerance: float = setting(0.0001, gt=0, lt=1, help="of the inner solver, relative to the right-hand side")
 
 
 @dataclass(frozen=True)
-class LocalNewtonSystem(Inner):
+class LocalNewtonSystem(Inner[S]):
     """Base of the methods whose workers solve H_i v = g: `exact` by Cholesky, `cg` without forming H_i."""
 
-    solver: Literal["cg", "exact"] = "cg"
+    solver: Literal["cg", "exact"] = setting("cg", help="")
 
-    def fit_loss(self, loss: Loss) -> None:
-        super().fit_loss(loss)
+    def validate_loss(self, loss: Loss) -> None:
+        super().validate_loss(loss)
         if self.solver == "exact" and "hessian" not in loss.provides:
             raise ConfigError(
                 f"{self.name} with solver=exact needs hessian, which {loss.name} does not provide; use solver=cg"
             )
 
-    def solve(self, worker: Worker, g: Array, flat: float = 0.0) -> Solved:
+    def solve(self, worker: Worker, g: Array, flat: float = 0.0) -> Solution:
         """H_i^-1 g where the worker stands, shape (d,); a status but "solved" and "limit" says curvature <= 0."""
         if self.solver == "exact":
             return solve_semidefinite(worker.hessian(), g)
-        return cg(worker.hessian_product, g, self.limit, self.tolerance, flat)
+        return cg(worker.hvp, g, self.limit, self.tolerance, flat)

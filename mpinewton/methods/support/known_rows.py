@@ -21,8 +21,8 @@ from mpinewton.compress.bits import (
     unpack_rows,
 )
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.support.method import Iterate
-from mpinewton.methods.support.tasks import linear
+from mpinewton.methods.support.method import State
+from mpinewton.methods.support.tasks import linear_model
 
 
 def _none() -> Integers:
@@ -30,7 +30,7 @@ def _none() -> Integers:
 
 
 @dataclass(frozen=True, eq=False)
-class Informed(Iterate):
+class KnownRowsState(State):
     """An iterate, and the rows known to the driver in the order they came.
 
     Rows are numbered through all workers: row j of worker i is number rows_0 + ... + rows_{i-1} + j.
@@ -47,10 +47,10 @@ class Informed(Iterate):
         return entries_of(every, self.place[numbers]).matrix(p)
 
 
-State = TypeVar("State", bound=Informed)
+K = TypeVar("K", bound=KnownRowsState)
 
 
-def told(now: State, numbers: Integers, rows: Entries) -> State:
+def told(now: K, numbers: Integers, rows: Entries) -> K:
     """The state that knows these rows too."""
     place = now.place.copy()
     place[numbers] = len(now.counts) + np.arange(len(numbers))
@@ -72,7 +72,7 @@ def all_rows(fleet: Fleet, dense: bool = False) -> Entries:
 
 def sparse_rows(worker: Worker) -> tuple[Bytes, NDArray[Any]]:
     """All rows as they are stored, in as few bits as they need."""
-    fields, values = pack_rows(linear(worker).rows.X, np.arange(worker.rows))
+    fields, values = pack_rows(linear_model(worker).rows.X, np.arange(worker.rows))
     return pack_bits(*fields), values
 
 
@@ -83,5 +83,5 @@ def dense_rows(worker: Worker) -> tuple[Bytes, NDArray[Any]]:
 
 def made_dense(worker: Worker, rows: NDArray[np.integer[Any]]) -> Array:
     """Some rows of the worker with all their zeros, shape (k, p)."""
-    X = linear(worker).rows.X
+    X = linear_model(worker).rows.X
     return np.asarray(entries_of(X, rows).matrix(X.shape[1]).toarray())

@@ -1,13 +1,11 @@
-"""What a method is: frozen hyper-parameters, `start` and `step`. Everything around it wraps it from outside."""
+"""What a method is: a frozen dataclass of settings with `start` and `step`. Everything around it wraps it from outside."""
 
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import numpy as np
 
@@ -15,118 +13,181 @@ from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem
 from mpinewton.losses import LOSSES, Loss
+from mpinewton.settings import Configured
 
 UNLIKE = ("blocks", "round-robin", "label-skew", "dirichlet")  # partitions that do not permute the rows
+UNKNOWN: Array = np.zeros(0)  # in place of a gradient that a method does not know
 log = logging.getLogger("mpinewton")
 
 
 @dataclass(frozen=True, eq=False)
-class Iterate:
-    """Where a method stands after a step. A method that must remember more derives from this; every field is saved."""
+class State:
+    """What a method remembers from one step to the next; every field is saved in checkpoints.
 
-    w: Array  # weights, shape (d,)
-    # Where a method moves before it is told, both stay unknown; they are measured for the record, at no charge.
-    loss: float = NAN  # objective at w
-    gradient: Array = field(default_factory=lambda: np.zeros(0))  # of the objective at w, shape (d,)
-    step: float = NAN  # step size that led here
-    note: str = ""  # anything worth a word in the history
-    trouble: str = ""  # why the method cannot go on from here, in a sentence
-    finished: str = ""  # why the method has no more to do: it comes no closer than this, in a sentence
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():  # in C order, as a checkpoint gives it back: H.T @ v rounds unlike H @ v
-            if isinstance(value, np.ndarray):
-                object.__setattr__(self, name, np.asarray(value, order="C"))
-
-
-State = TypeVar("State", bound=Iterate)
-
-
-@dataclass(frozen=True)
-class Method(ABC):
-    """Base of all methods. Fields are the settings, letters of the paper allowed; `start` and `step` run on the driver.
+    A method that remembers more derives a class from this one, with `@dataclass(frozen=True, eq=False, kw_only=True)`.
 
     Attributes
     ----------
-    needs : what the loss must provide.
-    convex_only : bool
-        Whether the method means nothing on a loss that is not convex.
-    shards_alike : bool
-        Whether the workers' own models or directions are averaged, which means much where shards resemble one another.
-    rows_travel : bool
-        Whether rows of the data leave their workers: such methods are compared apart from the others.
-    state : type
-        The class of what `start` and `step` return.
-    aliases : dict
-        Settings that people may call by another name than the field has: {"step": "step_size"}.
+    w : array, shape (d,)
+        Weights.
+    loss : float
+        Objective at w; NaN where the method does not know it. It is then measured for the record, at no charge.
+    gradient : array, shape (d,)
+        Gradient of the objective at w; `UNKNOWN` where the method does not know it.
+    step : float
+        Step size that led to w, for the history.
+    note : str
+        A remark for the history.
+    trouble : str
+        Why the method cannot continue from w, in a sentence; "" where it can.
+    finished : str
+        Why the method makes no further progress, in a sentence; "" where it does.
     """
 
-    name: ClassVar[str]
+    w: Array
+    loss: float = NAN
+    gradient: Array = field(default_factory=lambda: UNKNOWN)
+    step: float = NAN
+    note: str = ""
+    trouble: str = ""
+    finished: str = ""
+
+    def __post_init__(self) -> None:
+        # Arrays in C order, as a checkpoint returns them: H.T @ v and H @ v round differently.
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, np.asarray(value, order="C"))
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the method knows loss and gradient at w."""
+        return self.gradient.size > 0
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one iteration costs: formulae in d (weights), m (rows of the busiest worker) and k (inner steps).
+
+    Attributes
+    ----------
+    rounds : str
+        Rounds.
+    down, up : str
+        Floats per worker from the driver and to it.
+    note : str
+        When it costs something else.
+    """
+
+    rounds: str
+    down: str
+    up: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.rounds} rounds an iteration; floats per worker: {self.down} down, {self.up} up."
+        return f"{line} ({self.note})" if self.note else line
+
+
+@dataclass(frozen=True)
+class Method(Configured, ABC, Generic[S]):
+    """Base of all methods. Fields are the settings, letters of the paper allowed; `start` and `step` run on the driver.
+
+    Derive from `Method[MyState]`, or from `Method[State]` if nothing but weights, loss and gradient is remembered.
+
+    Attributes
+    ----------
+    name : str
+    needs : tuple of str
+        What the loss must provide; see `Loss.provides`.
+    convex_only : bool
+        Whether the method is meaningless for a loss that is not convex.
+    shards_alike : bool
+        Whether the method averages local models or directions, which helps only if shards resemble one another.
+    rows_travel : bool
+        Whether rows of the data leave their workers: such methods are compared apart from the others.
+    cost : Cost or None
+        Cost of an iteration; the docstring's last line is made of it, and a test compares it with the ledger.
+    state : type of State
+        The class of what `start` and `step` return; taken from the class that `Method[...]` names.
+    """
+
     needs: ClassVar[tuple[str, ...]] = ("gradient",)
     convex_only: ClassVar[bool] = False
     shards_alike: ClassVar[bool] = False
     rows_travel: ClassVar[bool] = False
-    state: ClassVar[type[Iterate]] = Iterate
-    aliases: ClassVar[Mapping[str, str]] = {}
+    cost: ClassVar[Cost | None] = None
+    state: ClassVar[type[State]] = State
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            states = [a for a in get_args(base) if isinstance(a, type) and issubclass(a, State)]
+            if states and isinstance(get_origin(base), type) and issubclass(get_origin(base), Method):
+                cls.state = states[0]
+        if cls.cost is not None and "name" in cls.__dict__ and cls.__doc__:
+            cls.__doc__ = f"{cls.__doc__.rstrip()}\n\n    {cls.cost}\n    "
 
     @abstractmethod
-    def start(self, fleet: Fleet, w: Array) -> Any:
-        """The state at w, shape (d,)."""
+    def start(self, fleet: Fleet, w: Array) -> S:
+        """The state at the first weights.
+
+        Parameters
+        ----------
+        fleet : Fleet
+        w : array, shape (d,)
+        """
 
     @abstractmethod
-    def step(self, fleet: Fleet, now: Any) -> Any:
-        """The state after one iteration; the same state with `trouble` where there is no going on."""
+    def step(self, fleet: Fleet, now: S) -> S:
+        """The state after one more iteration; `fail(now, why)` where the method cannot continue."""
 
-    def fit(self, problem: Problem) -> None:
-        """Refuse a problem that this method cannot do, before anything is started. Raises ConfigError."""
-        self.fit_loss(problem.loss)
+    def validate(self, problem: Problem) -> None:
+        """Refuse a problem that this method cannot solve, before anything is started.
+
+        Raises
+        ------
+        ConfigError
+            If the loss lacks what the method needs, or the problem does not suit the settings.
+        """
+        self.validate_loss(problem.loss)
         if self.shards_alike and problem.partition.partition(":")[0] in UNLIKE:
             log.warning(
-                "%s averages what the workers find on their own rows, and these were dealt out by %s: if that makes "
-                "them unlike, by label or time, it crawls or stops short; `pack --partition iid` permutes the rows",
+                "%s averages what the workers find on their own rows, and the rows were dealt out by %s. If that makes "
+                "shards unlike, by label or time, convergence is slow or incomplete; `pack --partition iid` permutes "
+                "the rows",
                 self.name, problem.partition,
             )  # fmt: skip
 
-    def fit_loss(self, loss: Loss) -> None:
-        """Refuse a loss that lacks what this method needs, naming what would do. Raises ConfigError."""
+    def validate_loss(self, loss: Loss) -> None:
+        """Refuse a loss that lacks what this method needs, and name losses that have it. Raises ConfigError."""
         missing = [need for need in self.needs if need not in loss.provides]
         if missing:
             able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
             raise ConfigError(
                 f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
-                f"{loss.name} has {', '.join(sorted(loss.provides))}: `mpinewton methods` says who needs no more"
+                f"{loss.name} provides {', '.join(sorted(loss.provides))}: `mpinewton methods` lists what each needs"
             )
         if self.convex_only and not loss.convex:
             raise ConfigError(
-                f"{self.name} needs a convex loss, and {loss.name} is not; dino, lbfgs or giant with negative=abs do"
+                f"{self.name} needs a convex loss, and {loss.name} is not convex; use dino, lbfgs or giant with "
+                "negative=abs"
             )
 
     def need(self, loss: Loss, what: str, setting: str, remedy: str) -> None:
-        """Refuse a setting that this loss cannot serve, naming losses that can. Raises ConfigError."""
+        """Refuse a setting that this loss cannot serve, and name losses that can. Raises ConfigError."""
         if what not in loss.provides:
             able = ", ".join(name for name, kind in LOSSES.items() if what in kind.provides)
             raise ConfigError(
-                f"{self.name}: {setting} needs the {what.replace('_', ' ')} of the loss, and {loss.name} has none; "
-                f"{remedy}, and {able} have one"
+                f"{self.name}: {setting} needs {what}, which {loss.name} does not provide; {remedy}. {able} provide it"
             )
 
-    def require(self, holds: bool, setting: str, rule: str) -> None:
-        """Refuse a setting out of its range, in a sentence. Raises ConfigError."""
-        if not holds:
-            raise ConfigError(f"{self.name}: {setting} = {getattr(self, setting)!r}, but it must be {rule}")
 
-    @classmethod
-    def cost(cls) -> tuple[str, str, str]:
-        """Rounds an iteration, floats down and floats up per worker, as the docstring promises them.
-
-        Formulae in d, and in k where an iteration takes k steps of some inner solver between driver and workers.
-        """
-        text = " ".join((cls.__doc__ or "").split())
-        found = re.search(r"(\d[\dk*+ ]*) rounds an iteration; floats per worker: (.+?) down, (.+?) up", text)
-        assert found, f"{cls.__name__}'s docstring has no cost line"
-        return found[1], found[2], found[3]
+AnyMethod = Method[Any]
 
 
-def stuck(now: State, trouble: str) -> State:
-    """The same state, and why there is no going on from it."""
+def fail(now: S, trouble: str) -> S:
+    """The same state, with the reason why the method cannot continue from it."""
     return replace(now, trouble=trouble)

@@ -119,6 +119,9 @@ def solve_curved(part: Worker, r: Array, ratio: float, freed: Array, solver: Sol
         return solved.x if solved.status == "solved" else np.full_like(r, np.nan)
     if solver == "woodbury" and isinstance(model, LinearModel):
         return solve_diagonal_and_rows(
-            1.0 + ratio * (part.l2 - freed), model.rows.X, ratio * model.weight * part.point.curvatures(), r
+            1.0 + ratio * (part.l2_vector - freed),
+            model.rows.X,
+            ratio * model.row_weight * part.point.second_derivatives(),
+            r,
         )
-    return cg(lambda v: v + ratio * (part.hessian_product(v) - freed * v), r, 100, 1e-8).x
+    return cg(lambda v: v + ratio * (part.hvp(v) - freed * v), r, 100, 1e-8).x

@@ -47,7 +47,7 @@ class SubModel:
         """What the mean loss, without l2, has as gradient for the kept weights where the logits are z: shape (k,)."""
         if not self.runs:
             return np.zeros(0)
-        weight, r = self.model.weight, self.model.loss.slopes(z, self.model.t)
+        weight, r = self.model.row_weight, self.model.loss.derivatives(z, self.model.t)
         if r.ndim == 2:
             r = r[:, self.outputs]
         if not isinstance(weight, float):

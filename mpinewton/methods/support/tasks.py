@@ -11,7 +11,7 @@ from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.triangle import pack_triangle
 from mpinewton.losses.linear import LinearModel
-from mpinewton.methods.support.method import Iterate
+from mpinewton.methods.support.method import State
 
 Sampling = Literal["fresh", "epochs"]
 RUNAWAY = 1e6
@@ -19,11 +19,11 @@ RUNAWAY = 1e6
 
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     """Go to w: f_i and its gradient there, d + 1 floats."""
-    worker.place(w)
+    worker.move_to(w)
     return worker.value(), worker.gradient()
 
 
-def drawn(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> Worker:
+def minibatch(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> Worker:
     """The worker on a minibatch of (seed, worker, iteration), placed nowhere: rows without replacement.
 
     `batch` is a number of rows from 1 on, a share of the worker's rows below 1, and None, or more than there are, all.
@@ -32,25 +32,25 @@ def drawn(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> 
     """
     size = worker.rows if batch is None else int(batch) if batch >= 1 else max(1, round(batch * worker.rows))
     if size >= worker.rows:
-        return worker.part()
+        return worker.subset()
     if sampling == "fresh":
-        return worker.part(worker.rng().choice(worker.rows, size, replace=False))
+        return worker.subset(worker.rng().choice(worker.rows, size, replace=False))
     left: Any = worker.memory.get("left")
     if left is None or len(left) < size:
         left = worker.rng().permutation(worker.rows)
     worker.memory["left"] = left[size:]
-    return worker.part(left[:size])
+    return worker.subset(left[:size])
 
 
-def runaway(length: float, first: float) -> bool:
+def is_diverging(length: float, first: float) -> bool:
     """Whether a gradient or a way of this length, after a first one, means that the step size is too large."""
     return not length <= RUNAWAY * first if first == first else length != length
 
 
-def begun(fleet: Fleet, w: Array) -> Iterate:
+def initial_state(fleet: Fleet, w: Array) -> State:
     """The iterate at w, f and g known. 2 rounds."""
     f, g = fleet.mean(value_and_gradient, w)
-    return Iterate(w, f, g)
+    return State(w, f, g)
 
 
 def advance(worker: Worker, step: float) -> tuple[float, Array]:
@@ -59,58 +59,58 @@ def advance(worker: Worker, step: float) -> tuple[float, Array]:
     return worker.value(), worker.gradient()
 
 
-def slope(worker: Worker, w: Array) -> Array:
+def gradient_at(worker: Worker, w: Array) -> Array:
     """Go to w: the gradient of f_i there, d floats."""
-    worker.place(w)
+    worker.move_to(w)
     return worker.gradient()
 
 
-def slope_here(worker: Worker) -> Array:
+def current_gradient(worker: Worker) -> Array:
     """The gradient of f_i where the worker stands, d floats."""
     return worker.gradient()
 
 
-def loss_at(worker: Worker, w: Array) -> float:
+def value_at(worker: Worker, w: Array) -> float:
     """Go to w: f_i there, 1 float."""
-    worker.place(w)
+    worker.move_to(w)
     return worker.value()
 
 
-def go(worker: Worker, step: float) -> None:
+def move(worker: Worker, step: float) -> None:
     """Go the step along the direction that was searched."""
     worker.advance(step)
 
 
-def curvature(worker: Worker, w: Array) -> Array:
+def hessian_triangle(worker: Worker, w: Array) -> Array:
     """Go to w: the upper triangle of the Hessian of f_i there, d (d + 1) / 2 floats."""
-    worker.place(w)
+    worker.move_to(w)
     return pack_triangle(worker.hessian())
 
 
-def derivatives(worker: Worker, w: Array) -> tuple[float, Array, Array]:
+def value_gradient_hessian(worker: Worker, w: Array) -> tuple[float, Array, Array]:
     """Go to w: f_i, its gradient and the upper triangle of its Hessian there, 1 + d + d (d + 1) / 2 floats."""
-    worker.place(w)
+    worker.move_to(w)
     return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
 
 
-def linear(worker: Worker) -> LinearModel:
+def linear_model(worker: Worker) -> LinearModel:
     """The rows of the worker and the loss on them. TypeError where its model is not one of rows and logits."""
     if not isinstance(worker.model, LinearModel):
         raise TypeError(f"{type(worker.model).__name__} has no rows: only losses with a formula per row have")
     return worker.model
 
 
-def largest_curvature(worker: Worker) -> float:
+def smoothness_constant(worker: Worker) -> float:
     """L_i: the largest eigenvalue of sum_j weight_j gamma_j a_j a_j' over the rows, gamma a bound of loss''."""
-    model = linear(worker)
-    gamma = model.loss.gamma(model.t)
-    start = worker.rng().standard_normal(model.size)
+    model = linear_model(worker)
+    gamma = model.loss.hessian_bound(model.t)
+    start = worker.rng().standard_normal(model.dim)
     space = lanczos(lambda v: model.pull_back(gamma * model.logits(v)), start, 50, 0.0)
     e, Y = np.linalg.eigh(space.T[:-1])
     # Of a Krylov space comes a lower bound; an eigenvalue is no further from it than its residual is long.
     return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))
 
 
-def hessian_product(worker: Worker, v: Array) -> Array:
+def hvp(worker: Worker, v: Array) -> Array:
     """The Hessian of f_i where the worker stands, times v: d floats."""
-    return worker.hessian_product(v)
+    return worker.hvp(v)

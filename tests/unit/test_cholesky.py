@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from mpinewton.linalg import cholesky as following
-from mpinewton.linalg.cholesky import solve_factored, solve_following, with_rows
+from mpinewton.linalg.cholesky import solve_factored, solve_with_stale_factor, with_rows
 from mpinewton.linalg.rows import Rows
 
 NONE = np.zeros((0, 0))
@@ -43,10 +43,10 @@ def test_solutions_while_the_matrix_changes(small, monkeypatch):
     for k in range(40):
         g = rng.standard_normal(d)
         before = L
-        solved, L = solve_following(H, g, L)
+        solved, L = solve_with_stale_factor(H, g, L)
         assert solved.status == "solved"
         assert np.linalg.norm(H @ solved.x - g) <= 1e-8 * np.linalg.norm(g)
-        again, M = solve_following(H, g, before)  # the same bits whenever it is asked the same
+        again, M = solve_with_stale_factor(H, g, before)  # the same bits whenever it is asked the same
         assert np.array_equal(again.x, solved.x)
         assert np.array_equal(M, L)
         factored += not np.array_equal(before, L)
@@ -61,7 +61,7 @@ def test_no_positive_definite_matrix_is_a_status(monkeypatch):
     g = np.ones(3)
     for H in (np.diag([1.0, -1.0, 1.0]), np.full((3, 3), np.nan)):
         for L in (NONE, np.eye(3)):
-            solved, after = solve_following(H, g, L)
+            solved, after = solve_with_stale_factor(H, g, L)
             assert solved.status == "not positive definite"
             assert after.size == 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpinewton.linalg.lbfgs import remembered, scaled
+from mpinewton.linalg.lbfgs import append_pair, scaled
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -31,8 +31,8 @@ def test_without_pairs_the_first_step_is_no_longer_than_1():
 
 def test_pairs_without_curvature_are_left_out_and_old_ones_dropped():
     S = Y = np.arange(1.0, 7.0).reshape(2, 3)
-    same = remembered(S, Y, np.ones(3), -np.ones(3), 5)
+    same = append_pair(S, Y, np.ones(3), -np.ones(3), 5)
     assert np.array_equal(same[0], S)
-    S2, Y2 = remembered(S, Y, np.ones(3), 2 * np.ones(3), 2)
+    S2, Y2 = append_pair(S, Y, np.ones(3), 2 * np.ones(3), 2)
     assert np.array_equal(S2, [S[1], np.ones(3)])
     assert np.array_equal(Y2, [Y[1], 2 * np.ones(3)])
