@@ -18,7 +18,7 @@ def main() -> None:
     from mpinewton.fleet.transport.session import join
 
     try:
-        code = join(_drive)
+        code = join(_drive, _portable)
     except MpinewtonError as error:
         sys.stderr.write(f"mpinewton: {error}\n")
         code = error.exit_code
@@ -29,6 +29,12 @@ def _drive(session: Session) -> int:
     from mpinewton.cli import run_command_line
 
     return run_command_line(session)
+
+
+def _portable() -> bool:
+    from mpinewton.cli import asks_for_portable_bits
+
+    return asks_for_portable_bits(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,156 +1,331 @@
-"""mpinewton from Python."""
+"""`minimize` and `minimize_function`: mpinewton from Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
 from scipy.optimize import OptimizeResult
 from threadpoolctl import threadpool_limits
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import NAN, Array
+from mpinewton.data.in_memory import class_values
 from mpinewton.data.manifest import read_manifest
-from mpinewton.data.partition import partition
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
-from mpinewton.fleet import Fleet, Plan
-from mpinewton.fleet.local import local_fleet
+from mpinewton.extensions import Reference
+from mpinewton.fleet import Entry, Fleet, Ledger, Plan
+from mpinewton.fleet.host import Host
+from mpinewton.fleet.local import LocalFleet, local_fleet
 from mpinewton.fleet.transport.session import join
-from mpinewton.launcher import threads_per_rank
+from mpinewton.inputs import Objective, RankFunction, RankRows, as_point, make_shards
+from mpinewton.launcher import promised_ranks, threads_per_rank
 from mpinewton.losses import Loss, make_loss
-from mpinewton.methods import Method
-from mpinewton.methods.registry import make_method
 from mpinewton.methods.support.method import AnyMethod, State
+from mpinewton.runs.evaluation import find_optimum
 from mpinewton.runs.history import Row
-from mpinewton.runs.loop import run
-from mpinewton.runs.stopping import GradientBelow, Iterations
+from mpinewton.runs.loop import Evaluation, run
+from mpinewton.runs.options import Callback, Options, number, plain_number, whole_number
+from mpinewton.runs.stopping import make_stops
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
-Data = str | Path | Sequence[Shard] | tuple[Any, ArrayLike]
+Data = str | Path | Sequence[Shard] | tuple[Any, ...]
+STATUS = {"converged": 0, "budget": 1, "stalled": 3, "interrupted": 4}
+STOPPED = "the callback asked to stop"
 
 
 def minimize(
     method: str | AnyMethod,
     data: Data,
     *,
-    loss: str,
+    loss: str | Loss,
+    settings: Mapping[str, Any] | None = None,
     l2: float | None = None,
     intercept: bool = False,
     w0: ArrayLike | None = None,
-    tol: float = 1e-8,
-    max_iterations: int = 1000,
     workers: int = 1,
     seed: int = 0,
-    callback: Callable[[Row, Array], None] | None = None,
-) -> OptimizeResult | None:
+    tol: float | None = None,
+    rtol: float | None = None,
+    gap: float | None = None,
+    reference: float | Literal["auto"] | None = None,
+    max_iterations: int | None = None,
+    max_rounds: int | None = None,
+    max_bits: float | None = None,
+    max_seconds: float | None = None,
+    measure_every: int = 1,
+    callback: Callback | None = None,
+    comm: Any = None,
+) -> Any:
     """Minimise P(w) = (1/N) sum_j loss_j(w) + (l2/2)|w|^2.
 
     Parameters
     ----------
     method : str or Method
-        A name ("dino"), or a method object with its settings (`Dino(solver="lanczos")`), your own included.
-    data : path, list of Shard, or (X, y)
-        A folder that `mpinewton pack` wrote; or the shards themselves; or X, shape (n, p), dense or sparse, and labels
-        y, shape (n,), which are permuted and dealt out to `workers` logical workers as `pack` does.
-    loss : str
-        "logistic", "softmax", "huber:delta=1.5", ...
+        A name ("dino", "mine.py:MyMethod"), or a method with its settings (`Dino(solver="lanczos")`, one of your own).
+    data : path, (X, y), (X, y, sample_weight), or list of Shard
+        A folder that `mpinewton pack` wrote; or X, shape (n, p), an array, a scipy sparse matrix of any format or a
+        data frame, with labels y, shape (n,), of any kind, and weights, shape (n,); or the shards themselves.
+        X and y are permuted and dealt out to `workers` logical workers, as `pack` does. With `comm`, they are the rows
+        of this rank; a rank without rows passes None.
+    loss : str or Loss
+        "logistic", "softmax", "huber:delta=1.5", "mine.py:MyLoss:margin=2", or a loss object.
+    settings : dict, optional
+        Settings of a method that is given by name.
     l2 : float, default 1/N
-    w0 : array, shape (d,), default what the loss proposes: 0 for linear models
-    tol : float
-        Gradient norm to stop at.
-    callback : function of (row of the history, w), called for every iterate
+    intercept : bool
+        Whether a feature that is always 1 is added; it is not regularised.
+    w0 : array, shape (d,), optional
+        First weights; by default what the loss proposes, 0 for linear models.
+    workers : int
+        Logical workers, where (X, y) is dealt out.
+    seed : int
+    tol, rtol : float, optional
+        Gradient norm to stop at, and the same relative to the first one. Without any goal, tol = 1e-8.
+    gap, reference : float, optional
+        Gap to the optimal value to stop at, and that value; "auto" computes it first.
+    max_iterations, max_rounds : int, optional
+    max_bits, max_seconds : float, optional
+        Budgets. Without any, max_iterations = 1000.
+    measure_every : int
+        Loss and gradient that the method does not know are measured at every so many iterations.
+    callback : function of (Row, w), optional
+        Called after every iteration, on rank 0; the run stops where it returns True or raises StopIteration.
+    comm : mpi4py.MPI.Intracomm, optional
+        Every rank calls `minimize` with the same arguments and rows of its own. Worker i is the i-th rank with rows.
 
     Returns
     -------
     OptimizeResult
-        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 fail, 3 comes no closer), message; history
-        (list of Row) and ledger. Under mpiexec: on every rank, with a folder; the result is on rank 0, else None.
+        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 failed, 3 no further progress, 4 stopped by
+        the callback), message; history (list of Row), ledger (Ledger), and classes (the labels, in the order of the
+        loss; None for numbers). With `comm`, on every rank. Under mpiexec with a folder, on rank 0; None elsewhere.
 
     Raises
     ------
     ConfigError, DataError
         If something does not fit, before anything is started.
     WorkerError
-        If a task fails on a worker.
+        If a task fails on a worker. With `comm`, every rank raises it, and the communicator stays usable.
     """
-    made = method if isinstance(method, Method) else make_method(method, {})
-    if l2 is not None and not (isinstance(l2, int | float) and 0 <= l2 < np.inf):
-        raise ConfigError(f"l2 = {l2!r}, but it must be a number, 0 or more")
-    results: list[OptimizeResult] = []
 
-    def drive(session: Session) -> int:
-        fleet = _opened(session, data, loss, l2, intercept, workers, seed)
-        made.validate(fleet.problem)
-        results.append(_result(made, fleet, w0, tol, max_iterations, callback))
-        return 0
+    def prepare() -> RankRows:
+        options = Options.of(
+            method, settings, w0, seed, callback, measure_every, reference,
+            tol=tol, rtol=rtol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds, max_bits=max_bits,
+            max_seconds=max_seconds,
+        )  # fmt: skip
+        return RankRows(Objective(make_loss(loss), number("l2", l2), bool(intercept), options.seed), options, data)
 
     with threadpool_limits(threads_per_rank()):  # numpy is loaded already: too late for the environment
-        code = join(drive)
+        if comm is not None:
+            return _together(comm, prepare)
+        if isinstance(data, str | Path):
+            return _in_folder(prepare(), Path(data))
+        return _in_memory(prepare(), whole_number("workers", workers, 1))
+
+
+def minimize_function(
+    fun: Callable[[Array], Any] | None,
+    x0: ArrayLike,
+    *,
+    method: str | AnyMethod = "lbfgs",
+    jac: Callable[[Array], Any] | bool | None = None,
+    hessp: Callable[[Array, Array], Any] | None = None,
+    hess: Callable[[Array], Any] | None = None,
+    reduce: Literal["sum", "mean"] = "sum",
+    convex: bool = False,
+    comm: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    tol: float | None = None,
+    rtol: float | None = None,
+    gap: float | None = None,
+    reference: float | None = None,
+    max_iterations: int | None = None,
+    max_rounds: int | None = None,
+    max_bits: float | None = None,
+    max_seconds: float | None = None,
+    measure_every: int = 1,
+    callback: Callback | None = None,
+) -> Any:
+    """Minimise a sum of functions, one per rank: `scipy.optimize.minimize`, distributed.
+
+    Parameters
+    ----------
+    fun : function of x
+        The function of this rank, or (value, gradient) where `jac` is True. None on a rank that has no function.
+    x0 : array, shape (d,)
+        Where to start, the same on every rank.
+    method : str or Method
+        Any method whose needs are met: a gradient suffices for "lbfgs", "newton-cg" needs `hessp` or `hess`, "newton"
+        needs `hess`.
+    jac : True, or function of x
+        Gradient of `fun`, shape (d,).
+    hessp : function of (x, v), optional
+        Hessian of `fun` times v, shape (d,).
+    hess : function of x, optional
+        Hessian of `fun`, shape (d, d).
+    reduce : "sum" or "mean"
+        Of the functions of all ranks.
+    convex : bool
+        Whether every function is convex, which some methods need.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks that have a function each; without it, `fun` alone is minimised, in this process.
+    settings, seed, tol, rtol, gap, max_iterations, max_rounds, max_bits, max_seconds, measure_every, callback
+        As for `minimize`.
+    reference : float, optional
+        The optimal value.
+
+    Returns
+    -------
+    OptimizeResult
+        As of `minimize`, on every rank.
+
+    Raises
+    ------
+    ConfigError
+        If something does not fit, before anything is evaluated.
+    WorkerError
+        If a function raises: on every rank, and the communicator stays usable.
+    """
+
+    def prepare() -> RankFunction:
+        options = Options.of(
+            method, settings, None, seed, callback, measure_every, reference,
+            tol=tol, rtol=rtol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds, max_bits=max_bits,
+            max_seconds=max_seconds,
+        )  # fmt: skip
+        return RankFunction(fun, as_point(x0), jac, hessp, hess, reduce, convex, options)
+
+    if comm is not None:
+        return _together(comm, prepare)
+    term = prepare()
+    return _result(LocalFleet(term.build([term.describe()], 0)), term.options, None)
+
+
+# -- in this process, or on the shards of a folder --------------------------------------------------------------------
+
+
+def _in_memory(rows: RankRows, workers: int) -> OptimizeResult:
+    if promised_ranks() > 1:
+        raise ConfigError(
+            "under mpiexec give comm=MPI.COMM_WORLD and the rows of every rank, or a packed folder; "
+            "comm=MPI.COMM_SELF is for a run of this rank alone"
+        )
+    objective, loss = rows.objective, rows.objective.loss
+    shards, labels = make_shards(rows.data, loss, workers, objective.seed)
+    l2 = objective.l2_of(sum(shard.rows for shard in shards))
+    values = None if labels is None else class_values(labels)
+    return _result(local_fleet(shards, loss, values, l2, objective.intercept, objective.seed), rows.options, labels)
+
+
+def _in_folder(rows: RankRows, folder: Path) -> OptimizeResult | None:
+    results: list[OptimizeResult] = []
+    objective = rows.objective
+
+    def drive(session: Session) -> int:
+        manifest = read_manifest(folder)
+        plan = Plan(
+            str(folder.resolve()), manifest, Reference.of(objective.loss), objective.l2_of(manifest.rows),
+            objective.seed, objective.intercept,
+        )  # fmt: skip
+        labels = (manifest.class_names or manifest.classes) if objective.loss.classifies else None
+        results.append(_result(session.open(plan), rows.options, labels, plan))
+        return 0
+
+    code = join(drive)
     if code:
         raise SystemExit(code)  # on a rank that served: the driver tells what went wrong
     return results[0] if results else None
 
 
-def _result(
-    method: AnyMethod,
-    fleet: Fleet,
-    w0: ArrayLike | None,
-    tol: float,
-    max_iterations: int,
-    callback: Callable[[Row, Array], None] | None,
-) -> OptimizeResult:
-    fleet.adopt(method)
-    w = fleet.problem.initial_weights() if w0 is None else np.array(w0, dtype=np.float64).ravel()
+def _together(comm: Any, prepare: Callable[[], RankRows | RankFunction]) -> OptimizeResult:
+    """The run of what all ranks bring. Whatever is wrong with the arguments of one is told to all."""
+    from mpinewton.fleet.transport.group import run_together
+
+    inputs: list[RankRows | RankFunction] = []
+    known: list[list[Any] | None] = []
+
+    def describe() -> dict[str, Any]:
+        inputs.append(prepare())
+        return inputs[0].describe()
+
+    def build(facts: list[dict[str, Any]], number: int) -> Host:
+        host = inputs[0].build(facts, number)
+        known.append(inputs[0].classes(facts))
+        return host
+
+    def drive(fleet: Fleet) -> bytes:
+        return _to_bytes(_result(fleet, inputs[0].options, None))
+
+    result = _from_bytes(run_together(comm, describe, build, drive))
+    result.classes = None if known[0] is None else np.array(known[0])
+    return result
+
+
+# -- the run and its result -------------------------------------------------------------------------------------------
+
+
+def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: Plan | None = None) -> OptimizeResult:
+    """Run the method on the fleet."""
+    method, problem = options.method, fleet.problem
+    problem.loss.validate(problem.features, problem.classes, problem.intercept)
+    method.validate(problem)
+    w = problem.initial_weights() if options.w0 is None else options.w0.copy()
     if w.shape != (fleet.dim,):
-        raise ConfigError(f"w0 has {w.size} numbers, but this objective has {fleet.dim} weights")
+        raise ConfigError(f"w0: expected shape ({fleet.dim},), the weights of this objective; found {w.shape}")
+    optimum = NAN if options.reference is None else find_optimum(fleet, plan, options.reference).loss
+    fleet.adopt(method)
     history: list[Row] = []
+    stopped: list[str] = []
 
     def watch(row: Row, state: State) -> None:
         history.append(row)
-        if callback is not None:
-            callback(row, state.w.copy())
+        try:
+            if options.callback is not None and options.callback(row, state.w.copy()) is True:
+                stopped.append(STOPPED)
+        except StopIteration:
+            stopped.append(STOPPED)
 
-    stops = [GradientBelow(tol), Iterations(max_iterations)]
-    ended = run(method, fleet, w, stops, watchers=[watch])
+    ended = run(
+        method, fleet, w, make_stops(options.limits), evaluation=Evaluation(optimum, None, options.measure_every),
+        watchers=[watch], pause=lambda: stopped[0] if stopped else "",
+    )  # fmt: skip
     return OptimizeResult(
         x=ended.state.w, fun=ended.row.loss, jac=ended.state.gradient, nit=ended.row.iteration,
-        success=ended.converged, status={"converged": 0, "budget": 1, "stalled": 3}.get(ended.kind, 2),
-        message=ended.reason,
-        history=history, ledger=fleet.ledger,
+        success=ended.converged, status=STATUS.get(ended.kind, 2), message=ended.reason,
+        history=history, ledger=fleet.ledger, classes=None if labels is None else np.array(labels),
     )  # fmt: skip
 
 
-def _opened(
-    session: Session, data: Data, loss: str, l2: float | None, intercept: bool, workers: int, seed: int
-) -> Fleet:
-    if isinstance(data, str | Path):
-        manifest = read_manifest(Path(data))
-        ridge = 1.0 / max(1, manifest.rows) if l2 is None else l2
-        return session.open(Plan(str(Path(data).resolve()), manifest, loss, ridge, seed, intercept))
-    if session.ranks > 1:
-        raise ConfigError("under mpiexec every rank reads its own shards: give the folder of packed data, not arrays")
-    shards, classes = _shards(data, make_loss(loss), workers, seed)
-    rows = sum(shard.rows for shard in shards)
-    return local_fleet(shards, make_loss(loss), classes, 1.0 / max(1, rows) if l2 is None else l2, intercept, seed)
+PLAIN = ("fun", "nit", "success", "status", "message")
 
 
-def _shards(data: Any, loss: Loss, workers: int, seed: int) -> tuple[list[Shard], tuple[float, ...] | None]:
-    """The shards of arrays, and the classes of their labels where the loss tells classes apart."""
-    if isinstance(data, tuple):
-        X, y = data
-        X = sparse.csr_array(X, dtype=np.float64) if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
-        y = np.asarray(y, dtype=np.float64)
-        if X.ndim != 2 or y.shape != X.shape[:1]:
-            raise ConfigError(f"X must be (n, p) and y (n,), but they are {X.shape} and {y.shape}")
-        shards = [Shard(X[rows], y[rows]) for rows in partition(y, workers, "iid", seed)]
-    else:
-        shards = list(data)
-    labels = np.unique(np.concatenate([shard.y for shard in shards])) if shards else np.zeros(0)
-    classes = tuple(float(label) for label in labels) if loss.classifies else None
-    return shards, classes
+def _to_bytes(result: OptimizeResult) -> bytes:
+    """A result as it travels; classes are known on every rank."""
+    ledger = result.ledger
+    content = {name: result[name] for name in PLAIN} | {
+        "x": result.x.tobytes(), "jac": result.jac.tobytes(), "history": [astuple(row) for row in result.history],
+        "ledger": {name: counts.tolist() for name, counts in ledger.state().items()}, "workers": ledger.workers,
+        "entries": ledger.entries(),
+    }  # fmt: skip
+    return msgspec.msgpack.encode(content, enc_hook=plain_number)
+
+
+def _from_bytes(data: bytes) -> OptimizeResult:
+    content = msgspec.msgpack.decode(data)
+    ledger = Ledger(content["workers"])
+    state = {name: np.asarray(counts) for name, counts in content["ledger"].items()}
+    ledger.restore(state, [Entry(*entry) for entry in content["entries"]])
+    return OptimizeResult(
+        **{name: content[name] for name in PLAIN}, x=np.frombuffer(content["x"]).copy(),
+        jac=np.frombuffer(content["jac"]).copy(), history=[Row(*row) for row in content["history"]], ledger=ledger,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The types of arrays that all rooms share."""
+"""Types of arrays that all rooms share, and sizes of padded arrays."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ Mask = NDArray[np.bool_]
 Matrix: TypeAlias = NDArray[np.floating[Any]] | sparse.csr_array
 
 NAN = float("nan")
+
+
+def round_up(size: int, unit: int = 8) -> int:
+    """The smallest multiple of `unit` that is at least `size`."""
+    return -(-size // unit) * unit

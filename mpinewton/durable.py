@@ -1,4 +1,4 @@
-"""Files and folders whose names are on the disk when we say so."""
+"""Files that are written atomically and synced to disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, put in its place, whole and on the disk, if nothing goes wrong."""
+    """Context with a temporary path; at its end the file there replaces `path`, synced to disk, unless it raised."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
@@ -23,7 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Sync the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The errors a user sees. Each names the thing, the value, the rule and the remedy, and knows its exit code."""
+"""Errors for users. A message says what is wrong, the value, the rule and the remedy; each has an exit code."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ from collections.abc import Iterable
 
 
 class MpinewtonError(Exception):
-    """Base of every error raised on purpose. Exit code 1: the run failed."""
+    """Base class of the errors of this package. Exit code 1: the run failed."""
 
     exit_code = 1
 
 
 class ConfigError(MpinewtonError):
-    """A setting or option that cannot be honoured. Exit code 2: nothing was started."""
+    """A setting or option that is not valid. Exit code 2: nothing was started."""
 
     exit_code = 2
 
 
 class DataError(MpinewtonError):
-    """Data that cannot be read or do not fit. Exit code 2: nothing was started."""
+    """Data that cannot be read, or do not fit the loss or method. Exit code 2: nothing was started."""
 
     exit_code = 2
 
 
 class Interrupted(MpinewtonError):
-    """Stopped by a signal or the time limit before the run began. Exit code 3: run the same command again."""
+    """Stopped by a signal or the time limit before the run started. Exit code 3: run the same command again."""
 
     exit_code = 3
 
 
 class WorkerError(MpinewtonError):
-    """A task failed on a worker. The fleet is still usable.
+    """A task failed on a worker. The fleet remains usable.
 
     Attributes
     ----------
     worker : int
-        The logical worker on which the task failed.
+        Logical worker on which the task failed.
+    rank : int
+        MPI rank of the process that hosts the worker.
     task : str
         Name of the task.
     trace : str
-        The traceback, as text, of the process that hosts the worker.
+        Traceback of that process.
     """
 
     def __init__(self, worker: int, rank: int, task: str, trace: str) -> None:
@@ -49,7 +51,7 @@ class WorkerError(MpinewtonError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'theta'?)"`` for the known word nearest to `word`, or the whole list where none is near."""
+    """``" (did you mean 'theta'?)"`` for the known word nearest to `word`, or all known words if none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f"; there are: {', '.join(known) or 'none'}"
+    return f" (did you mean {near[0]!r}?)" if near else f"; choose from: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""Linear models as scikit-learn knows estimators: for pipelines, grids and cross-validation on one machine."""
+"""Linear models as scikit-learn estimators: for pipelines, grid search and cross-validation on one machine."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ from mpinewton.losses.softmax import Softmax
 
 
 class Linear(BaseEstimator):  # type: ignore[misc]
-    """What both estimators have: their parameters, shards of the rows, a fit by any method, and logits.
+    """Base class of both estimators.
 
     Parameters
     ----------
     method : str or Method
-        What `minimize` takes: a name, or a method object with its settings.
+        Name of a method, or a method object with its settings, as for `minimize`.
     loss : str
+        Name of a loss of a linear model, as for `minimize`.
     l2 : float, default 1 / (sum of the sample weights)
-        Ridge of the mean loss; the intercept has none. (`LogisticRegression` has C = 1 / (n l2).)
+        Factor of |w|^2 / 2 beside the mean loss; the intercept is not regularised. (C of `LogisticRegression` is
+        1 / (n l2).)
     fit_intercept : bool
     workers : int
-        Logical workers that the permuted rows are dealt out to, all in this process.
+        Number of logical workers, all in this process; the rows are permuted and distributed among them.
     tol : float
-        Gradient norm to stop at; a fit that does not come there in `max_iter` iterations warns.
+        Tolerance on the gradient norm; `fit` warns if it is not reached in `max_iter` iterations.
     max_iter : int
+        Maximum number of iterations.
     random_state : int
         Seed of the permutation and of the method.
 
@@ -48,8 +51,10 @@ class Linear(BaseEstimator):  # type: ignore[misc]
     coef_ : array, shape (p,), or (C, p) for classifiers: one row for two classes
     intercept_ : float, or array of shape (C,)
     n_iter_ : int
+        Number of iterations.
     n_features_in_ : int
-    result_ : OptimizeResult of `minimize`, the ledger in it
+    result_ : OptimizeResult
+        Result of `minimize`, with the ledger.
     """
 
     def __init__(
@@ -73,24 +78,24 @@ class Linear(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def _fit(self, X: Any, y: Array, sample_weight: ArrayLike | None, loss: str) -> Array:
-        """The weights, shape (outputs, p), and the intercept as an attribute."""
+        """Train: the weights, shape (outputs, p); the intercept becomes an attribute."""
         made = make_loss(loss)
         if not isinstance(made, LinearLoss):
-            raise ValueError(f"loss = {loss!r} is not that of a linear model: train it with mpinewton.minimize")
+            raise ValueError(f"loss = {loss!r}: expected the loss of a linear model; use mpinewton.minimize for others")
         if made.classifies != is_classifier(self):
             what, other = ("classes", "LinearClassifier") if made.classifies else ("numbers", "LinearRegressor")
-            raise ValueError(f"loss = {loss!r} is for {what}: take {other}, or another loss")
+            raise ValueError(f"loss = {loss!r} is for {what}: use {other}, or another loss")
         weight = None if sample_weight is None else column_or_1d(sample_weight, dtype=np.float64)
         check_consistent_length(X, y, weight)
         X = sparse.csr_array(X) if sparse.issparse(X) else X
         blocks = partition(y, min(self.workers, len(y)), "iid", self.random_state)
         shards = [Shard(X[rows], y[rows], None if weight is None else weight[rows]) for rows in blocks]
-        mass = len(y) if weight is None else weight.sum()
-        if not mass > 0 or (weight is not None and weight.min() < 0):
-            raise ValueError("sample_weight: no weight may be negative, and not all zero")
+        total_weight = len(y) if weight is None else weight.sum()
+        if not total_weight > 0 or (weight is not None and weight.min() < 0):
+            raise ValueError("sample_weight: expected weights of at least 0, not all zero")
         result = minimize(
-            self.method, shards, loss=loss, l2=1.0 / mass if self.l2 is None else self.l2, intercept=self.fit_intercept,
-            tol=self.tol, max_iterations=self.max_iter, seed=self.random_state,
+            self.method, shards, loss=loss, l2=1.0 / total_weight if self.l2 is None else self.l2,
+            intercept=self.fit_intercept, tol=self.tol, max_iterations=self.max_iter, seed=self.random_state,
         )  # fmt: skip
         assert result is not None, "all workers are in this process"
         if not result.success:
@@ -112,25 +117,25 @@ class Linear(BaseEstimator):  # type: ignore[misc]
 
 
 class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
-    """Logistic regression of two classes, softmax regression of more, by any method of mpinewton.
+    """Logistic regression for two classes, softmax regression for more, by any method of mpinewton.
 
-    `loss` None takes "logistic" or "softmax" by the number of classes. Parameters and attributes are those of `Linear`.
+    `loss` None means "logistic" for two classes, else "softmax". Parameters and attributes are those of `Linear`.
     """
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
-        """Learn from X, shape (n, p), dense or sparse, and labels y, shape (n,). ValueError where y has one class."""
+        """Train on X, shape (n, p), dense or sparse, and labels y, shape (n,). Raises ValueError if y has one class."""
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]}: at least 2 classes are needed to tell apart")
+            raise ValueError(f"y has one class, {self.classes_[0]}: expected at least 2 classes")
         loss = self.loss or ("logistic" if len(self.classes_) == 2 else "softmax")
         self.coef_ = self._fit(X, numbers.astype(np.float64), sample_weight, loss)
         softmax = make_loss(loss)
         if isinstance(softmax, Softmax) and softmax.reduced:  # the last logit is 0
             self.coef_ = np.vstack([self.coef_, np.zeros(X.shape[1])])
             self.intercept_ = np.append(self.intercept_, 0.0)
-        if len(self.classes_) == len(self.coef_) == 2:  # the one logit that scikit-learn has
+        if len(self.classes_) == len(self.coef_) == 2:  # scikit-learn has one logit for two classes
             self.coef_, self.intercept_ = np.diff(self.coef_, axis=0), np.diff(self.intercept_)
         return self
 
@@ -140,7 +145,7 @@ class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
         return z.ravel() if z.shape[1] == 1 else z
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Labels, shape (n,)."""
+        """Predicted labels, shape (n,)."""
         z = self.decision_function(X)
         return np.asarray(self.classes_[(z > 0).astype(np.intp) if z.ndim == 1 else z.argmax(axis=1)])
 
@@ -151,20 +156,20 @@ class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
 
 
 class LinearRegressor(RegressorMixin, Linear):  # type: ignore[misc]
-    """Ridge, Huber or Poisson regression by any method of mpinewton; `loss` None takes "squared".
+    """Ridge, Huber or Poisson regression by any method of mpinewton; `loss` None means "squared".
 
     Parameters and attributes are those of `Linear`.
     """
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
-        """Learn from X, shape (n, p), dense or sparse, and numbers y, shape (n,)."""
+        """Train on X, shape (n, p), dense or sparse, and numbers y, shape (n,)."""
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True)
         self.coef_ = self._fit(X, np.asarray(y, dtype=np.float64), sample_weight, self.loss or "squared").ravel()
         self.intercept_ = float(self.intercept_[0])
         return self
 
     def predict(self, X: Any) -> Array:
-        """What the loss predicts, shape (n,): for poisson the mean, exp of the logit."""
+        """Predictions of the loss, shape (n,): for poisson the mean, exp of the logit."""
         loss = make_loss(self.loss or "squared")
-        assert isinstance(loss, LinearLoss), "fit takes no other"
+        assert isinstance(loss, LinearLoss), "checked by fit"
         return loss.predictions(self._logits(X), None)

@@ -1,4 +1,4 @@
-"""Settings: fields with a meaning, a range and a unit, and the text `NAME:key=value` that chooses a kind with settings."""
+"""Settings: fields with a meaning, a range and a unit, and the text `NAME:key=value` that makes an object of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+import numpy as np
 
 from mpinewton.errors import ConfigError, did_you_mean
 
@@ -30,6 +31,7 @@ def setting(
     factory: Callable[[], T] | None = None,
     unit: str = "",
     alias: str | tuple[str, ...] = (),
+    only_if: Mapping[str, Any] | None = None,
     **bounds: float,
 ) -> T:
     """A field of a method, loss, compressor or line search that users may set.
@@ -43,6 +45,9 @@ def setting(
         What the value is measured in.
     alias : str or tuple of str
         Other names that users may write for it.
+    only_if : dict
+        Other settings, and the value of each (or a tuple of values) that this setting needs to have an effect. A value
+        that is not the default is refused under any other.
     gt, ge, lt, le : float
         Bounds of the value. Where it may be None, they hold for numbers alone.
 
@@ -58,8 +63,9 @@ def setting(
     mpinewton.errors.ConfigError: descent: rate = -1.0: expected a value greater than 0
     """
     aliases = (alias,) if isinstance(alias, str) else alias
-    about = {"help": help, "unit": unit, "aliases": aliases, "bounds": {name: bounds[name] for name in bounds}}
     assert bounds.keys() <= BOUNDS.keys()
+    needs = {name: value if isinstance(value, tuple) else (value,) for name, value in (only_if or {}).items()}
+    about = {"help": help, "unit": unit, "aliases": aliases, "bounds": bounds, "only_if": needs}
     found: T = (
         dataclasses.field(default_factory=factory, metadata=about)
         if factory is not None
@@ -70,16 +76,31 @@ def setting(
 
 @dataclass(frozen=True)
 class Configured:
-    """Base of what has settings: a frozen dataclass whose ranges are checked when it is made."""
+    """Base of what has settings: a frozen dataclass whose settings are checked when an object is made.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range, or set to other than its default where it has no effect.
+    """
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # a number of numpy is a number
+                value = value.item()
+                object.__setattr__(self, field.name, value)
             for bound, limit in field.metadata.get("bounds", {}).items():
                 if isinstance(value, int | float) and not BOUNDS[bound][1](value, limit):
                     raise ConfigError(f"{self.name}: {field.name} = {value!r}: expected a value {allowed(field)}")
+            for other, values in field.metadata.get("only_if", {}).items():
+                if getattr(self, other) not in values and value != default_of(field):
+                    raise ConfigError(
+                        f"{self.name}: {field.name} = {value!r} has no effect with {other} = {getattr(self, other)!r}; "
+                        f"leave {field.name} out, or set {other} to {' or '.join(map(shown, values))}"
+                    )
 
     def require(self, holds: bool, setting: str, rule: str) -> None:
         """Refuse a setting that breaks a rule which is no range.
@@ -98,25 +119,36 @@ def allowed(field: dataclasses.Field[Any]) -> str:
     return " and ".join(f"{BOUNDS[name][0]} {limit:g}" for name, limit in field.metadata.get("bounds", {}).items())
 
 
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a setting."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def shown(value: Any) -> str:
+    """A value as users write it."""
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def aliases_of(kind: type) -> dict[str, str]:
     """Other names of the settings of a kind, and the names of their fields."""
     return {alias: field.name for field in fields(kind) for alias in field.metadata.get("aliases", ())}
 
 
 def describe(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
-    """The settings of a kind, those of its parts as `part.key`: name, default, and meaning with range, unit, aliases."""
+    """The settings of a kind: name (`part.key` in a part), default, and meaning with range, unit and aliases."""
     rows: list[tuple[str, str, str]] = []
     hints = get_type_hints(kind)
     for field in fields(kind):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = default_of(field)
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
             rows += describe(type(default), f"{prefix}{field.name}.")
             continue
         about = field.metadata
-        rule = ", ".join(filter(None, (type_in_words(hints[field.name]), allowed(field), about.get("unit", ""))))
+        needs = " and ".join(f"{k}={'|'.join(map(shown, values))}" for k, values in about.get("only_if", {}).items())
+        facts = (type_in_words(hints[field.name]), allowed(field), about.get("unit"), needs and f"only with {needs}")
+        rule = ", ".join(filter(None, facts))
         other = f"; also {', '.join(about['aliases'])}" if about.get("aliases") else ""
-        shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
-        rows.append((prefix + field.name, shown, f"{about.get('help', '')} ({rule}{other})".strip()))
+        rows.append((prefix + field.name, shown(default), f"{about.get('help', '')} ({rule}{other})".strip()))
     return rows
 
 

@@ -57,7 +57,23 @@ class Fleet(ABC):
         self.method: object = None
 
     def mean(self, task: Task, *arrays: Any, among: Asked = None) -> Any:
-        """Mean of the replies, weighted by the workers' shares of the rows (of the rows of those asked).
+        """Mean of the replies, weighted by the workers' shares of the rows (of those of `among`).
+
+        Parameters
+        ----------
+        task : function of (worker, *arrays)
+            A function of a module, or a method of the Method or of one of its fields: workers find it by its name.
+        *arrays : numbers and arrays
+            What it gets on every worker, dtypes kept; read-only there, scalars as Python numbers.
+        among : iterable of int, optional
+            The workers that are asked; by default all.
+
+        Returns
+        -------
+        float, array, tuple of these, or None
+            In the form of the replies, which must have the same shapes on every worker. All numbers are float64: an
+            array of shape s comes back with shape s, a number as a float, a tuple as a tuple, None as None. Replies
+            of workers without rows count 0.
 
         Raises
         ------
@@ -67,22 +83,30 @@ class Fleet(ABC):
         return self._sum("mean", task, arrays, among)
 
     def sum(self, task: Task, *arrays: Any, among: Asked = None) -> Any:
-        """Plain sum of the replies. Raises as `mean`."""
+        """Sum of the replies. Parameters, result and errors are those of `mean`."""
         return self._sum("sum", task, arrays, among)
 
     def gather(self, task: Task, *arrays: Any, among: Asked = None) -> list[Any]:
-        """The replies themselves, in worker order. Raises as `mean`."""
-        call, sent, asked, start = self._prepared("gather", task, arrays, among)
+        """The replies themselves, in worker order.
+
+        Parameters and errors are those of `mean`. Shapes may differ from worker to worker.
+
+        Returns
+        -------
+        list of length m, or of the number of workers in `among`
+            Of numbers, arrays, tuples of these, or None; dtypes are kept.
+        """
+        call, sent, asked, start = self._prepare("gather", task, arrays, among)
         answers, replies, traffic = self._exchange_gather(call, sent, asked)
         self._enter(call, sent, asked, traffic, replies, start)
         return answers
 
     def send(self, task: Task, *arrays: Any, among: Asked = None) -> None:
-        """Have the task done; nothing comes back. Raises as `mean`."""
+        """Run the task on every worker; what it returns is dropped. Parameters and errors are those of `mean`."""
         self._sum("send", task, arrays, among)
 
     def adopt(self, method: object) -> None:
-        """Have every worker know the method whose tasks will be called as `self.name`."""
+        """Make the method known to every worker: its methods can then be tasks. Raises ConfigError."""
         self.method = method
         self._adopt(method)
 
@@ -96,24 +120,29 @@ class Fleet(ABC):
 
     @contextmanager
     def uncharged(self) -> Iterator[None]:
-        """What is called in here, the paper supposes the driver to know before it begins: the optimum, or the rows.
+        """A context in which calls are not charged: for what a paper assumes the driver to know, as the optimum.
 
-        It is entered in the ledger as round 0 and counts nowhere. For `start` alone: RuntimeError after it.
+        The ledger shows them as round 0 and counts them nowhere.
+
+        Raises
+        ------
+        RuntimeError
+            After `start`: only a start may be free.
         """
         if self.iteration:
-            raise RuntimeError("a driver is supposed to know things before it begins, not in mid-run: charge them")
+            raise RuntimeError("only what the driver knows before the first iteration is not charged")
         with self.ledger.free():
             yield
 
     # -- the one door ---------------------------------------------------------------------------------------------
 
     def _sum(self, kind: str, task: Task, arrays: Sequence[Any], among: Asked) -> Any:
-        call, sent, asked, start = self._prepared(kind, task, arrays, among)
+        call, sent, asked, start = self._prepare(kind, task, arrays, among)
         reply, vector, traffic = self._exchange_sum(call, sent)
         self._enter(call, sent, asked, traffic, [[vector]], start)
         return reply
 
-    def _prepared(
+    def _prepare(
         self, kind: str, task: Task, arrays: Sequence[Any], among: Asked
     ) -> tuple[Call, list[AnyArray], Mask, float]:
         start = time.perf_counter()
@@ -125,7 +154,7 @@ class Fleet(ABC):
             sent.append(asked)
         call = Call(kind, task_name(task, self.method), self.iteration, layout_of(False, sent), among is None)
         if not asked.any():
-            raise ValueError(f"{call.task} is asked of no worker: `among` is empty; leave the call out")
+            raise ValueError(f"{call.task}: `among` is empty, so that no worker is asked; leave the call out")
         return call, sent, asked, start
 
     def _enter(
@@ -159,9 +188,9 @@ class Fleet(ABC):
     def _adopt(self, method: object) -> None: ...
 
     @abstractmethod
-    def saved(self, w: Array) -> list[dict[str, Array]]:
-        """What every worker keeps, in worker order, for a checkpoint; outside the ledger."""
+    def save(self, w: Array) -> list[dict[str, Array]]:
+        """What every worker keeps, in worker order, for a checkpoint; not charged."""
 
     @abstractmethod
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
-        """Give every worker back what `saved` took; outside the ledger."""
+        """Give every worker back what `save` returned; not charged."""

@@ -1,4 +1,4 @@
-"""The logical workers that live in one process, and the one place where a task is run on them."""
+"""The logical workers of one process, and the one place where a task is run on them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpinewton.arrays import AnyArray, Mask
+from mpinewton.arrays import AnyArray, Array, Mask
 from mpinewton.data.shard_io import read_shard
 from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.tree import PartialSum, Tree
-from mpinewton.fleet.wire import Layout, arrays_of, flattened, layout_of
+from mpinewton.fleet.wire import Layout, arrays_of, layout_of, to_vector
 from mpinewton.fleet.worker import Worker
 
 
@@ -43,7 +43,7 @@ class Host:
         self.seconds = 0.0  # of work in the last call
 
     @classmethod
-    def loaded(cls, plan: Plan, block: Iterable[int]) -> Host:
+    def load(cls, plan: Plan, block: Iterable[int]) -> Host:
         """The workers of `block`, their shards read and checked.
 
         Raises
@@ -77,7 +77,7 @@ class Host:
                 result = find_task(call.task, self.method)(worker, *inputs)
                 reply = arrays_of(None if call.kind == "send" else result)
                 worker.normalise_memory()
-            except Exception:  # whatever a task raises is the driver's to see
+            except (Exception, SystemExit):  # whatever a task raises is reported to the driver
                 yield worker.index, Failure(worker.index, traceback.format_exc())
             else:
                 yield worker.index, reply
@@ -85,33 +85,43 @@ class Host:
 
     def sum(self, call: Call, arrays: Sequence[AnyArray]) -> HostSum:
         """Add up the replies of this host's workers, for mean weighted by their shares (among those asked)."""
-        scale = np.ones(len(self.shares))
-        if call.kind == "mean":
-            share = np.where(arrays[-1].astype(bool), self.shares, 0.0) if not call.everyone else self.shares
-            # Where those asked have no rows at all, the mean is 0, as on an empty shard.
-            scale = share if call.everyone else share / (share.sum() or 1.0)
-        total, first, failure = PartialSum(self.tree), None, None
+        scale = self._weights(call, arrays)
+        total = PartialSum(self.tree)
+        first: tuple[int, Layout] | None = None
+        failure: Failure | None = None
         for index, reply in self.answers(call, arrays):
-            term = None
+            if isinstance(reply, tuple):
+                layout = layout_of(*reply)
+                first = first or (index, layout)
+                if not layout.like(first[1]):
+                    reply = Failure(index, layout_mismatch(layout, first[1]))
             if isinstance(reply, Failure):
                 failure = failure or reply
-            elif reply is not None:
-                single, parts = reply
-                if first is None:
-                    first = index, layout_of(single, parts)
-                elif single != first[1].single or tuple(part.shape for part in parts) != first[1].shapes:
-                    failure = failure or Failure(index, layout_mismatch(layout_of(single, parts), first[1]))
-                    continue
-                if scale[index]:  # a worker without rows has no say, not even a NaN
-                    term = flattened(parts)
-                    term *= scale[index]
             if failure is None:
-                total.add(self.tree.leaf(index), term)
+                total.add(self.tree.leaf(index), _term(reply, scale[index]))
         return HostSum(total, first, failure)
 
-    def nothing(self) -> PartialSum:
-        """Zeros from every worker: what a host adds that has nothing to say, so that the others' sums fit together."""
+    def _weights(self, call: Call, arrays: Sequence[AnyArray]) -> Array:
+        """What the reply of every worker is multiplied by, shape (m,)."""
+        if call.kind != "mean":
+            return np.ones(len(self.shares))
+        if call.everyone:
+            return self.shares
+        share = np.where(arrays[-1].astype(bool), self.shares, 0.0)
+        return share / (share.sum() or 1.0)  # where those asked have no rows at all, the mean is 0
+
+    def zeros(self) -> PartialSum:
+        """Zeros from every worker: what a host adds in place of replies that cannot be added up."""
         total = PartialSum(self.tree)
         for worker in self.workers:
             total.add(self.tree.leaf(worker.index), None)
         return total
+
+
+def _term(reply: tuple[bool, list[AnyArray]] | None, scale: float) -> Array | None:
+    """A reply as a term of the sum; None, for zeros, from a worker that is not asked or has no rows, not even a NaN."""
+    if reply is None or not scale:
+        return None
+    term = to_vector(reply[1])
+    term *= scale
+    return term

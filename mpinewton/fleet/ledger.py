@@ -1,4 +1,4 @@
-"""What crossed between driver and workers. Written by the fleet alone, read by everybody."""
+"""The record of what travels between driver and workers. Only the fleet writes to it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Ledger:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Nothing is written while this is open: evaluation for the record is not part of a method's cost."""
+        """A context in which nothing is recorded: evaluation for the record is not part of a method's cost."""
         before, self._open = self._open, False
         try:
             yield
@@ -75,7 +75,7 @@ class Ledger:
 
     @contextmanager
     def free(self) -> Iterator[None]:
-        """What crosses while this is open is entered as round 0, for all to see, and counts for no worker."""
+        """A context in which entries have round 0 and are counted for no worker."""
         before, self._free = self._free, True
         try:
             yield
@@ -118,8 +118,9 @@ class Ledger:
         shared = len(contents) == 1
         if not self._free:
             self.rounds += 1
-            getattr(self, f"floats_{direction}")[among] += floats[0] if shared else floats
-            getattr(self, f"bits_{direction}")[among] += bits[0] if shared else bits
+            down = direction == "down"
+            (self.floats_down if down else self.floats_up)[among] += floats[0] if shared else floats
+            (self.bits_down if down else self.bits_up)[among] += bits[0] if shared else bits
         about = (0 if self._free else self.rounds, iteration, direction, kind, task, count)
         most = (max(floats), max(indices), max(bits), payload * count if shared else payload)
         self._entries.append(Entry(*about, *most, wire, control, seconds, compute))
@@ -137,7 +138,9 @@ class Ledger:
             "compute": np.array(self.compute),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], entries: Sequence[Entry] = ()) -> None:
+        """Continue from what `state` gave; `entries` are those not taken yet."""
+        self._entries = list(entries)
         for name in self.COUNTS:
             setattr(self, name, np.array(state[name], dtype=np.int64))
         self.rounds, self.wire, self.control = (int(x) for x in state["scalars"])

@@ -14,7 +14,7 @@ from mpinewton.fleet.calls import Call, Failure
 from mpinewton.fleet.fleet import Fleet, Traffic
 from mpinewton.fleet.host import Host
 from mpinewton.fleet.problem import Problem
-from mpinewton.fleet.wire import layout_of, restored, unflattened
+from mpinewton.fleet.wire import from_vector, layout_of, to_reply
 from mpinewton.fleet.worker import Worker
 from mpinewton.losses.loss import Classes, Loss
 
@@ -27,12 +27,12 @@ class LocalFleet(Fleet):
         self.host = host
 
     def _exchange_sum(self, call: Call, arrays: list[AnyArray]) -> tuple[Any, Array, Traffic]:
-        total, first, failure = self.host.sum(call, received(arrays))
+        total, first, failure = self.host.sum(call, copy_read_only(arrays))
         if failure is not None:
             raise _error(failure, call)
         assert first is not None, "a call asks at least one worker"
         vector = total.vector(first[1].numbers)
-        return unflattened(first[1], vector), vector, Traffic(0, 0, self.host.seconds)
+        return from_vector(first[1], vector), vector, Traffic(0, 0, self.host.seconds)
 
     def _exchange_gather(
         self, call: Call, arrays: list[AnyArray], asked: Mask
@@ -40,13 +40,13 @@ class LocalFleet(Fleet):
         answers: list[Any] = []
         replies: list[list[AnyArray]] = []
         failure: Failure | None = None
-        for _, reply in self.host.answers(call, received(arrays)):
+        for _, reply in self.host.answers(call, copy_read_only(arrays)):
             if isinstance(reply, Failure):
                 failure = failure or reply  # the others still do the task, as they do on other ranks
             elif reply is not None:
                 copies = [a.copy() for a in reply[1]]  # a worker may go on writing into what it sent
                 replies.append(copies)
-                answers.append(restored(layout_of(*reply), copies))
+                answers.append(to_reply(layout_of(*reply), copies))
         if failure:
             raise _error(failure, call)
         return answers, replies, Traffic(0, 0, self.host.seconds)
@@ -54,12 +54,12 @@ class LocalFleet(Fleet):
     def _adopt(self, method: object) -> None:
         self.host.method = method
 
-    def saved(self, w: Array) -> list[dict[str, Array]]:
-        return [_copied(worker.saved(w)) for worker in self.host.workers]
+    def save(self, w: Array) -> list[dict[str, Array]]:
+        return [_copy(worker.save(w)) for worker in self.host.workers]
 
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
         for worker, state in zip(self.host.workers, states):
-            worker.restore(_copied(state), w.copy())
+            worker.restore(_copy(state), w.copy())
 
 
 def local_fleet(
@@ -79,7 +79,7 @@ def local_fleet(
     return LocalFleet(Host(problem, [Worker(i, shard, problem) for i, shard in enumerate(shards)]))
 
 
-def received(arrays: list[AnyArray]) -> list[AnyArray]:
+def copy_read_only(arrays: list[AnyArray]) -> list[AnyArray]:
     """The arrays as they would come out of a message: the worker's own, and not to be written to."""
     copies = [a.copy() for a in arrays]
     for a in copies:
@@ -87,7 +87,7 @@ def received(arrays: list[AnyArray]) -> list[AnyArray]:
     return copies
 
 
-def _copied(state: dict[str, Array]) -> dict[str, Array]:
+def _copy(state: dict[str, Array]) -> dict[str, Array]:
     return {name: np.array(a) for name, a in state.items()}
 
 

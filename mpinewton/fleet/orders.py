@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from mpinewton.arrays import AnyArray, Bytes
+from mpinewton import errors
+from mpinewton.arrays import AnyArray, Bytes, round_up
+from mpinewton.errors import MpinewtonError, WorkerError
+from mpinewton.extensions import Reference
 from mpinewton.fleet.calls import Call, Failure
 from mpinewton.fleet.plan import Plan
-from mpinewton.fleet.wire import Layout, joined, parted
+from mpinewton.fleet.wire import Layout, from_bytes, to_bytes
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """An error as it travels: the name of a class of `mpinewton.errors`, and what its constructor takes."""
+
+    kind: str
+    arguments: list[int | str]
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int) -> Trouble:
+        """The error that was raised on a rank."""
+        if isinstance(error, WorkerError):
+            return cls("WorkerError", [error.worker, error.rank, error.task, error.trace])
+        if isinstance(error, MpinewtonError):
+            return cls(type(error).__name__, [str(error)])
+        text = "".join(traceback.format_exception(error)).rstrip()
+        return cls("MpinewtonError", [f"rank {rank} failed:\n{text}"])
+
+    def error(self) -> MpinewtonError:
+        """The error again."""
+        made: MpinewtonError = getattr(errors, self.kind)(*self.arguments)
+        return made
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):
@@ -24,10 +50,9 @@ class Open(Order, frozen=True, tag=True):
 
 
 class Adopt(Order, frozen=True, tag=True):
-    """Build the method `module:Class` from these settings; report."""
+    """Build this method; report."""
 
-    kind: str
-    settings: dict[str, Any]
+    method: Reference
 
 
 class Ask(Order, frozen=True, tag=True):
@@ -73,9 +98,10 @@ class Measure(Order, frozen=True, tag=True):
 
 
 class Stop(Order, frozen=True, tag=True):
-    """The job is over; end with this code."""
+    """The job is over; end with this code, or raise this error."""
 
     code: int
+    error: Trouble | None = None
 
 
 AnyOrder = Open | Adopt | Ask | Report | Reduce | Save | Restore | Each | Introduce | Measure | Stop
@@ -110,25 +136,25 @@ class Timing(msgspec.Struct, frozen=True):
 def pack_answer(answer: Answer, arrays: list[AnyArray]) -> Bytes:
     """An answer and the arrays it speaks of, as bytes."""
     text = np.frombuffer(msgspec.json.encode(answer), dtype=np.uint8)
-    return joined([np.array([len(text)]), text, np.concatenate([np.zeros(0, np.uint8), *map(_padded, arrays)])])
+    return to_bytes([np.array([len(text)]), text, np.concatenate([np.zeros(0, np.uint8), *map(_padded, arrays)])])
 
 
 def unpack_answer(data: Bytes) -> tuple[Answer, Bytes]:
     """The answer and the bytes of its arrays."""
     size = int(data[:8].view(np.int64)[0])
-    return decode_answer(data[8 : 8 + size].tobytes()), data[8 + -(-size // 8) * 8 :]
+    return decode_answer(data[8 : 8 + size].tobytes()), data[8 + round_up(size) :]
 
 
 def unpack_states(answer: Answer, content: Bytes) -> dict[int, dict[str, Any]]:
     """What every worker keeps, by worker."""
     states, first = {}, 0
     for (index, layout), names in zip(answer.workers, answer.names):
-        arrays, first = parted(layout, content, first)
-        first = -(-first // 8) * 8
+        arrays, first = from_bytes(layout, content, first)
+        first = round_up(first)
         states[index] = dict(zip(names, [a.copy() for a in arrays]))
     return states
 
 
 def _padded(a: AnyArray) -> Bytes:
     data = a.reshape(-1).view(np.uint8)
-    return np.pad(data, (0, -len(data) % 8))
+    return np.pad(data, (0, round_up(len(data)) - len(data)))

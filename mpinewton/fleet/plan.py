@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from mpinewton.data.manifest import Manifest
+from mpinewton.extensions import Reference
 from mpinewton.fleet.problem import Problem
 from mpinewton.losses import Loss, make_loss
 
@@ -19,19 +20,20 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     folder: str
     manifest: Manifest
-    loss: str
+    loss: str | Reference
     l2: float
     seed: int = 0
     intercept: bool = False
     dtype: str = "float64"
     sums: str = "fixed"
+    loss_sha256: str | None = None  # of the file of an own loss
 
     @property
     def n_workers(self) -> int:
         return len(self.manifest.shards)
 
     def build_loss(self) -> Loss:
-        return make_loss(self.loss)
+        return make_loss(self.loss, self.loss_sha256)
 
     def problem(self) -> Problem:
         """What is minimised."""

@@ -33,8 +33,8 @@ class Tree:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.depth = (workers - 1).bit_length()
-        self._raised: dict[int, int] = {}
-        self._leaves = [self.raised((1 << self.depth) + (k << self.depth) // workers) for k in range(workers)]
+        self._highest: dict[int, int] = {}
+        self._leaves = [self.highest((1 << self.depth) + (k << self.depth) // workers) for k in range(workers)]
 
     def span(self, node: int) -> tuple[int, int]:
         """The workers a node covers, as (first, one past the last)."""
@@ -46,12 +46,12 @@ class Tree:
         """The highest node that covers just this worker."""
         return self._leaves[worker]
 
-    def raised(self, node: int) -> int:
+    def highest(self, node: int) -> int:
         """The highest node that covers just what `node` covers: past siblings that cover nobody."""
-        highest = self._raised.get(node)
+        highest = self._highest.get(node)
         if highest is None:
             first, end = self.span(node ^ 1) if node > 1 else (0, 1)
-            highest = self._raised[node] = node if first < end else self.raised(node >> 1)
+            highest = self._highest[node] = node if first < end else self.highest(node >> 1)
         return highest
 
     def cover(self, first: int, end: int) -> list[int]:
@@ -60,7 +60,7 @@ class Tree:
         def below(node: int) -> Iterator[int]:
             a, b = self.span(node)
             if first <= a and b <= end and a < b:
-                yield self.raised(node)
+                yield self.highest(node)
             elif a < end and first < b:
                 yield from below(2 * node)
                 yield from below(2 * node + 1)
@@ -70,6 +70,7 @@ class Tree:
     @lru_cache  # noqa: B019  (a handful of trees live as long as the job)
     def longest(self, ranks: int) -> int:
         """The most nodes that any run of neighbouring ranks needs: how long a list of subtree sums can get."""
+        ranks = min(ranks, self.workers)  # beyond, every rank hosts one worker or none
         blocks = [hosted_workers(r, ranks, self.workers) for r in range(ranks)]
         if ranks > 64:
             return max(1, 2 * self.depth)
@@ -92,7 +93,7 @@ class PartialSum:
             right, left = self.sums.pop(), self.sums.pop()
             self.sums.append(_plus(left, right))
             self.nodes.pop()
-            self.nodes.append(self.tree.raised(self.nodes.pop() >> 1))
+            self.nodes.append(self.tree.highest(self.nodes.pop() >> 1))
 
     def vector(self, numbers: int) -> Array:
         """The sum over everybody, once every worker's term is in."""

@@ -9,9 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mpinewton.arrays import AnyArray, Array, Bytes
-
-ALIGNMENT = 8
+from mpinewton.arrays import AnyArray, Array, Bytes, round_up
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True):
@@ -41,6 +39,8 @@ def arrays_of(reply: Any) -> tuple[bool, list[AnyArray]]:
     """
     single = not isinstance(reply, tuple)
     parts = () if reply is None else (reply,) if single else reply
+    if any(isinstance(part, list) for part in parts):
+        raise TypeError("a list does not travel between driver and workers: return a tuple, or make one array of it")
     arrays = [np.ascontiguousarray(part) if np.ndim(part) else np.asarray(part) for part in parts]
     for part, array in zip(parts, arrays):
         if array.dtype.kind not in "fiub":
@@ -54,7 +54,7 @@ def layout_of(single: bool, arrays: Sequence[AnyArray]) -> Layout:
     return Layout(single, tuple(a.dtype.str for a in arrays), tuple(a.shape for a in arrays))
 
 
-def restored(layout: Layout, arrays: Sequence[AnyArray]) -> Any:
+def to_reply(layout: Layout, arrays: Sequence[AnyArray]) -> Any:
     """The reply again: numbers as Python numbers, arrays as arrays, one thing alone or a tuple."""
     parts = [array if array.ndim else array.item() for array in arrays]
     if layout.single:
@@ -62,44 +62,40 @@ def restored(layout: Layout, arrays: Sequence[AnyArray]) -> Any:
     return tuple(parts)
 
 
-def flattened(arrays: Sequence[AnyArray]) -> Array:
+def to_vector(arrays: Sequence[AnyArray]) -> Array:
     """All numbers of the arrays as one new float64 vector."""
     if not arrays:
         return np.zeros(0)
     return np.concatenate([a.ravel() for a in arrays], dtype=np.float64)
 
 
-def unflattened(layout: Layout, vector: Array) -> Any:
+def from_vector(layout: Layout, vector: Array) -> Any:
     """The reply of this layout from one float64 vector; every number comes back as a float."""
     arrays, first = [], 0
     for shape in layout.shapes:
         size = prod(shape)
         arrays.append(vector[first : first + size].reshape(shape))
         first += size
-    return restored(layout, arrays)
+    return to_reply(layout, arrays)
 
 
-def joined(arrays: Sequence[AnyArray]) -> Bytes:
+def to_bytes(arrays: Sequence[AnyArray]) -> Bytes:
     """The bytes of the arrays behind one another, each beginning at a multiple of 8."""
     if len(arrays) == 1:
         return arrays[0].reshape(-1).view(np.uint8)
-    out = np.zeros(sum(_padded(a.nbytes) for a in arrays), dtype=np.uint8)
+    out = np.zeros(sum(round_up(a.nbytes) for a in arrays), dtype=np.uint8)
     first = 0
     for a in arrays:
         out[first : first + a.nbytes] = a.reshape(-1).view(np.uint8)
-        first += _padded(a.nbytes)
+        first += round_up(a.nbytes)
     return out
 
 
-def parted(layout: Layout, data: Bytes, first: int = 0) -> tuple[list[AnyArray], int]:
+def from_bytes(layout: Layout, data: Bytes, first: int = 0) -> tuple[list[AnyArray], int]:
     """The arrays of this layout, as views of `data` from byte `first` on, and the byte after them."""
     arrays: list[AnyArray] = []
     for dtype, shape in zip(layout.dtypes, layout.shapes):
         size = np.dtype(dtype).itemsize * prod(shape)
         arrays.append(data[first : first + size].view(dtype).reshape(shape))
-        first += _padded(size) if len(layout.shapes) > 1 else size
+        first += round_up(size) if len(layout.shapes) > 1 else size
     return arrays, first
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

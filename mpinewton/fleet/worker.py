@@ -32,8 +32,9 @@ class Worker:
         Regularisation of every weight.
     shapes : tuple of Shape
         What the weights are.
-    memory : dict of arrays
-        What a method keeps here between calls; saved in checkpoints.
+    memory : dict of str to array
+        What a method keeps here between calls; saved in checkpoints. Keys are names that the method chooses; values are
+        arrays or numbers of any numeric dtype. After every task they are arrays in C order.
     """
 
     def __init__(self, index: int, shard: Shard, problem: Problem) -> None:
@@ -49,13 +50,13 @@ class Worker:
         self._ray: Ray | None = None
         self._p: Array | None = None  # the direction of the ray
 
-    # -- where the worker stands --------------------------------------------------------------------------------
+    # -- the weights --------------------------------------------------------------------------------------------
 
     @property
     def point(self) -> Point:
-        """The loss where the worker stands, without the l2 term."""
+        """The loss at the weights of the worker, without the l2 term."""
         if self._point is None:
-            raise RuntimeError("the worker was asked for a value before it was told a w: call place(w) first")
+            raise RuntimeError("the worker has no weights yet: call move_to(w) first")
         return self._point
 
     @property
@@ -64,17 +65,17 @@ class Worker:
         return self.point.w
 
     def move_to(self, w: Array) -> None:
-        """Stand at w."""
+        """Evaluate the loss at w, shape (d,), from now on."""
         self._point, self._ray, self._steps = self.model.at(w), None, 0
 
     def set_direction(self, p: Array) -> None:
-        """Look along p from where the worker stands: one product with the data, and trial steps cost none."""
+        """Prepare trial steps w + a p, p of shape (d,): one product with the data, whatever the number of steps."""
         self._ray, self._p = self.point.along(p), p
 
     def advance(self, step: float) -> None:
-        """Go to w + step p, p being the last direction aimed along."""
+        """Move to w + step p, where p is the last direction set."""
         if self._ray is None:
-            raise RuntimeError("the worker was told to advance before it was told where to: call aim(p) first")
+            raise RuntimeError("advance needs a direction: call set_direction(p) first")
         self._point, self._ray = self._ray.at(step), None
         self._steps += 1
         if self._steps % REFRESH == 0:
@@ -100,10 +101,14 @@ class Worker:
         H[np.diag_indices_from(H)] += self.l2_vector
         return H
 
+    def hessian_diagonal(self) -> Array:
+        """Diagonal of the Hessian of f_i, shape (d,)."""
+        return self.point.hessian_diagonal() + self.l2_vector
+
     def losses(self, steps: Array) -> Array:
-        """f_i(w + a p) for every a of `steps`, shape (len(steps),); p is the last direction aimed along."""
+        """f_i(w + a p) for every a of `steps`, shape (len(steps),); p is the last direction set."""
         if self._ray is None or self._p is None:
-            raise RuntimeError("the worker was asked for trial steps before it was told a direction: call aim(p) first")
+            raise RuntimeError("trial steps need a direction: call set_direction(p) first")
         w, p, l2 = self.w, self._p, self.l2_vector
         square = 0.5 * ((l2 * w) @ w + 2.0 * steps * ((l2 * w) @ p) + steps**2 * ((l2 * p) @ p))
         return np.asarray(self._ray.losses(steps) + square)
@@ -111,12 +116,12 @@ class Worker:
     def gradients(self, steps: Array) -> Array:
         """Gradient of f_i at w + a p for every a of `steps`, shape (len(steps), d); p as in `losses`."""
         if self._ray is None or self._p is None:
-            raise RuntimeError("the worker was asked for trial steps before it was told a direction: call aim(p) first")
+            raise RuntimeError("trial steps need a direction: call set_direction(p) first")
         points = [self._ray.at(step) for step in steps]
         return np.array([point.gradient() + self.l2_vector * point.w for point in points]).reshape(len(steps), -1)
 
     def evaluate(self, w: Array) -> tuple[float, Array]:
-        """f_i and its gradient at w, for the record: the worker stays where it is."""
+        """f_i and its gradient, shape (d,), at w; the worker stays at its own weights."""
         point = self.model.at(w)
         g = point.gradient()  # before the value, which may come out of it
         return point.value() + 0.5 * float((self.l2_vector * w) @ w), g + self.l2_vector * w
@@ -128,7 +133,7 @@ class Worker:
         return random_numbers(self.seed, self.index, self.iteration, key)
 
     def subset(self, rows: Indices | None = None) -> Worker:
-        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,), or on all: placed nowhere yet."""
+        """This worker on some of its rows, numbers from 0 to rows - 1, shape (k,), or on all: without weights yet."""
         part = copy.copy(self)
         if rows is not None:
             part.model, part.rows = self.model.subset(rows), len(rows)
@@ -143,11 +148,11 @@ class Worker:
         return ridge + mean_weight_ratio(self.model.row_weight, rows) * (part.gradient() - ridge)
 
     def normalise_memory(self) -> None:
-        """Have the memory as a checkpoint gives it back, in C order: H.T @ v rounds unlike H @ v."""
+        """Store the memory in C order, as a checkpoint restores it: H.T @ v and H @ v round differently."""
         for name, value in self.memory.items():
             self.memory[name] = np.asarray(value, order="C")
 
-    def saved(self, w: Array) -> dict[str, Array]:
+    def save(self, w: Array) -> dict[str, Array]:
         """All this worker keeps, for a checkpoint; its weights only where they are not the driver's w."""
         state: dict[str, Any] = {f"memory/{name}": np.asarray(value) for name, value in self.memory.items()}
         if self._point is not None:
@@ -160,7 +165,7 @@ class Worker:
         return state
 
     def restore(self, state: dict[str, Array], w: Array) -> None:
-        """Stand again where `saved` was called, bit by bit."""
+        """Return to the state in which `save` was called, bit by bit."""
         self.memory = {name.removeprefix("memory/"): a for name, a in state.items() if name.startswith("memory/")}
         if "steps" in state:
             kept = {name.removeprefix("point/"): a for name, a in state.items() if name.startswith("point/")}

@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from mpinewton import __version__
+from mpinewton import __version__, bits
 
 
 def introduction() -> dict[str, Any]:
-    """Host, versions, cores and threads of this process."""
-    import h5py
-    import mpi4py
-
+    """Host, versions, cores and threads of this process, and what computes in it."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "mpinewton": __version__,
         "numpy": np.__version__,
-        "h5py": h5py.__version__,
-        "mpi4py": mpi4py.__version__,
+        "h5py": version("h5py"),
+        "mpi4py": version("mpi4py"),
         "mpi": _library(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "obstacle": bits.obstacle(),
+        **bits.arithmetic(),
     }
 
 

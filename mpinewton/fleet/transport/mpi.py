@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
-from mpinewton.arrays import Array, Bytes
+from mpinewton.arrays import Array, Bytes, round_up
+from mpinewton.errors import MpinewtonError
 from mpinewton.fleet.orders import Timing
 from mpinewton.fleet.tree import PartialSum, Tree
 
@@ -25,15 +27,29 @@ class Link:
 
     Parameters
     ----------
-    comm : a communicator; duplicated, so that nobody else's messages can get between.
-    piece : longest message in bytes.
+    comm : mpi4py.MPI.Intracomm
+        Duplicated, so that nobody else's messages can get between.
+    piece : int
+        Longest message in bytes.
+    driver_hosts : bool
+        Whether the driver's rank hosts workers too.
+
+    Attributes
+    ----------
+    first : int
+        The first rank that hosts workers, 0 or 1.
+    ranks : int
+        Number of ranks that host workers.
+    busy : bool
+        Whether the driver is in the middle of an exchange: the other ranks then do not wait for an order.
     """
 
-    def __init__(self, comm: MPI.Intracomm, piece: int = PIECE) -> None:
+    def __init__(self, comm: MPI.Intracomm, piece: int = PIECE, driver_hosts: bool = False) -> None:
         self.comm = comm.Dup()
-        self.rank, self.ranks = self.comm.rank, self.comm.size - 1
+        self.first = 0 if driver_hosts else 1
+        self.rank, self.ranks = self.comm.rank, self.comm.size - self.first
         self.piece = piece
-        self.busy = False  # the driver is in the middle of an exchange: the ranks are not waiting for an order
+        self.busy = False
         self._frame = np.zeros(FRAME, dtype=np.uint8)
         self._buffers: dict[tuple[str, int], Array] = {}
         self._types: dict[int, MPI.Datatype] = {}
@@ -48,12 +64,26 @@ class Link:
             kind.Free()
         self.comm.Free()
 
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """An order and the answers to it. `busy` stays set where something unexpected ends it: answers are missing.
+
+        A MpinewtonError is raised when all answers are in.
+        """
+        self.busy = True
+        try:
+            yield
+        except MpinewtonError:
+            self.busy = False
+            raise
+        self.busy = False
+
     # -- orders: from the driver to everybody -------------------------------------------------------------------
 
     def tell(self, order: bytes, payload: Bytes | None = None) -> int:
         """Broadcast an order and the bytes that belong to it. Returns the bytes handed to MPI."""
         data = np.zeros(0, dtype=np.uint8) if payload is None else payload
-        head = 16 + -(-len(order) // 8) * 8
+        head = 16 + round_up(len(order))
         frame = self._frame
         frame[:16].view(np.int64)[:] = len(order), len(data)
         inline = head + len(data) <= FRAME
@@ -74,7 +104,7 @@ class Link:
         frame = self._frame
         self.comm.Bcast(frame, DRIVER)
         length, size = (int(n) for n in frame[:16].view(np.int64))
-        head = 16 + -(-length // 8) * 8
+        head = 16 + round_up(length)
         text = frame[16 : 16 + length]
         if head > FRAME:
             text = np.empty(length, dtype=np.uint8)
@@ -97,7 +127,7 @@ class Link:
     # -- answers: from everybody to the driver ------------------------------------------------------------------
 
     def collect(self, data: bytes | Bytes) -> list[Bytes]:
-        """Gather bytes of any length from every rank but the driver; what they are, on the driver, in rank order."""
+        """Gather bytes of any length from every rank that hosts workers; on the driver, in rank order."""
         mine = np.frombuffer(data, dtype=np.uint8)
         sizes = np.zeros(self.comm.size, dtype=np.int64)
         self.comm.Allgather(np.array([len(mine)], dtype=np.int64), sizes)
@@ -106,11 +136,20 @@ class Link:
             self.comm.Gatherv([mine, MPI.BYTE], [everything, sizes, None, MPI.BYTE], DRIVER)
             if everything is None:
                 return []
-            return np.split(everything, np.cumsum(sizes)[:-1])[1:]
+            return np.split(everything, np.cumsum(sizes)[:-1])[self.first :]
         if self.rank != DRIVER:
             self.deliver(DRIVER, mine)
             return []
-        return [self.accept(rank, int(sizes[rank])) for rank in range(1, self.comm.size)]
+        others = [self.accept(rank, int(sizes[rank])) for rank in range(1, self.comm.size)]
+        return others if self.first else [mine, *others]
+
+    def share(self, data: bytes) -> list[bytes]:
+        """The bytes of every rank, on every rank, in rank order: a few thousand at most."""
+        sizes = np.zeros(self.comm.size, dtype=np.int64)
+        self.comm.Allgather(np.array([len(data)], dtype=np.int64), sizes)
+        everything = np.empty(int(sizes.sum()), dtype=np.uint8)
+        self.comm.Allgatherv([np.frombuffer(data, dtype=np.uint8), MPI.BYTE], [everything, sizes, None, MPI.BYTE])
+        return [part.tobytes() for part in np.split(everything, np.cumsum(sizes)[:-1])]
 
     def deliver(self, rank: int, data: bytes | Bytes) -> None:
         """Send bytes to one rank, which knows how many come."""

@@ -1,4 +1,4 @@
-"""What a rank does that is not the driver: it waits for an order, carries it out, and waits again."""
+"""A rank that hosts workers: it waits for an order, carries it out, and waits again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from mpinewton.arrays import AnyArray, Bytes
@@ -17,9 +16,9 @@ from mpinewton.fleet.calls import Call, Failure, find_task
 from mpinewton.fleet.host import Host, HostSum
 from mpinewton.fleet.orders import pack_answer, unpack_answer, unpack_states
 from mpinewton.fleet.transport.introduction import introduction
-from mpinewton.fleet.transport.mpi import Link, Status, measure
-from mpinewton.fleet.tree import hosted_workers
-from mpinewton.fleet.wire import Layout, joined, layout_of, parted
+from mpinewton.fleet.transport.mpi import DRIVER, Link, Status, measure
+from mpinewton.fleet.tree import PartialSum, hosted_workers
+from mpinewton.fleet.wire import Layout, from_bytes, layout_of, to_bytes
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
@@ -28,24 +27,25 @@ def serve(link: Link) -> int:
     """Carry out the driver's orders until it says stop; returns the job's exit code."""
     server = Server(link)
     before = {number: signal.signal(number, server.interrupt) for number in STOP_SIGNALS}
-    while True:
-        text, data = link.hear()
-        order = orders.decode_order(text)
-        if isinstance(order, orders.Stop):
-            break
-        server.obey(order, data)
+    stop, _ = server.run()
     link.close()
     for number, handler in before.items():
         signal.signal(number, handler)
-    return order.code
+    return stop.code
 
 
 class Server:
-    """One rank's workers and what it has to remember between two orders."""
+    """One rank's workers, and what it has to remember between two orders.
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.host: Host | None = None
+    Parameters
+    ----------
+    link : Link
+    host : Host, optional
+        The workers, where they are not loaded by an order to open a fleet.
+    """
+
+    def __init__(self, link: Link, host: Host | None = None) -> None:
+        self.link, self.host = link, host
         self.fixed = True
         self.interrupted = False
         self.waiting: HostSum | None = None
@@ -54,117 +54,148 @@ class Server:
         """A signal to stop: the driver hears of it with the next answer, and decides."""
         self.interrupted = True
 
+    def run(self) -> tuple[orders.Stop, Bytes]:
+        """Carry out orders until one says stop: that order, and the bytes that came with it."""
+        while True:
+            text, data = self.link.hear()
+            order = orders.decode_order(text)
+            if isinstance(order, orders.Stop):
+                return order, data
+            self.obey(order, data)
+
     def obey(self, order: orders.AnyOrder, data: Bytes) -> None:
+        """Carry out an order, and send what the driver waits for."""
         match order:
-            case orders.Ask():
-                self.ask(order, data)
-            case orders.Report():
-                self.report()
+            case orders.Ask() if order.call.kind != "gather":
+                self.compute(order.call, data)
+                if order.layout is None:
+                    self.link.collect(self.report())
+                else:
+                    self.reduce(order.layout)
             case orders.Reduce():
                 self.reduce(order.layout)
-            case orders.Open():
-                self.attempt(lambda: self.open(order))
-            case orders.Adopt():
-                self.attempt(lambda: self.adopt(order))
-            case orders.Each():
-                self.attempt(lambda: self.each(order))
-            case orders.Introduce():
-                self.answer(results=[introduction()])
             case orders.Measure():
                 measure(self.link, order.sizes)
-            case orders.Save():
-                self.save(data)
             case orders.Restore():
-                self.restore(data)
+                size = int(self.link.accept(DRIVER, 8).view(np.int64)[0])
+                self.restore(self.link.accept(DRIVER, size), data)
+            case _:
+                self.link.collect(self.reply(order, data))
 
-    def answer(self, arrays: list[AnyArray] | None = None, **content: Any) -> None:
-        answer = orders.Answer(interrupted=self.interrupted, **content)
-        self.link.collect(pack_answer(answer, arrays or []))
+    def reply(self, order: orders.AnyOrder, data: Bytes) -> Bytes:
+        """Carry out an order that every rank answers with a report, and make the report."""
+        match order:
+            case orders.Ask():
+                return self.gather(order.call, data)
+            case orders.Report():
+                return self.report()
+            case orders.Open():
+                return self.attempt(lambda: self.open(order))
+            case orders.Adopt():
+                return self.attempt(lambda: self.adopt(order))
+            case orders.Each():
+                return self.attempt(lambda: self.each(order))
+            case orders.Introduce():
+                return self.answer(results=[introduction()])
+            case orders.Save():
+                return self.save(data)
+        raise AssertionError(f"{order} is answered in another way")
 
-    def attempt(self, action: Callable[[], list[Any] | None]) -> None:
+    def answer(self, arrays: list[AnyArray] | None = None, **content: Any) -> Bytes:
+        """A report as bytes, the arrays it speaks of behind it."""
+        return pack_answer(orders.Answer(interrupted=self.interrupted, **content), arrays or [])
+
+    def attempt(self, action: Callable[[], list[Any] | None]) -> Bytes:
         """Do something that may go wrong, and report how it went: errors are the driver's to tell."""
         try:
             results = action() or []
         except MpinewtonError as error:
-            self.answer(problem=f"{type(error).__name__}:{error}")
+            return self.answer(problem=f"{type(error).__name__}:{error}")
         except Exception:
-            self.answer(trace=traceback.format_exc())
-        else:
-            self.answer(results=results)
+            return self.answer(trace=traceback.format_exc())
+        return self.answer(results=results)
 
     def open(self, order: orders.Open) -> None:
+        """Load this rank's block of the workers."""
         plan = order.plan
         self.host, self.fixed = None, plan.sums == "fixed"
-        self.host = Host.loaded(plan, hosted_workers(self.link.rank - 1, self.link.ranks, plan.n_workers))
+        self.host = Host.load(plan, hosted_workers(self.link.rank - 1, self.link.ranks, plan.n_workers))
 
     def adopt(self, order: orders.Adopt) -> None:
-        self.ready.method = msgspec.convert(order.settings, find_task(order.kind, None))
+        """Build the method whose tasks will be called as `self.name`."""
+        self.ready.method = order.method.build(object)
 
     @property
     def ready(self) -> Host:
+        """The workers."""
         assert self.host is not None, "the driver opens a fleet before it asks for anything"
         return self.host
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def ask(self, order: orders.Ask, data: Bytes) -> None:
-        arrays, _ = parted(order.call.inputs, data)
-        for a in arrays:
-            a.setflags(write=False)
-        if order.call.kind == "gather":
-            self.gather(order.call, arrays)
-            return
-        self.waiting = self.ready.sum(order.call, arrays)
-        if order.layout is None:
-            self.report()
-        else:
-            self.reduce(order.layout)
+    def compute(self, call: Call, data: Bytes) -> None:
+        """Run a task on the workers and keep the sum of their replies until the driver asks for it."""
+        self.waiting = self.ready.sum(call, _inputs(call, data))
 
-    def report(self) -> None:
+    def report(self) -> Bytes:
+        """The layout of the replies that wait, or the failure."""
         assert self.waiting is not None
         _, first, failure = self.waiting
-        self.answer(workers=[first] if first else [], failure=failure)
+        return self.answer(workers=[first] if first else [], failure=failure)
 
-    def reduce(self, layout: Layout) -> None:
+    def part(self, layout: Layout) -> tuple[Status, PartialSum]:
+        """What this rank adds to the sum over all ranks: zeros where its replies failed or have another layout."""
         assert self.waiting is not None
         total, first, failure = self.waiting
         changed = first is not None and not first[1].like(layout)
         status = Status(failure is not None, changed, self.interrupted, self.ready.seconds)
-        part = self.ready.nothing() if changed or failure else total
-        self.link.sum(self.ready.tree, self.fixed, status, part, layout.numbers)
+        return status, self.ready.zeros() if changed or failure else total
 
-    def gather(self, call: Call, arrays: list[AnyArray]) -> None:
+    def reduce(self, layout: Layout) -> None:
+        """Take part in the sum over all ranks."""
+        self.link.sum(self.ready.tree, self.fixed, *self.part(layout), layout.numbers)
+
+    def gather(self, call: Call, data: Bytes) -> Bytes:
+        """Run a task on the workers; the replies of each, or the failure."""
         workers: list[tuple[int, Layout]] = []
         content: list[AnyArray] = []
         failure: Failure | None = None
-        for index, reply in self.ready.answers(call, arrays):
+        for index, reply in self.ready.answers(call, _inputs(call, data)):
             if isinstance(reply, Failure):
                 failure = failure or reply
             elif reply is not None:
                 workers.append((index, layout_of(*reply)))
-                content.append(joined(reply[1]).copy())
+                content.append(to_bytes(reply[1]).copy())
         if failure:
-            self.answer(failure=failure)
-        else:
-            self.answer(content, workers=workers, seconds=self.ready.seconds)
+            return self.answer(failure=failure)
+        return self.answer(content, workers=workers, seconds=self.ready.seconds)
 
     # -- the rest -----------------------------------------------------------------------------------------------
 
     def each(self, order: orders.Each) -> list[Any]:
+        """Run a function on this rank's share of the items."""
         task = find_task(order.task, None)
         return [task(item) for item in order.items[self.link.rank - 1 :: self.link.ranks]]
 
-    def save(self, data: Bytes) -> None:
+    def save(self, data: Bytes) -> Bytes:
+        """What every worker keeps."""
         w = data.view(np.float64)
-        states = [(worker.index, worker.saved(w)) for worker in self.ready.workers]
+        states = [(worker.index, worker.save(w)) for worker in self.ready.workers]
         workers = [(index, layout_of(False, list(state.values()))) for index, state in states]
-        self.answer([joined(list(s.values())) for _, s in states], workers=workers, names=[list(s) for _, s in states])
+        arrays = [to_bytes(list(state.values())) for _, state in states]
+        return self.answer(arrays, workers=workers, names=[list(state) for _, state in states])
 
-    def restore(self, data: Bytes) -> None:
-        size = np.zeros(1, dtype=np.int64)
-        size[:] = self.link.accept(0, 8).view(np.int64)
-        answer, content = unpack_answer(self.link.accept(0, int(size[0])))
+    def restore(self, packed: Bytes, data: Bytes) -> None:
+        """Give every worker back what it kept."""
         w = data.view(np.float64)
-        states = unpack_states(answer, content)
+        states = unpack_states(*unpack_answer(packed))
         for worker in self.ready.workers:
             worker.restore(states[worker.index], w)
+
+
+def _inputs(call: Call, data: Bytes) -> list[AnyArray]:
+    """The arrays of a call, which no task may write to."""
+    arrays, _ = from_bytes(call.inputs, data)
+    for a in arrays:
+        a.setflags(write=False)
+    return arrays

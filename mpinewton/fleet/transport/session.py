@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpinewton import bits
 from mpinewton.errors import ConfigError
 from mpinewton.launcher import promised_ranks, refuse_singletons, tell_launcher
 
@@ -36,7 +37,7 @@ class Session(Protocol):
     def introductions(self) -> list[dict[str, Any]]:
         """What every rank says of itself, the driver first."""
 
-    def measured(self, sizes: Sequence[int]) -> list[Timing]:
+    def time_collectives(self, sizes: Sequence[int]) -> list[Timing]:
         """What the collectives take for vectors of so many numbers; nothing in one process."""
 
     def stop(self, code: int) -> None:
@@ -54,7 +55,7 @@ class LocalSession:
         from mpinewton.fleet.host import Host
         from mpinewton.fleet.local import LocalFleet
 
-        return LocalFleet(Host.loaded(plan, range(plan.n_workers)))
+        return LocalFleet(Host.load(plan, range(plan.n_workers)))
 
     def each(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """[task(item) for item in items]."""
@@ -66,7 +67,7 @@ class LocalSession:
 
         return [introduction()]
 
-    def measured(self, sizes: Sequence[int]) -> list[Timing]:
+    def time_collectives(self, sizes: Sequence[int]) -> list[Timing]:
         """Nothing: no message leaves the process."""
         return []
 
@@ -77,11 +78,15 @@ class LocalSession:
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
-def join(drive: Callable[[Session], int]) -> int:
+def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = None) -> int:
     """Run `drive` on the driver and serve it on the other ranks, until it returns an exit code; that code on all ranks.
 
     Without a launcher there is one process, and MPI is not even loaded. An exception of `drive` ends the other ranks
     too: at once by an abort where they are in the middle of a call, in good order otherwise.
+
+    Parameters
+    ----------
+    portable : whether all processes shall compute portable bits; asked on the driver, before numpy is imported.
 
     Raises
     ------
@@ -90,6 +95,8 @@ def join(drive: Callable[[Session], int]) -> int:
     """
     promised = promised_ranks()
     if not promised:
+        if portable is not None and portable():
+            bits.hold()
         return drive(LocalSession())
     try:
         from mpinewton.fleet.transport import world
@@ -102,6 +109,8 @@ def join(drive: Callable[[Session], int]) -> int:
             "module, or `pip install mpinewton[mpich]`"
         ) from None
     try:
+        if portable is not None and world.from_driver(portable):
+            bits.hold()
         from mpinewton.fleet.transport.driver import MpiSession
         from mpinewton.fleet.transport.mpi import DRIVER, Link
         from mpinewton.fleet.transport.server import serve
@@ -123,10 +132,10 @@ def join(drive: Callable[[Session], int]) -> int:
             return serve(link)
         except BaseException as error:
             world.abort(error, "serving the driver")
-    return _driven(MpiSession(link), drive)
+    return _drive(MpiSession(link), drive)
 
 
-def _driven(session: MpiSession, drive: Callable[[Session], int]) -> int:
+def _drive(session: MpiSession, drive: Callable[[Session], int]) -> int:
     """Run `drive`, and end the other ranks however it ends."""
     from mpinewton.fleet.transport import world
 

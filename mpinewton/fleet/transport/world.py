@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from mpi4py import MPI
@@ -16,6 +17,13 @@ FAREWELL = 0.5
 def world() -> MPI.Intracomm:
     """All ranks of the job."""
     return MPI.COMM_WORLD
+
+
+def from_driver(question: Callable[[], bool]) -> bool:
+    """What the driver answers to a question, on all ranks."""
+    answer = bytearray([MPI.COMM_WORLD.rank == 0 and question()])
+    MPI.COMM_WORLD.Bcast([answer, MPI.BYTE], 0)
+    return bool(answer[0])
 
 
 def library() -> str:

@@ -1,0 +1,56 @@
+"""What there is: `mpinewton.methods()` and `mpinewton.losses()`.
+
+Both are the names of packages too, and importing these replaces an attribute of the same name. So the packages
+themselves can be called.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from mpinewton.losses.loss import Loss
+    from mpinewton.methods.support.method import AnyMethod
+
+T = TypeVar("T")
+log = logging.getLogger("mpinewton")
+
+
+def methods() -> dict[str, type[AnyMethod]]:
+    """The methods, by name: those of mpinewton, and those that installed packages register."""
+    from mpinewton.extensions import load_installed
+    from mpinewton.methods import METHODS, Method
+
+    found: dict[str, type[AnyMethod]]
+    found, warnings = load_installed(Method, METHODS, "methods")  # type: ignore[type-abstract]
+    return _listed(found, warnings)
+
+
+def losses() -> dict[str, type[Loss]]:
+    """The losses, by name: those of mpinewton, and those that installed packages register."""
+    from mpinewton.extensions import load_installed
+    from mpinewton.losses import LOSSES, Loss
+
+    found, warnings = load_installed(Loss, LOSSES, "losses")  # type: ignore[type-abstract]
+    return _listed(found, warnings)
+
+
+def _listed(kinds: T, warnings: list[str]) -> T:
+    for warning in warnings:
+        log.warning("%s", warning)
+    return kinds
+
+
+class CallableModule(ModuleType):
+    """A package that lists what it holds when it is called."""
+
+    def __call__(self) -> Any:
+        return globals()[self.__name__.rpartition(".")[2]]()
+
+
+def make_callable(name: str) -> None:
+    """Let the package `mpinewton.methods` or `mpinewton.losses` be called."""
+    sys.modules[name].__class__ = CallableModule
