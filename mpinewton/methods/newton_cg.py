@@ -1,0 +1,132 @@
+"""Truncated Newton: conjugate gradients on products with the Hessian, whose matrix is never formed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Literal
+
+import numpy as np
+
+from mpinewton.arrays import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.krylov import EXHAUSTED, Solution, cg
+from mpinewton.losses import Loss
+from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
+from mpinewton.methods.support.tasks import hvp
+from mpinewton.settings import setting
+
+LOOSEST = 0.5  # tolerance of conjugate gradients far from the optimum
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NewtonCGState(State):
+    """An iterate, the diagonal of the Hessian there, and the length of the first gradient."""
+
+    diagonal: Array  # shape (d,); empty without a preconditioner
+    first: float  # in the norm of M^-1
+
+
+@dataclass(frozen=True)
+class NewtonCG(Method[NewtonCGState]):
+    """Truncated Newton with a line search: any smooth loss, convex or not, and any number of weights.
+
+    The driver solves H s = -g by conjugate gradients; the workers multiply, two rounds a step. The algorithm is that of
+    LIBLINEAR since version 2.40 (Galli and Lin 2022), distributed as in Zhuang, Chin, Juan and Lin (2015).
+
+    The preconditioner is M = alpha diag(H) + (1 - alpha) L, where L is the diagonal matrix of l2 (Hsia, Chiang and Lin
+    2018; their objective is this one divided by l2, so that their L is the identity). Entries of M that are 0 count as
+    1, and negative ones by modulus. diag(H) travels with f and g.
+
+    Conjugate gradients stop by the setting `forcing`:
+
+    - `model`: after step j if j (Q_j - Q_{j-1}) <= Q_j / 2, Q the quadratic model of the objective (Nash and Sofer);
+    - `residual`: if |H s + g| <= min(1/2, sqrt(|g| / |g_0|)) |g|, in the norm of M^-1, g_0 the first gradient
+      (Dembo, Eisenstat and Steihaug 1982): superlinear convergence;
+    - a number eta: if |H s + g| <= eta |g|, in the same norm;
+
+    and after `cg_steps` steps, or on a direction of negative curvature: s is then what has been found before it, and
+    at the first step -M^-1 g.
+    """
+
+    forcing: float | Literal["model", "residual"] = setting(
+        "model", gt=0, lt=1, help="when conjugate gradients stop: model, residual, or a relative tolerance"
+    )
+    preconditioner: Literal["diagonal", "none"] = setting("diagonal", help="preconditioner of conjugate gradients")
+    alpha: float = setting(
+        0.01,
+        gt=0,
+        le=1,
+        alias="a",
+        help="weight of diag(H) in the preconditioner, against l2",
+        only_if={"preconditioner": "diagonal"},
+    )
+    cg_steps: int | None = setting(
+        None, ge=1, help="maximum number of steps of conjugate gradients; none: max(50, 2 sqrt(d)), at most d"
+    )
+    search: Backtracking = setting(factory=Backtracking, help="line search")
+
+    name = "newton-cg"
+    needs = ("gradient", "hvp")
+    cost = Cost("2*k + 4", "(k + 1)*d + 1", "(k + 2)*d + 9", "d less up without preconditioner")
+
+    def validate_loss(self, loss: Loss) -> None:
+        super().validate_loss(loss)
+        if self.preconditioner == "diagonal":
+            self.need(loss, "hessian_diagonal", "preconditioner=diagonal", "use preconditioner=none")
+
+    def start(self, fleet: Fleet, w: Array) -> NewtonCGState:
+        f, g, D = fleet.mean(self.move_to, w)
+        first = g / self.root(fleet, D)
+        return NewtonCGState(w, f, g, diagonal=D, first=sqrt(first @ first))
+
+    def step(self, fleet: Fleet, now: NewtonCGState) -> NewtonCGState:
+        g, root = now.gradient, self.root(fleet, now.diagonal)
+        # In the variables M^(1/2) s the preconditioner is the identity, and the norm of M^-1 is the Euclidean one.
+        solved = self.solve(lambda v: fleet.mean(hvp, v / root) / root, g / root, now.first)
+        p = -solved.x / root
+        a = self.search(fleet, now, p)
+        if not a:
+            return fail(now, no_step(now, p))
+        f, g, D = fleet.mean(self.advance, a)
+        note = f"{solved.iterations} steps of conjugate gradients"
+        if solved.status == "negative curvature":
+            note += ", then negative curvature"
+        return replace(now, w=now.w + a * p, loss=f, gradient=g, diagonal=D, step=a, note=note)
+
+    def solve(self, product: Callable[[Array], Array], b: Array, first: float) -> Solution:
+        """H^-1 b in the scaled variables, shape (d,), as far as `forcing` wants it."""
+        d, last = len(b), 0.0
+
+        def enough(j: int, x: Array, r: Array) -> bool:
+            nonlocal last
+            before, last = last, -0.5 * float(x @ (b + r))  # Q_j = x'Hx / 2 - b'x, and H x = b - r
+            return j * (last - before) >= LOOSEST * last
+
+        limit = self.cg_steps or min(d, int(max(50, 2 * sqrt(d))))
+        if self.forcing == "model":
+            return cg(product, b, limit, 0.0, EXHAUSTED, enough=enough)
+        superlinear = min(LOOSEST, sqrt(sqrt(b @ b) / first)) if first else LOOSEST
+        return cg(product, b, limit, superlinear if self.forcing == "residual" else self.forcing, EXHAUSTED)
+
+    def root(self, fleet: Fleet, D: Array) -> Array:
+        """Square root of the preconditioner M, a diagonal, shape (d,)."""
+        if self.preconditioner == "none":
+            return np.ones(fleet.dim)
+        M = np.abs(self.alpha * D + (1.0 - self.alpha) * fleet.problem.l2_vector)
+        return np.sqrt(np.where(M > 0, M, 1.0))
+
+    def move_to(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
+        worker.move_to(w)
+        return self.evaluate(worker)
+
+    def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
+        worker.advance(step)
+        return self.evaluate(worker)
+
+    def evaluate(self, worker: Worker) -> tuple[float, Array, Array]:
+        """f_i, its gradient and the diagonal of its Hessian where the worker stands, 2 d + 1 floats."""
+        diagonal = worker.hessian_diagonal() if self.preconditioner == "diagonal" else UNKNOWN
+        return worker.value(), worker.gradient(), diagonal
