@@ -1,1 +1,1 @@
-"""From text files and arrays to one HDF5 shard per logical worker."""
+"""Text files, tables and arrays to one HDF5 shard per logical worker, and back."""

@@ -1,4 +1,4 @@
-"""Arrays from files and packages: npz, npy, MNIST's idx, scikit-learn's own data sets."""
+"""Arrays from files and packages: npz, npy, idx (MNIST), data sets of scikit-learn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
 class Arrays(Source):
-    """Rows of arrays in memory or mapped: X (n, p) dense or CSR, y (n,) numbers or words, weight (n,) or None."""
+    """Rows of arrays: X (n, p) dense or CSR, y (n,) numbers or class names, weight (n,) or None."""
 
     def __init__(
         self, name: str, reading: Reading, X: Any, y: NDArray[Any], weight: NDArray[Any] | None = None
@@ -31,13 +31,13 @@ class Arrays(Source):
         self.dense = not bool(sparse.issparse(X))
         shapes = f"X {X.shape}, y {y.shape}" + ("" if weight is None else f", weight {weight.shape}")
         if X.ndim != 2 or y.shape != X.shape[:1] or (weight is not None and weight.shape != y.shape):
-            raise DataError(f"{name}: the shapes do not fit: {shapes}; wanted are X (n, p), y (n,), weight (n,)")
+            raise DataError(f"{name}: expected X of shape (n, p), y and weight of shape (n,); found {shapes}")
         words = y.dtype.kind == "U"
         for array in (X, *(() if words else (y,)), *(() if weight is None else (weight,))):
             if array.dtype.kind not in "fiub":
-                raise DataError(f"{name}: an array holds {array.dtype}, not numbers; convert it to float64 first")
+                raise DataError(f"{name}: expected arrays of numbers; found dtype {array.dtype}. Convert it to float64")
         try:
-            self.y = self.words.encode(y) if words else y
+            self.y = self.class_names.encode(y) if words else y
         except ValueError as error:
             raise DataError(f"{name}: the label {error}") from None
 
@@ -54,15 +54,19 @@ class Arrays(Source):
 
 
 def npz(path: Path, reading: Reading) -> Source:
-    """Arrays `X`, `y` and perhaps `weight`; or `data`, `indices`, `indptr`, `shape` of a CSR matrix beside `y`."""
+    """Arrays `X`, `y` and optionally `weight`; or `data`, `indices`, `indptr`, `shape` of a CSR matrix, and `y`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files)
             if not {"y"} < names or not ({"X"} <= names or {"data", "indices", "indptr", "shape"} <= names):
                 raise DataError(
-                    f"{path}: holds {', '.join(sorted(names)) or 'nothing'}; wanted are X and y (and weight), or a"
-                    " CSR matrix's data, indices, indptr, shape and y"
+                    f"{path}: expected arrays X, y (and weight), or data, indices, indptr, shape (a CSR matrix), y; "
+                    f"found {', '.join(sorted(names)) or 'none'}"
                 )
+            kind = file["format"].item() if "format" in names else b"csr"
+            if kind not in (b"csr", "csr"):
+                word = kind.decode() if isinstance(kind, bytes) else kind
+                raise DataError(f"{path}: a sparse matrix in format {word}; save X.tocsr() instead")
             X = (
                 file["X"]
                 if "X" in names
@@ -89,15 +93,15 @@ def _csr(path: Path, data: Array, indices: NDArray[Any], indptr: NDArray[Any], s
 def npy(path: Path, reading: Reading) -> Source:
     """A table whose last column is the label, or the pair `...X.npy`, `...y.npy`."""
     partner = path.with_name(path.name.removesuffix("X.npy") + "y.npy")
-    X = _mapped(path)
+    X = _map_file(path)
     if path.name.endswith("X.npy") and partner.exists():
-        return Arrays(str(path), reading, X, _mapped(partner))
+        return Arrays(str(path), reading, X, _map_file(partner))
     if X.ndim != 2 or X.shape[1] < 2:
-        raise DataError(f"{path}: has shape {X.shape}; wanted are rows with the label last, or a pair X.npy and y.npy")
+        raise DataError(f"{path}: expected rows with the label last, or files X.npy and y.npy; found shape {X.shape}")
     return Arrays(str(path), reading, X[:, :-1], X[:, -1])
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def _map_file(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -106,7 +110,7 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 class Idx(Source):
-    """Images of an idx file as rows of pixels 0..255, the labels from the file whose name says so."""
+    """Images of an idx file as rows of pixels 0 to 255; labels from the file ...labels-idx1... beside it."""
 
     dtype = "uint8"
 
@@ -116,17 +120,19 @@ class Idx(Source):
         name = path.name.replace("images", "labels").replace("idx3", "idx1")
         self.labels = path.with_name(name)
         if name == path.name or not self.labels.exists():
-            raise DataError(f"{path}: no labels beside it; wanted is the file of images, ...images-idx3..., and {name}")
+            raise DataError(f"{path}: expected a file of images, ...images-idx3..., and its labels beside it, {name}")
 
     def blocks(self) -> Iterator[Block]:
         with open_bytes(self.path) as images, open_bytes(self.labels) as labels:
             rows, *pixels = self._header(images, self.path)
-            named = self._header(labels, self.labels)
+            found = self._header(labels, self.labels)
             p = int(np.prod(pixels))
-            if named != [rows]:
-                raise DataError(f"{self.labels}: has shape {named}, but {self.path} has {rows} images")
+            if found != [rows]:
+                raise DataError(
+                    f"{self.labels}: expected {rows} labels, as {self.path} has images; found shape {found}"
+                )
             if not 1 <= p <= self.reading.max_features:
-                raise DataError(f"{self.path}: an image has {p} pixels; wanted are 1 to {self.reading.max_features}")
+                raise DataError(f"{self.path}: expected images of 1 to {self.reading.max_features} pixels; found {p}")
             size = max(1, BLOCK_NUMBERS // p)
             for first in range(0, rows, size):
                 n = min(size, rows - first)
@@ -136,24 +142,24 @@ class Idx(Source):
     def _bytes(self, stream: Any, count: int, path: Path) -> Array:
         raw = read_bytes(stream, count, path)
         if len(raw) < count:
-            raise DataError(f"{path}: the file is cut short; fetch it again")
+            raise DataError(f"{path}: the file is truncated; download it again")
         return np.frombuffer(raw, np.uint8).astype(np.float64)
 
     def _header(self, stream: Any, path: Path) -> list[int]:
         magic = read_bytes(stream, 4, path)
         if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
-            raise DataError(f"{path}: not an idx file of bytes (it begins with {magic.hex() or 'nothing'})")
+            raise DataError(f"{path}: not an idx file of bytes (its first bytes are {magic.hex() or 'missing'})")
         sizes = read_bytes(stream, 4 * magic[3], path)
         if len(sizes) < 4 * magic[3]:
-            raise DataError(f"{path}: the file is cut short; fetch it again")
+            raise DataError(f"{path}: the file is truncated; download it again")
         return [int(size) for size in np.frombuffer(sizes, ">u4")]
 
 
 def sklearn_source(name: str, reading: Reading) -> Source:
-    """`sklearn:NAME`: a data set that ships inside scikit-learn."""
+    """`sklearn:NAME`: a data set that is part of scikit-learn."""
     key = name.removeprefix("sklearn:")
     if key not in SKLEARN:
-        raise ConfigError(f"{name}: not a data set inside scikit-learn{did_you_mean(key, SKLEARN)}")
+        raise ConfigError(f"{name}: no such data set in scikit-learn{did_you_mean(key, SKLEARN)}")
     try:
         from sklearn import datasets
     except ImportError:

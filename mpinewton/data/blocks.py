@@ -1,4 +1,4 @@
-"""What every source of rows is: an iterator of blocks, checked in one place."""
+"""Base class of sources: rows in blocks, validated in one place."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from mpinewton.arrays import Array, Matrix
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
-CLASSES = 1000  # more distinct labels than this are numbers to be fitted, not classes
+CLASSES = 1000  # more distinct labels than this are real numbers, not classes
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is to be read.
+    """How to read a source.
 
     Attributes
     ----------
     format : str
-        "auto" goes by the name of the source; else a format of `mpinewton.data.sources.FORMATS`.
+        A key of `mpinewton.data.sources.FORMATS`, or "auto": by the name of the source.
     features : int or None
-        Number of features where the source shows fewer; None: as many as occur.
+        Number of features, if the last ones may not occur in the source; None: the largest that occurs.
     rows : int or None
-        Only the first so many rows.
+        Number of rows to read, from the first; None: all.
     max_features : int
-        Largest index taken for meant.
+        Largest feature index that is accepted.
     label_column, weight_column : str or None
-        Name or number (from 1, or from the end: -1 is the last) of a table's column; the label is the last by default.
+        Name or number of a column of a table (from 1; -1 is the last). Default label: the last column.
     class_names : tuple of str or None
-        Words that labels may be, in the order of their numbers; (): none, only numbers; None: those that occur, sorted.
+        Names of the classes 0, 1, ...; (): labels must be numbers; None: the names that occur, sorted.
     allow_partial_last_line : bool
-        Take a last line without newline for complete.
+        Accept a last line without newline.
     """
 
     format: str = "auto"
@@ -56,92 +56,92 @@ class Block:
     weight: Array | None = None
 
 
-class Words:
-    """Class names and their numbers: in order of appearance while a source is read, sorted in the end."""
+class ClassNames:
+    """Class names and their numbers: in order of appearance while a source is read, then in alphabetical order."""
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
         self.fixed = names is not None
         self.number = {name: number for number, name in enumerate(names or ())}
 
     def __call__(self, word: str) -> int:
-        """The number of a word; ValueError where it is not a class, or the 1001st."""
-        word = word if word in self.number else word.strip()  # a blank may be a class, of characters
+        """The number of a class name. Raises ValueError if it is empty, unknown, or number 1001."""
+        word = word if word in self.number else word.strip()  # a blank may be the name of a class
         if word not in self.number:
             if self.fixed:
                 raise ValueError(f"{word!r} is not a class of the training data{did_you_mean(word, self.number)}")
             if not word or len(self.number) == CLASSES:
-                raise ValueError(f"{word!r} is empty or class number {CLASSES + 1}; is the label column the right one?")
+                raise ValueError(f"{word!r} is empty, or class number {CLASSES + 1}; check the label column")
             self.number[word] = len(self.number)
         return self.number[word]
 
     def encode(self, words: NDArray[np.str_]) -> Array:
-        """Numbers of many words, shape of `words`."""
+        """Numbers of class names, shape of `words`."""
         distinct, inverse = np.unique(words, return_inverse=True)
         return np.array([self(str(word)) for word in distinct], dtype=np.float64)[inverse]
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """Class names by final number, or None where labels are numbers."""
+        """Class names in the order of their final numbers; None if labels are numbers."""
         return (tuple(self.number) if self.fixed else tuple(sorted(self.number))) or None
 
-    def final(self, y: Array) -> Array:
-        """Labels by final number for labels by order of appearance."""
+    def renumber(self, y: Array) -> Array:
+        """Final numbers of labels that are numbered in order of appearance, shape of y."""
         if self.fixed or not self.number:
             return y
         return np.argsort(np.argsort(list(self.number))).astype(np.float64)[y.astype(np.int64)]
 
 
-def asked_of(name: str, query: str, known: Collection[str], what: str) -> Iterator[tuple[str, str]]:
-    """Keys and values of key=value&key=value, behind the ? of a source's name.
+def parse_query(name: str, query: str, known: Collection[str], what: str) -> Iterator[tuple[str, str]]:
+    """Keys and values of the settings key=value&key=value of a source.
 
     Raises
     ------
     ConfigError
-        If a key is not known.
+        If a key is not in `known`.
     """
     for item in filter(None, query.split("&")):
         key, _, value = item.partition("=")
         if key not in known:
-            raise ConfigError(f"{name}: {key!r} is no setting of {what}{did_you_mean(key, known)}")
+            raise ConfigError(f"{name}: {what} has no setting {key!r}{did_you_mean(key, known)}")
         yield key, value
 
 
 class Source(ABC):
-    """Rows from somewhere, a block at a time. `words` is complete once the blocks have been read."""
+    """Base class: rows in blocks. `class_names` is complete after all blocks have been read."""
 
     dense = True
-    dtype = "float64"  # that holds the features as they are, float64 or uint8
-    sizes: tuple[int, ...] | None = None  # rows of each worker, where the source prescribes them
+    dtype = "float64"  # smallest of float64 and uint8 that holds the features exactly
+    sizes: tuple[int, ...] | None = None  # rows of each worker, if the source prescribes them
 
     def __init__(self, name: str, reading: Reading) -> None:
         self.name, self.reading = name, reading
-        self.words = Words(reading.class_names)
+        self.class_names = ClassNames(reading.class_names)
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
         """The rows in order."""
 
-    def checked_blocks(self) -> Iterator[Block]:
-        """The rows in order: finite, of a size that fits, at most `reading.rows`.
+    def valid_blocks(self) -> Iterator[Block]:
+        """The rows in order, at most `reading.rows`.
 
         Raises
         ------
         DataError
-            Naming the source and the row.
+            If a number is not finite, a weight is negative, there are too many features, or fewer rows than asked for.
         """
-        done, wanted = 0, self.reading.rows
+        done, limit_rows = 0, self.reading.rows
         limit = self.reading.features or self.reading.max_features
         for block in self.blocks():
             self._check(block, done, limit)
             n = len(block.y)
-            if wanted is not None and done + n >= wanted:
-                n = wanted - done
+            if limit_rows is not None and done + n >= limit_rows:
+                n = limit_rows - done
                 yield Block(block.X[:n], block.y[:n], None if block.weight is None else block.weight[:n])
                 return
             yield block
             done += n
-        if wanted is not None and done < wanted:
-            raise DataError(f"{self.name}: has {done} rows, fewer than --rows {wanted}")
+        if limit_rows is not None and done < limit_rows:
+            raise DataError(f"{self.name}: has {done} rows, fewer than --rows {limit_rows}")
 
     def _check(self, block: Block, done: int, limit: int) -> None:
         if block.X.shape[1] > limit:
@@ -151,11 +151,11 @@ class Source(ABC):
         weight = np.ones(0) if block.weight is None else block.weight
         if np.isfinite(values).all() and np.isfinite(block.y).all() and np.all((weight >= 0) & np.isfinite(weight)):
             return
-        with np.errstate(invalid="ignore"):  # an infinity times 0 is the NaN that is looked for
+        with np.errstate(invalid="ignore"):  # infinity times 0 is NaN
             odd = ~np.isfinite(block.X @ np.zeros(block.X.shape[1])) | ~np.isfinite(block.y)
         if len(weight):
             odd |= ~(np.isfinite(weight) & (weight >= 0))
         raise DataError(
-            f"{self.name}: row {done + int(np.argmax(odd)) + 1} holds a NaN, an infinity or a negative weight;"
-            " every number must be finite: remove or repair the row"
+            f"{self.name}: row {done + int(np.argmax(odd)) + 1} has a NaN, an infinity or a negative weight;"
+            " expected finite numbers: correct or remove the row"
         )

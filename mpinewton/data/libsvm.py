@@ -1,4 +1,4 @@
-"""LIBSVM text: `label index:value index:value ...`, indices from 1 and rising."""
+"""LIBSVM text: `label index:value index:value ...`, indices from 1, increasing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpinewton.data.blocks import Block, Reading, Source
 from mpinewton.data.lines import line_blocks, line_number
 from mpinewton.errors import DataError
 
-# What a byte may be. Everything else (letters of nan, inf, 0x10 and qid, NUL, lone carriage returns) is a fault.
+# Kinds of bytes. All others (letters of nan, inf, 0x10 and qid, NUL, single carriage returns) are errors.
 DIGIT, SIGN, COLON, SPACE, NEWLINE = 1, 2, 3, 4, 5
 KIND = np.zeros(256, np.uint8)
 for _bytes, _kind in ((b"0123456789", DIGIT), (b"+-.eE", SIGN), (b":", COLON), (b" \t", SPACE), (b"\n", NEWLINE)):
@@ -49,7 +49,7 @@ class LibsvmText(Source):
 
 
 def parse(text: bytes, limit: int) -> tuple[sparse.csr_array, Array]:
-    """Rows and labels of whole lines; every departure from the format is a bare ValueError (`explain` finds words).
+    """Rows and labels of whole lines; every error is a bare ValueError, which `explain` puts into words.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def parse(text: bytes, limit: int) -> tuple[sparse.csr_array, Array]:
         text = re.sub(rb"#[^\n\0]*", b"", text)
     text = b"\n" + text.replace(b"\r\n", b"\n")
     kind = KIND[np.frombuffer(text, np.uint8)]
-    _demand(bool(kind.all()))
+    _require(bool(kind.all()))
     gap = kind >= SPACE
     starts = np.flatnonzero(gap[:-1] & ~gap[1:]) + 1  # of tokens
     if not len(starts):
@@ -75,12 +75,12 @@ def parse(text: bytes, limit: int) -> tuple[sparse.csr_array, Array]:
     pair = np.diff(line, prepend=-1) == 0  # every token but the first of its line
     numbers = _numbers(text, kind, starts, pair)
 
-    # A label is one number, a pair two: this is where each token's first number is.
+    # Position of the first number of every token: a label is one number, a pair two.
     place = np.arange(len(starts)) + np.cumsum(pair) - pair
     y = numbers[place[~pair]]
     index, value = numbers[place[pair]], numbers[place[pair] + 1]
-    _demand(bool(np.isfinite(numbers).all() and np.all(index >= 1) and np.all(index <= limit)))
-    _demand(bool(np.all((np.diff(index) > 0) | (np.diff(line[pair]) > 0))))
+    _require(bool(np.isfinite(numbers).all() and np.all(index >= 1) and np.all(index <= limit)))
+    _require(bool(np.all((np.diff(index) > 0) | (np.diff(line[pair]) > 0))))
     indices = index.astype(np.int32) - np.int32(1)
     rows = np.cumsum(~pair)[pair]  # from 1
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(y) + 1)[1:])])
@@ -89,32 +89,32 @@ def parse(text: bytes, limit: int) -> tuple[sparse.csr_array, Array]:
 
 
 def _numbers(text: bytes, kind: NDArray[np.uint8], starts: NDArray[np.intp], pair: NDArray[np.bool_]) -> Array:
-    """All numbers of the text, once it is certain that every pair is digits, one colon and a number."""
+    """All numbers of the text, after a check that every pair is digits, one colon and a number."""
     colons = np.flatnonzero(kind == COLON)
     begin, end = starts[pair], np.append(starts[1:], len(kind))[pair]
-    _demand(len(colons) == len(begin) and bool(np.all((begin < colons) & (colons < end))))
-    _demand(bool(np.all(kind[colons + 1] < COLON)))
+    _require(len(colons) == len(begin) and bool(np.all((begin < colons) & (colons < end))))
+    _require(bool(np.all(kind[colons + 1] < COLON)))
     if len(colons):
         index = np.column_stack([begin, colons]).ravel()
-        _demand(bool(np.all(np.maximum.reduceat(kind, index)[::2] == DIGIT)))
-    with warnings.catch_warnings():  # numpy before 2.3 warns where later ones raise ValueError
+        _require(bool(np.all(np.maximum.reduceat(kind, index)[::2] == DIGIT)))
+    with warnings.catch_warnings():  # numpy before 2.3 warns; later ones raise ValueError
         warnings.simplefilter("error", DeprecationWarning)
         try:
             numbers = np.fromstring(text.translate(COLON_TO_SPACE), sep=" ")
         except DeprecationWarning:
             raise ValueError from None
-    # "1-2" is scanned as two numbers: with the count right, every token and half-token is exactly one.
-    _demand(len(numbers) == len(starts) + len(colons))
+    # "1-2" is read as two numbers: if the count is right, every part of a token is exactly one.
+    _require(len(numbers) == len(starts) + len(colons))
     return numbers
 
 
-def _demand(holds: bool) -> None:
+def _require(holds: bool) -> None:
     if not holds:
         raise ValueError
 
 
 def first_fault(text: bytes, limit: int) -> tuple[bytes, int]:
-    """The first line that `parse` refuses, and its number from 0: found by halving, for faults are local to a line."""
+    """The first line that `parse` refuses, and its number from 0, by bisection: every error is in one line."""
     lines = text.splitlines(keepends=True) if b"\r" not in text else [line + b"\n" for line in text.split(b"\n")[:-1]]
     low, high = 0, len(lines)
     while high - low > 1:
@@ -128,35 +128,33 @@ def first_fault(text: bytes, limit: int) -> tuple[bytes, int]:
 
 
 def explain(line: bytes, limit: int, reading: Reading) -> str:
-    """What is wrong with a line that `parse` refuses, and what to do."""
+    """Why `parse` refuses a line, and the remedy."""
     if b"\0" in line:
-        return "there is a NUL byte, so this is not text; fetch or make the file again"
+        return "a NUL byte: this is not text; download or create the file again"
     label, *pairs = line.split(b"#")[0].decode("latin-1").split() or [""]
     if not _is_number(label):
-        hint = "; a CSV file wants the ending .csv or --format csv" if "," in label else ""
+        hint = "; name a CSV file .csv, or pass --format csv" if "," in label else ""
         return f"the label {label[:40]!r} is not a finite decimal number{hint}"
     before = 0
     for pair in pairs:
         index, colon, value = pair.partition(":")
         if index == "qid":
-            return f"{pair[:40]!r} is a query id (ranking data), which no loss here uses; remove the qid fields"
+            return f"{pair[:40]!r} is a query id (ranking data), which no loss uses; remove the qid fields"
         if not colon:
-            return f"{pair[:40]!r} has no colon; every feature is written index:value"
+            return f"{pair[:40]!r} has no colon; expected index:value"
         if not re.fullmatch("[0-9]+", index):
-            return f"the index {index[:40]!r} is not a whole number from 1 in plain digits"
+            return f"the index {index[:40]!r} is not a whole number in digits"
         if int(index[:400]) < 1:
-            return (
-                f"the index {index[:40]} is below 1; indices count from 1 (add 1 to each of a file that counts from 0)"
-            )
+            return f"the index {index[:40]} is below 1; indices start at 1 (add 1 to those of a file that starts at 0)"
         if int(index[:400]) > limit:
             given = "--features" if reading.features else "--max-features"
-            return f"the index {index[:40]} is above {given} {limit}; raise {given} where this is meant"
+            return f"the index {index[:40]} is above {given} {limit}; increase {given} if this is intended"
         if int(index[:400]) <= before:
-            return f"the index {index} follows {before}; indices must rise within a line: sort it, remove duplicates"
+            return f"the index {index} follows {before}; indices must increase: sort them, remove duplicates"
         if not _is_number(value):
             return f"the value {value[:40]!r} of index {index} is not a finite decimal number"
         before = int(index)
-    return f"{line[:60]!r} holds a character that is neither part of a number, nor a colon, nor a space, nor a tab"
+    return f"{line[:60]!r} has a character that is not of a number, colon, space or tab"
 
 
 def _is_number(text: str) -> bool:

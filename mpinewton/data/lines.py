@@ -19,25 +19,25 @@ OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".
 
 
 def plain_name(path: Path) -> str:
-    """File name in lower case, without the ending of the compression."""
+    """File name in lower case, without the suffix of the compression."""
     return (path.stem if path.suffix in OPENERS else path.name).lower()
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked where its name ends in .gz, .bz2 or .xz."""
+    """Open a file for reading bytes; decompress it if its name ends in .gz, .bz2 or .xz. Raises DataError."""
     try:
         stream: IO[bytes] = OPENERS.get(path.suffix, open)(path, "rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}); give the name of a readable file") from None
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); expected the name of a readable file") from None
     return stream
 
 
 def read_bytes(stream: IO[bytes], size: int, path: Path, line: bool = False) -> bytes:
-    """At most `size` bytes, or those up to the end of the line; fewer only at the end of the file."""
+    """At most `size` bytes, or up to the end of the line; fewer only at the end of the file. Raises DataError."""
     try:
         return stream.readline(size) if line else stream.read(size)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: the file is damaged or cut short ({error}); fetch or make it again") from None
+        raise DataError(f"{path}: the file is damaged or truncated ({error}); download or create it again") from None
 
 
 def line_blocks(
@@ -51,7 +51,7 @@ def line_blocks(
         If a line is longer than 256 MiB, or the last one has no newline and `allow_partial` is false.
     """
     with open_bytes(path) as stream:
-        if first:  # a line that began before belongs to the range before
+        if first:  # a line that begins earlier belongs to the range before
             stream.seek(first - 1)
             first += len(stream.readline()) - 1
         while last is None or first < last:
@@ -73,14 +73,14 @@ def _rest_of_line(stream: IO[bytes], path: Path, offset: int, allow_partial: boo
         raise DataError(f"{path}:{line}: the line is longer than {LINE_BYTES >> 20} MiB; is this a text file?")
     if not allow_partial:
         raise DataError(
-            f"{path}:{line}: the last line has no newline, so the file may be cut short; fetch it again, or give"
-            " --allow-partial-last-line where the line is complete"
+            f"{path}:{line}: the last line has no newline: the file may be truncated; download it again, or pass"
+            " --allow-partial-last-line if the line is complete"
         )
     return rest + b"\n"
 
 
 def line_number(path: Path, offset: int) -> int:
-    """Number, from 1, of the line that holds byte `offset`; reads the file again, so for messages only."""
+    """Number, from 1, of the line with byte `offset`; it reads the file again, so it is for error messages only."""
     number = 1
     with open_bytes(path) as stream:
         while offset > 0 and (text := read_bytes(stream, min(offset, BLOCK_BYTES), path)):

@@ -1,4 +1,4 @@
-"""A whole source, or a packed folder, in memory."""
+"""All rows of a source, or of a packed folder, in memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from scipy import sparse
 
 from mpinewton.arrays import Array
-from mpinewton.data.blocks import Reading, Words
+from mpinewton.data.blocks import ClassNames, Reading
 from mpinewton.data.manifest import FILE, read_manifest
 from mpinewton.data.pack import classes_of
 from mpinewton.data.shard import Shard
 from mpinewton.data.shard_io import read_shard
 from mpinewton.data.sources import open_source
-from mpinewton.data.spool import scaled
+from mpinewton.data.spool import scale_blocks
 from mpinewton.data.text import TEXTS
 from mpinewton.errors import DataError
 
@@ -36,73 +36,96 @@ def load_rows(
     Parameters
     ----------
     source : str
-        As for `pack`, or a packed folder (its features are as they were packed: `scale` is not applied again).
-    features, class_names
-        Those of the training data's manifest: a sparse source with fewer features is widened,
-        words get the same numbers.
-        `class_names` () says that the labels must be numbers, None that anything goes.
+        As for `pack`, or a packed folder.
+    features : int or None
+        Number of features of the training data. Sparse rows with fewer are padded with zeros.
+    class_names : tuple of str or None
+        Class names of the training data: labels get the same numbers. (): the labels must be numbers; None: any.
+    scale : str
+        Factor of the features; a packed folder is scaled already.
+    reading : Reading, optional
+        How to read the source.
+    dtype : str
+        Type of the features in memory.
+
+    Returns
+    -------
+    Shard
+    tuple of float, or None
+        The distinct labels, increasing; None for real numbers.
 
     Raises
     ------
     DataError
-        If the source has more features, or is a table with fewer, or has labels that are no class of the training data.
+        If the source has more features than the training data, is a table with fewer, or has an unknown label.
     """
-    folder = Path(source)
-    if (folder / FILE).exists():
-        shard, names = _packed(folder, class_names, dtype)
-        y = shard.y if names is None or class_names is None else _renamed(shard.y, names, class_names, source)
+    folder, names = Path(source), None
+    packed = (folder / FILE).exists()
+    if packed:
+        shard, names = _load_folder(folder, class_names, dtype)
     else:
-        # Not `features`: a source that has more is refused below, in words that fit a source which is not packed.
+        # A source with more features than the training data is refused below, not by `Reading.features`.
         reading = reading or Reading()
         widest = max(reading.max_features, features or 0)
-        reading = replace(reading, max_features=widest, class_names=class_names)
-        shard, y, names = _read(source, reading, scale, dtype)
-    if features is not None and shard.features > features:
-        raise DataError(f"{source}: has {shard.features} features, but the training data have {features}")
-    if features is not None and shard.features < features and not sparse.issparse(shard.X):
-        # Text of index:value pairs ends where the last features are all 0; a table with fewer columns is another one.
-        remedy = f"; if the last are all 0, pack it with --features {features}" if (folder / FILE).exists() else ""
-        raise DataError(f"{source}: has {shard.features} features, but the training data have {features}{remedy}")
-    X = _widened(shard.X, features or shard.features)
+        shard, names = _load_source(
+            source, replace(reading, max_features=widest, class_names=class_names), scale, dtype
+        )
+    _check_features(shard, features, source, packed)
     known = class_names or names
-    classes = tuple(map(float, range(len(known)))) if known else classes_of(y)
-    if class_names and not np.isin(y, np.arange(len(class_names))).all():
+    if class_names and not np.isin(shard.y, np.arange(len(class_names))).all():
         raise DataError(
-            f"{source}: the labels are numbers, but those of the training data are {', '.join(class_names)}"
+            f"{source}: expected labels out of {', '.join(class_names)}, as in the training data; found numbers"
         )
-    return Shard(X, y, shard.sample_weight), classes
+    classes = tuple(map(float, range(len(known)))) if known else classes_of(shard.y)
+    return replace(shard, X=_pad_features(shard.X, features or shard.features)), classes
 
 
-def _packed(folder: Path, wanted: tuple[str, ...] | None, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
+def _check_features(shard: Shard, features: int | None, source: str, packed: bool) -> None:
+    """Refuse more features than the training data have; and fewer of a table: sparse text may omit the last ones."""
+    if features is None or shard.features == features or (shard.features < features and sparse.issparse(shard.X)):
+        return
+    fewer = packed and shard.features < features
+    remedy = f"; if the last are all 0, pack it with --features {features}" if fewer else ""
+    raise DataError(f"{source}: has {shard.features} features, but the training data have {features}{remedy}")
+
+
+def _load_folder(folder: Path, names: tuple[str, ...] | None, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
+    """The rows of all shards of a packed folder, and their class names; labels are numbered as `names` are."""
     manifest = read_manifest(folder)
-    if wanted and manifest.source.startswith(TEXTS) and manifest.class_names != wanted:  # its rows go by them, too
+    own = manifest.class_names
+    if names and manifest.source.startswith(TEXTS) and own != names:  # features are numbers of characters, too
         raise DataError(
-            f"{folder}: its numbers mean other characters than the training data's; give the text itself, as text:FILE"
+            f"{folder}: its characters have other numbers than in the training data; use the text, as text:FILE"
         )
-    shards = [read_shard(folder, manifest, index, dtype) for index in range(manifest.workers)]
-    return _stacked(shards), manifest.class_names
+    shard = _concatenate([read_shard(folder, manifest, index, dtype) for index in range(manifest.workers)])
+    if own is not None and names is not None:
+        shard = replace(shard, y=_renumber(shard.y, own, names, str(folder)))
+    return shard, own
 
 
-def _read(source: str, reading: Reading, scale: str, dtype: str) -> tuple[Shard, Array, tuple[str, ...] | None]:
-    opened = open_source(source, reading)
+def _load_source(source: str, reading: Reading, scale: str, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
+    """The rows of a source, and their class names."""
+    rows = open_source(source, reading)
     blocks = [
-        Shard(block.X.astype(dtype), block.y, block.weight) for block in scaled(opened.checked_blocks(), scale, source)
+        Shard(block.X.astype(dtype), block.y, block.weight)
+        for block in scale_blocks(rows.valid_blocks(), scale, source)
     ]
     if not sum(block.rows for block in blocks):
-        raise DataError(f"{source}: holds no rows")
-    shard = _stacked(blocks)
-    return shard, opened.words.final(shard.y), opened.words.names
+        raise DataError(f"{source}: has no rows")
+    shard = _concatenate(blocks)
+    return replace(shard, y=rows.class_names.renumber(shard.y)), rows.class_names.names
 
 
-def _stacked(shards: list[Shard]) -> Shard:
+def _concatenate(shards: list[Shard]) -> Shard:
     p = max(shard.features for shard in shards)
-    parts = [_widened(shard.X, p) for shard in shards]
+    parts = [_pad_features(shard.X, p) for shard in shards]
     X = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
     weights = [shard.sample_weight for shard in shards if shard.sample_weight is not None]
     return Shard(X, np.concatenate([shard.y for shard in shards]), np.concatenate(weights) if weights else None)
 
 
-def _widened(X: Any, features: int) -> Any:
+def _pad_features(X: Any, features: int) -> Any:
+    """X with zeros as last columns, `features` wide."""
     n, p = X.shape
     if p == features:
         return X
@@ -111,9 +134,10 @@ def _widened(X: Any, features: int) -> Any:
     return np.hstack([X, np.zeros((n, features - p), X.dtype)])
 
 
-def _renamed(y: Array, names: tuple[str, ...], wanted: tuple[str, ...], source: str) -> Array:
-    words = Words(wanted)
+def _renumber(y: Array, own: tuple[str, ...], names: tuple[str, ...], source: str) -> Array:
+    """Numbers among `names` of labels that are numbers among `own`."""
+    numbers = ClassNames(names)
     try:
-        return np.array([words(name) for name in names], dtype=np.float64)[y.astype(np.int64)]
+        return np.array([numbers(name) for name in own], dtype=np.float64)[y.astype(np.int64)]
     except ValueError as error:
         raise DataError(f"{source}: the label {error}") from None

@@ -1,4 +1,4 @@
-"""manifest.json: what a folder of shards holds, and the digests that prove it."""
+"""manifest.json: the contents of a folder of shards, with digests."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class ShardEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `pack` wrote into one folder.
+    """Contents of a folder that `pack` wrote.
 
     Attributes
     ----------
     source, partition, seed, scale
-        What was packed and how; `scale` is the factor of the features, which uint8 are stored without.
+        Source and options; `scale` is the factor of the features (features of dtype uint8 are stored without it).
     rows, features, workers
     sparse : bool
         CSR rather than dense rows.
     dtype : str
         Stored type of the features, "float64", "float32" or "uint8".
     classes : tuple of float or None
-        The distinct labels, rising, where they are at most 1000 whole numbers.
+        The distinct labels, increasing, if they are at most 1000 whole numbers.
     class_names : tuple of str or None
-        Words of the source for labels 0, 1, ...
+        Names of the classes 0, 1, ... in the source.
     weighted : bool
     shards : tuple of ShardEntry
         By worker.
     data_sha256 : str
-        Digest of the shards' digests in order: depends on neither file names nor compression.
+        Digest of the digests of the shards, in order; independent of file names and compression.
     sample : int or None
-        So many rows were drawn of the source; None for all.
+        Number of rows drawn from the source; None: all.
     """
 
     source: str
@@ -76,27 +76,27 @@ class _Head(msgspec.Struct):
     min_reader: str = "?"
 
 
-def factor_of_stored(dtype: str, scale: str) -> str:
-    """What features of this type are still to be multiplied by when they are read: bytes are stored as they were."""
+def scale_when_read(dtype: str, scale: str) -> str:
+    """Factor of stored features of this type when they are read: uint8 features are stored unscaled."""
     return scale if dtype == "uint8" else "1"
 
 
 def digest_of(parts: Iterable[str]) -> str:
-    """sha256 of texts in order."""
+    """SHA-256 of texts, in order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def refuse_format(path: Path, found: str, wanted: str, min_reader: str) -> None:
-    """DataError where `found` is not the format `wanted`; where it is a newer one, naming the version to install."""
-    if found == wanted:
+def refuse_format(path: Path, found: str, expected: str, min_reader: str) -> None:
+    """Raise DataError if `found` is not the format `expected`; for a newer one, name the version to install."""
+    if found == expected:
         return
     kind, _, number = found.partition("/")
-    if kind == wanted.partition("/")[0] and number.isdecimal():
+    if kind == expected.partition("/")[0] and number.isdecimal():
         raise DataError(
-            f"{path}: is {found}, written by a newer mpinewton; this one reads {wanted}:"
+            f"{path}: is {found}, written by a newer mpinewton; this one reads {expected}:"
             f" pip install 'mpinewton>={min_reader}'"
         )
-    raise DataError(f"{path}: is {found!r}, not {wanted}; make it with: mpinewton pack")
+    raise DataError(f"{path}: is {found!r}, expected {expected}; create it with: mpinewton pack")
 
 
 def read_manifest(folder: Path | str) -> Manifest:
@@ -105,7 +105,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     Raises
     ------
     DataError
-        If there is none, it is of a newer format, or its parts contradict each other.
+        If there is none, its format is newer, or its entries contradict each other.
     """
     path = Path(folder) / FILE
     try:
@@ -124,29 +124,33 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 
 def _contradiction(m: Manifest) -> str | None:
+    """The first rule that a manifest breaks, as a statement about what it says."""
     files = [entry.file for entry in m.shards]
-    bad = next((file for file in files if not is_plain_name(file)), None)
-    classes = m.classes
-    named = m.class_names
-    faults = {
-        f"the file name {bad!r} is not a plain name inside the folder": bad is not None,
-        "two shards have the same file name": len(set(files)) != len(files),
-        f"workers is {m.workers}, but there are {len(files)} shards": m.workers != len(files) or m.workers < 1,
-        f"rows is {m.rows}, which is not the sum over the shards": m.rows != sum(e.rows for e in m.shards),
-        "a shard has a negative number of rows or an odd mass": any(
-            e.rows < 0 or not 0 <= e.mass < math.inf for e in m.shards
-        ),
-        f"features is {m.features}": not 1 <= m.features < 1 << 31,
-        f"dtype is {m.dtype!r}, none of {', '.join(DTYPES)}": m.dtype not in DTYPES,
-        "classes are not distinct and rising": classes is not None and sorted(set(classes)) != list(classes),
-        "class_names do not fit the classes": named is not None and classes != tuple(map(float, range(len(named)))),
-        "data_sha256 is not the digest of the shards' digests": m.data_sha256 != digest_of(e.digest for e in m.shards),
-    }
-    return next((fault for fault, present in faults.items() if present), None)
+    if bad := [file for file in files if not is_plain_name(file)]:
+        return f"the file name {bad[0]!r} is not a plain name inside the folder"
+    if len(set(files)) != len(files):
+        return "two shards have the same file name"
+    if m.workers != len(files) or m.workers < 1:
+        return f"workers is {m.workers}, but there are {len(files)} shards"
+    if m.rows != sum(entry.rows for entry in m.shards):
+        return f"rows is {m.rows}, which is not the sum over the shards"
+    if any(entry.rows < 0 or not 0 <= entry.mass < math.inf for entry in m.shards):
+        return "a shard has a negative number of rows, or a mass that is negative or not finite"
+    if not 1 <= m.features < 1 << 31:
+        return f"features is {m.features}"
+    if m.dtype not in DTYPES:
+        return f"dtype is {m.dtype!r}, none of {', '.join(DTYPES)}"
+    if m.classes is not None and sorted(set(m.classes)) != list(m.classes):
+        return "classes are not distinct and increasing"
+    if m.class_names is not None and m.classes != tuple(map(float, range(len(m.class_names)))):
+        return "class_names do not fit the classes"
+    if m.data_sha256 != digest_of(entry.digest for entry in m.shards):
+        return "data_sha256 is not the digest of the shards' digests"
+    return None
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a file name can only mean a file of the folder it stands in."""
+    """Whether a file name can only be that of a file in the same folder."""
     return 0 < len(name) <= 200 and name not in (".", "..") and name.isprintable() and not set("/\\") & set(name)
 
 

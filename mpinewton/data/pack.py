@@ -1,4 +1,4 @@
-"""From a source to a folder of shards: spool the rows, say who gets which, write a file for each worker."""
+"""From a source to a folder of shards: spool the rows, partition them, write a file for each worker."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mpinewton.data.manifest import (
     Manifest,
     ShardEntry,
     digest_of,
-    factor_of_stored,
     read_manifest,
+    scale_when_read,
     write_manifest,
 )
 from mpinewton.data.partition import partition as partition_rows
 from mpinewton.data.shard_io import Header, write_shard
 from mpinewton.data.sources import open_source
-from mpinewton.data.spool import Spool, join, scaled, spool
+from mpinewton.data.spool import Spool, join, scale_blocks, spool
 from mpinewton.durable import sync_folder
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 
@@ -40,20 +40,20 @@ Item = dict[str, Any]
 Each = Callable[[Callable[[Item], Item], Sequence[Item]], list[Item]]
 
 RANGE_BYTES = 32 << 20
-# Sparse rows are stored dense from this share of stored entries on: dense products cost a quarter an entry.
+# Sparse rows with at least this share of stored entries are stored dense: an entry of a dense product costs a quarter.
 DENSE_SHARE = 0.25
-FOLDER, ORDER = "pack", "order.npy"  # inside the workspace: what will be the target; row numbers, by worker
+FOLDER, ORDER = "pack", "order.npy"  # in the workspace: the new target; row numbers, by worker
 STORAGES = ("auto", "dense", "sparse")
 
 
 def one_by_one(task: Callable[[Item], Item], items: Sequence[Item]) -> list[Item]:
-    """Run a task on each item, here."""
+    """Run a task on every item, in this process."""
     return [task(item) for item in items]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` did: the manifest, the number of stored entries (non-zeros of dense rows), rows of each class."""
+    """Result of `pack`: the manifest, the number of stored entries (non-zeros of dense rows), rows of each class."""
 
     manifest: Manifest
     stored: int
@@ -61,7 +61,7 @@ class Packed:
 
 
 def classes_of(y: Array) -> tuple[float, ...] | None:
-    """Distinct labels, rising, where they are at most 1000 whole numbers; else None."""
+    """The distinct labels, increasing, if they are at most 1000 whole numbers; else None."""
     distinct = np.unique(y)
     if not 0 < len(distinct) <= CLASSES or np.any(distinct != np.round(distinct)):
         return None
@@ -84,37 +84,39 @@ def pack(
     reading: Reading | None = None,
     each: Each = one_by_one,
 ) -> Packed:
-    """Write one shard per worker and a manifest into the folder `target`, which appears complete or not at all.
+    """Write one shard per worker and a manifest into the folder `target`, which is created complete or not at all.
 
     Parameters
     ----------
     source : a file, `sklearn:NAME`, `synthetic:NAME?key=value&...`, `text:FILE?key=value&...` or `python:topics`
     partition : a rule of `mpinewton.data.partition`, or "as-given": the shards that the source prescribes
-    sample : take only so many rows, the first of `default_rng(seed).permutation(n)`, in that order; `iid` keeps it
+    sample : number of rows to keep: the first of `default_rng(seed).permutation(n)`, in that order, also for `iid`
     scale : factor of the features, a positive number or a fraction such as "1/255"
-    storage : "dense", "sparse", or "auto": as the source, but dense where a quarter of sparse rows is stored
-    dtype : "float64", "float32", "uint8" (whole numbers up to 255 as they are: `scale` is applied when they are read),
-        or "auto": uint8 for images and text, else float64
-    overwrite : replace an earlier pack; nothing else is ever replaced
+    storage : "dense", "sparse", or "auto": as the source, but dense if a quarter or more of the entries is stored
+    dtype : "float64", "float32", "uint8" (whole numbers up to 255; `scale` is applied when they are read), or "auto":
+        uint8 for images and text, else float64
+    overwrite : replace an earlier pack; other files are never replaced
     each : (task, items) -> results in the order of the items
-        How to run a module-level function on JSON-able items: here, or on processes that share the file system.
+        Runs a module-level function on items that are JSON values: in this process, or on others that share the files.
 
     Raises
     ------
-    ConfigError, DataError, and MpinewtonError where the folder cannot be written
+    ConfigError, DataError
+    MpinewtonError
+        If the folder cannot be written.
     """
     target = Path(target).absolute()
     _check_settings(workers, seed, storage, dtype)
     _check_target(target, overwrite)
-    rows_of = open_source(source, reading or Reading())
+    origin = open_source(source, reading or Reading())
     with _workspace(target) as work:
-        dtype = rows_of.dtype if dtype == "auto" else dtype
-        rows = _drawn(_spool(rows_of, scale, dtype, work, each), sample, seed, work, rows_of.name)
-        y, classes, names = _label(rows, rows_of)
-        partition = _given(partition, rows_of)
+        dtype = origin.dtype if dtype == "auto" else dtype
+        rows = _sample(_spool(origin, scale, dtype, work, each), sample, seed, work, origin.name)
+        y, classes, names = _label(rows, origin)
+        partition = _resolve_rule(partition, origin)
         permuted = sample is not None and partition == "iid"
         owned = partition_rows(y, workers, "round-robin" if permuted else partition, seed)
-        features, factor = rows_of.reading.features or rows.features, factor_of_stored(dtype, scale)
+        features, factor = origin.reading.features or rows.features, scale_when_read(dtype, scale)
         header = Header(rows.rows, features, classes, dtype, source, factor)
         to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
         entries = _write_shards(rows, owned, header, to_sparse, compress, work, each)
@@ -135,7 +137,8 @@ def _rows_of_classes(y: Array, classes: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(int(count) for count in np.bincount(np.searchsorted(classes, y), minlength=len(classes)))
 
 
-def _given(rule: str, source: Source) -> str:
+def _resolve_rule(rule: str, source: Source) -> str:
+    """The partition rule, with the sizes that the source prescribes in place of `as-given`."""
     if rule != "as-given":
         return rule
     if source.sizes is None:
@@ -145,7 +148,7 @@ def _given(rule: str, source: Source) -> str:
 
 @contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
-    """A folder beside the target, gone afterwards whatever happens."""
+    """A temporary folder beside the target."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -156,28 +159,32 @@ def _workspace(target: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise MpinewtonError(
-            f"{target}: cannot be written ({error}); is the disk full or the folder closed?"
+            f"{target}: cannot be written ({error}); is the disk full, or the folder read-only?"
         ) from error
 
 
 def _check_settings(workers: int, seed: int, storage: str, dtype: str) -> None:
     dtypes = ("auto", *DTYPES)
     if storage not in STORAGES or dtype not in dtypes:
-        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: wanted is one of {STORAGES} and one of {dtypes}")
+        raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: expected one of {STORAGES} and one of {dtypes}")
     if workers < 1 or seed < 0:
-        raise ConfigError(f"--workers {workers}, --seed {seed}: at least 1 worker and a seed of 0 or more are needed")
+        raise ConfigError(f"--workers {workers}, --seed {seed}: expected at least 1 worker and a seed of at least 0")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir() or not (target / FILE).exists():
-        raise ConfigError(f"{target}: exists and is not a folder made by pack; give another name after -o")
+        raise ConfigError(f"{target}: exists and is not a folder made by pack; choose another name for -o")
     if not overwrite:
-        raise ConfigError(f"{target}: holds an earlier pack; give --overwrite to replace it, or another name after -o")
+        raise ConfigError(
+            f"{target}: holds an earlier pack; pass --overwrite to replace it, or choose another name for -o"
+        )
     known = {FILE, *(entry.file for entry in read_manifest(target).shards)}
     if strange := sorted({path.name for path in target.iterdir()} - known):
-        raise ConfigError(f"{target}: also holds {', '.join(strange[:5])}, not made by pack; move that away first")
+        raise ConfigError(
+            f"{target}: also holds {', '.join(strange[:5])}, not made by pack; move these files away first"
+        )
 
 
 def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:
@@ -196,7 +203,7 @@ def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:
 
 
 def _spool(source: Source, scale: str, dtype: str, work: Path, each: Each) -> Spool:
-    """Pass 1: the rows of the source in flat files; plain LIBSVM text by byte ranges."""
+    """Pass 1: write the rows of the source to flat files; plain LIBSVM text by byte ranges."""
     if isinstance(source, LibsvmText) and source.path.suffix not in OPENERS and source.reading.rows is None:
         cuts = [*range(0, source.path.stat().st_size, RANGE_BYTES), source.path.stat().st_size]
         common = {"path": source.name, "reading": asdict(source.reading), "scale": scale, "dtype": dtype}
@@ -207,35 +214,35 @@ def _spool(source: Source, scale: str, dtype: str, work: Path, each: Each) -> Sp
         parts = [Spool(**part) for part in each(spool_range, items)]
         rows = join(parts) if parts else spool([], work / "rows", dense=False)
     else:
-        rows = spool(scaled(source.checked_blocks(), scale, source.name, dtype), work / "rows", source.dense)
+        rows = spool(scale_blocks(source.valid_blocks(), scale, source.name, dtype), work / "rows", source.dense)
     if not rows.rows:
-        raise DataError(f"{source.name}: holds no rows")
+        raise DataError(f"{source.name}: has no rows")
     return rows
 
 
-def _drawn(rows: Spool, sample: int | None, seed: int, work: Path, name: str) -> Spool:
-    """Some of the rows, in the order in which they were drawn; all, as they are, for None."""
+def _sample(rows: Spool, sample: int | None, seed: int, work: Path, name: str) -> Spool:
+    """A random sample of the rows, in the order of drawing; all rows if `sample` is None."""
     if sample is None:
         return rows
     if not 1 <= sample <= rows.rows:
-        raise DataError(f"{name}: has {rows.rows} rows, and --sample {sample} wants 1 to that many")
+        raise DataError(f"{name}: --sample {sample}: expected 1 to {rows.rows}, the number of rows")
     chosen = np.random.default_rng(seed).permutation(rows.rows)[:sample]
     return spool(rows.pieces(chosen, rows.features, "float64", not rows.dense), work / "sample", rows.dense)
 
 
 def spool_range(item: Item) -> Item:
-    """Spool the lines that begin in one range of bytes of a plain LIBSVM file."""
+    """Write the lines that begin in one range of bytes of a plain LIBSVM file to flat files."""
     source = LibsvmText(Path(item["path"]), Reading(**item["reading"]), item["first"], item["last"])
-    blocks = scaled(source.checked_blocks(), item["scale"], source.name, item["dtype"])
+    blocks = scale_blocks(source.valid_blocks(), item["scale"], source.name, item["dtype"])
     return asdict(spool(blocks, Path(item["prefix"]), dense=False))
 
 
 def _label(rows: Spool, source: Source) -> tuple[Array, tuple[float, ...] | None, tuple[str, ...] | None]:
-    """Labels, classes and class names; class numbers by order of appearance become final in the spool."""
-    y, names = np.array(rows.array("y")), source.words.names
+    """Labels, classes and class names; labels are renumbered, in the spool too, by the order of the names."""
+    y, names = np.array(rows.array("y")), source.class_names.names
     if names is None:
         return y, classes_of(y), None
-    y = source.words.final(y)
+    y = source.class_names.renumber(y)
     y.tofile(f"{rows.prefix}.y")
     return y, tuple(map(float, range(len(names)))), names
 
@@ -251,7 +258,7 @@ def _write_shards(
 ) -> tuple[ShardEntry, ...]:
     """Pass 2: a file for each worker."""
     if header.features < 1:
-        raise DataError(f"{header.source}: no row has a feature; give --features D")
+        raise DataError(f"{header.source}: no row has a feature; pass --features D")
     _check_space(rows, header, to_sparse, work)
     np.save(work / ORDER, np.concatenate(owned))
     ends = np.cumsum([len(some) for some in owned])
@@ -264,16 +271,16 @@ def _write_shards(
 
 
 def _check_space(rows: Spool, header: Header, to_sparse: bool, work: Path) -> None:
-    # Beforehand, for HDF5 may crash the process where the disk fills up under an open file.
+    # Before writing: HDF5 may crash the process if the disk fills up while a file is open.
     width = np.dtype(header.dtype).itemsize
     entries = rows.stored * (width + 4) + 8 * rows.rows if to_sparse else rows.rows * header.features * width
     needed, free = entries + 8 * rows.rows * (2 if rows.weighted else 1), shutil.disk_usage(work).free
     if needed > free:
-        raise OSError(f"the shards need about {needed / 1e6:.2g} MB, {free / 1e6:.2g} are free")
+        raise OSError(f"the shards need about {needed / 1e6:.2g} MB, {free / 1e6:.2g} MB are free")
 
 
 def write_one_shard(item: Item) -> Item:
-    """Write the file of one worker; the result is its entry in the manifest."""
+    """Write the file of one worker; returns its entry of the manifest."""
     work, rows = Path(item["work"]), Spool(**item["spool"])
     owned = np.array(np.load(work / ORDER, mmap_mode="r", allow_pickle=False)[item["first"] : item["last"]])
     header = replace(Header(**item["header"]), rows=len(owned))

@@ -1,4 +1,4 @@
-"""Which worker holds which rows: a pure function of labels, number of workers, rule and seed."""
+"""The rows of each worker: a function of labels, number of workers, rule and seed."""
 
 from __future__ import annotations
 
@@ -15,61 +15,58 @@ RULES = ("iid", "blocks", "round-robin", "sizes", "label-skew", "dirichlet", "qu
 
 
 def partition(labels: Array, workers: int, rule: str, seed: int) -> list[RowNumbers]:
-    """Row numbers of each worker, in the order in which it holds them. Every row goes to exactly one worker.
+    """Row numbers of each worker, in the order of its shard. Every row belongs to exactly one worker.
 
-    `iid` is `default_rng(seed).permutation(n)`, row i of it to worker i mod W. Under `label-skew:s` the rows of a label
-    (in that permutation's order) are split as equally as possible among the workers that hold it; a label that nobody
-    holds, possible with fewer workers than labels, goes whole to worker (number of the label) mod W.
+    `iid` is `default_rng(seed).permutation(n)`, row i of it to worker i mod W. With `label-skew:s` the rows of a label
+    (in the order of that permutation) are split as equally as possible among the workers that hold it; a label that no
+    worker holds, possible with fewer workers than labels, belongs to worker (number of the label) mod W.
 
     Parameters
     ----------
     labels : array, shape (n,)
-        Used by `label-skew` and `dirichlet` only.
+        Only `label-skew` and `dirichlet` use them.
     workers : int
         W, at least 1.
     rule : str
-        A name of `RULES`, with its argument after a colon; `mpinewton pack --help` says what each does.
+        A name of `RULES`, with its argument after a colon; `mpinewton pack --help` explains them.
     seed : int
 
     Raises
     ------
     ConfigError
-        If the rule is unknown, its argument odd, the sizes do not sum to n, or the labels are not classes.
+        If the rule is unknown, its argument is not valid, the sizes do not sum to n, or the labels are not classes.
     """
-    n = len(labels)
     if workers < 1:
-        raise ConfigError(f"--workers {workers}: at least 1 worker is needed")
+        raise ConfigError(f"--workers {workers}: expected at least 1 worker")
     name, _, argument = rule.partition(":")
+    if name not in RULES:
+        raise ConfigError(f"--partition {rule}: no such rule{did_you_mean(name, RULES)}")
     rng = np.random.default_rng(seed)
-    order = np.arange(n) if name in ("blocks", "round-robin") else rng.permutation(n)
-    if name in ("iid", "round-robin") and not argument:
-        return [order[worker::workers] for worker in range(workers)]
-    if name == "blocks" and not argument:
-        return np.array_split(order, workers)
-    if name in ("blocks", "sizes"):
-        return np.split(order, np.cumsum(_sizes(rule, argument, workers, n))[:-1])
-    if name == "quantity":
-        return _shares(order, rng.dirichlet(np.full(workers, _concentration(rule, argument))))
+    order = np.arange(len(labels)) if name in ("blocks", "round-robin") else rng.permutation(len(labels))
     if name == "label-skew":
         return _label_skew(labels, order, workers, rule, argument, rng)
     if name == "dirichlet":
-        a = _concentration(rule, argument)
-        parts = [_shares(rows, rng.dirichlet(np.full(workers, a))) for rows in _by_label(labels, order, rule)]
+        a = np.full(workers, _concentration(rule, argument))
+        parts = [_cut(rows, rng.dirichlet(a)) for rows in _by_label(labels, order, rule)]
         return [np.concatenate([order[:0], *(part[worker] for part in parts)]) for worker in range(workers)]
-    if name in RULES:
+    if name == "quantity":
+        return _cut(order, rng.dirichlet(np.full(workers, _concentration(rule, argument))))
+    if name == "sizes" or (name == "blocks" and argument):
+        return np.split(order, np.cumsum(_sizes(rule, argument, workers, len(labels)))[:-1])
+    if argument:
         raise ConfigError(f"--partition {rule}: {name} takes no argument")
-    raise ConfigError(f"--partition {rule}: there is no such rule{did_you_mean(name, RULES)}")
+    return np.array_split(order, workers) if name == "blocks" else [order[worker::workers] for worker in range(workers)]
 
 
 def _sizes(rule: str, argument: str, workers: int, n: int) -> list[int]:
     try:
         sizes = [int(size) for size in argument.split(",")]
     except ValueError:
-        raise ConfigError(f"--partition {rule}: the sizes are whole numbers with commas between them") from None
+        raise ConfigError(f"--partition {rule}: expected whole numbers with commas between them") from None
     if len(sizes) != workers or min(sizes) < 0 or sum(sizes) != n:
         raise ConfigError(
             f"--partition {rule[:60]}: {len(sizes)} sizes with sum {sum(sizes)}, but there are {workers} workers and"
-            f" {n} rows; give one size (0 or more) for each worker, with sum {n}"
+            f" {n} rows; expected one size (0 or more) for each worker, with sum {n}"
         )
     return sizes
 
@@ -80,21 +77,20 @@ def _concentration(rule: str, argument: str) -> float:
     except ValueError:
         a = np.nan
     if not 1e-3 <= a <= 1e6:
-        raise ConfigError(
-            f"--partition {rule}: the concentration is a number from 0.001 (one worker has it all) to 1e6"
-        )
+        raise ConfigError(f"--partition {rule}: expected a concentration from 0.001 (one worker has all rows) to 1e6")
     return a
 
 
 def _by_label(labels: Array, order: RowNumbers, rule: str) -> list[RowNumbers]:
-    """Rows of each label, labels rising, rows in the given order."""
+    """Rows of each label, in the given order; labels increasing."""
     distinct, number = np.unique(labels[order], return_inverse=True)
     if len(distinct) > CLASSES or np.any(distinct != np.round(distinct)):
-        raise ConfigError(f"--partition {rule}: the labels are not classes (at most {CLASSES} whole numbers or words)")
+        raise ConfigError(f"--partition {rule}: the labels are not classes (at most {CLASSES} whole numbers or names)")
     return np.split(order[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
 
 
-def _shares(rows: RowNumbers, proportions: Array) -> list[RowNumbers]:
+def _cut(rows: RowNumbers, proportions: Array) -> list[RowNumbers]:
+    """Consecutive parts of the rows, in these proportions."""
     cuts = np.round(np.cumsum(proportions)[:-1] * len(rows)).astype(np.int64)
     return np.split(rows, cuts)
 
@@ -105,7 +101,7 @@ def _label_skew(
     rows = _by_label(labels, order, rule)
     K = len(rows)
     if not argument.isdecimal() or not 1 <= int(argument) <= K:
-        raise ConfigError(f"--partition {rule}: s is the number of labels a worker holds, 1 to {K} here")
+        raise ConfigError(f"--partition {rule}: expected the number of labels of a worker, 1 to {K}")
     held: list[list[RowNumbers]] = [[] for _ in range(workers)]
     holders: list[list[int]] = [[] for _ in range(K)]
     for worker in range(workers):

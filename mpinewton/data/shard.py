@@ -1,4 +1,4 @@
-"""One logical worker's rows, in memory."""
+"""The rows of one logical worker, in memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Shard:
     Attributes
     ----------
     X : array or csr_array, shape (n, p)
-        Features, float64 or float32, or uint8 where the loss keeps bytes; n may be 0.
+        Features, float64 or float32, or uint8 if the loss keeps bytes; n may be 0.
     y : array, shape (n,)
-        Labels as numbers: the values of the source, or class numbers where the source has words.
+        Labels: the numbers of the source, or the numbers of its class names.
     sample_weight : array, shape (n,), or None
-        Weight of each row in the loss; None means 1.
+        Weight of each row; None: all are 1.
     scale : Fraction
-        What the features are still to be multiplied by: 1 but for uint8.
+        Factor that the features must be multiplied by; 1 unless they are uint8.
     """
 
     X: Matrix
@@ -42,7 +42,7 @@ class Shard:
 
     @property
     def total_weight(self) -> float:
-        """Sum of the row weights: what this shard counts in the objective."""
+        """Sum of the row weights, the weight of this shard in the objective."""
         return float(self.rows if self.sample_weight is None else self.sample_weight.sum())
 
     def with_intercept(self) -> Shard:

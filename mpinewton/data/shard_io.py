@@ -1,4 +1,4 @@
-"""One HDF5 file per logical worker: written in pieces, read with suspicion."""
+"""One HDF5 file per logical worker: written in pieces, and validated when read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mpinewton.data.blocks import Block
-from mpinewton.data.manifest import DTYPES, MIN_READER, Manifest, digest_of, factor_of_stored, refuse_format
-from mpinewton.data.scale import factor, multiplied
+from mpinewton.data.manifest import DTYPES, MIN_READER, Manifest, digest_of, refuse_format, scale_when_read
+from mpinewton.data.scale import factor, multiply
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
 
@@ -26,17 +26,17 @@ FORMAT = "mpinewton-shard/1"
 CHUNK_BYTES = 1 << 19
 LARGEST_CHUNK = 64 << 20
 ATTRIBUTE_BYTES = 1 << 16
-# lzf packs 264 bytes into 3 at best: what claims to unpack to more than this many times its size is not ours.
+# lzf compresses 264 bytes to 3 at best; a file that claims a larger ratio than this was not written here.
 EXPANSION = 128
 FILTERS = {h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_LZF}
-REPAIR = "copy the file again or pack the data again"
+REPAIR = "copy the file again, or pack the data again"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the attributes of a shard say. `classes` as in the manifest, `dtype` of the stored features.
+    """Attributes of a shard: `classes` as in the manifest, `dtype` of the stored features, and their `scale`.
 
-    `scale` is what they are still to be multiplied by: "1" for floats, which are stored multiplied.
+    The features must be multiplied by `scale` when they are read; it is "1" for floats, which are stored multiplied.
     """
 
     rows: int
@@ -48,7 +48,7 @@ class Header:
 
 
 class _Column:
-    """A checksummed data set, filled from the front while its digest is taken."""
+    """A data set with checksums, to which pieces are appended; it computes its digest."""
 
     def __init__(self, file: h5py.File, name: str, shape: tuple[int, ...], dtype: str, compress: bool) -> None:
         width = min(shape[1], CHUNK_BYTES // 8) if len(shape) == 2 else 1
@@ -56,7 +56,7 @@ class _Column:
         self.dataset = file.create_dataset(
             name,
             shape=shape,
-            maxshape=(None, *shape[1:]),  # an empty data set may only be chunked, so checksummed, where it could grow
+            maxshape=(None, *shape[1:]),  # an empty data set may have chunks, and so checksums, only if it can grow
             dtype=np.dtype(dtype).newbyteorder("<"),
             chunks=(rows, width)[: len(shape)],
             fletcher32=True,
@@ -106,7 +106,7 @@ def write_shard(
             columns = {name: _Column(file, name, shape, dtype, compress) for name, (shape, dtype) in shapes.items()}
             mass = _fill(columns, pieces)
             digest = _content(header, {name: column.finish() for name, column in columns.items()})
-    except RuntimeError as error:  # what HDF5 makes of a full disk when it closes a file
+    except RuntimeError as error:  # raised by HDF5 when it closes a file on a full disk
         raise OSError(f"{path}: {error}") from error
     with path.open("rb") as written:
         os.fsync(written.fileno())
@@ -148,8 +148,8 @@ def _content(header: Header, digests: dict[str, str]) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, read-only and without lock; whatever HDF5 stumbles over is a DataError naming the file."""
+def open_shard(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file, read-only and without lock. Errors of HDF5 become a DataError that names the file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
@@ -162,7 +162,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def attribute(file: h5py.File, path: Path, name: str) -> Any:
-    """A small attribute of plain numbers or of text of fixed length."""
+    """A small attribute: numbers, or text of fixed length."""
     if name not in file.attrs:
         raise DataError(f"{path}: lacks the attribute {name!r}; {REPAIR}")
     found = file.attrs.get_id(name)
@@ -176,7 +176,7 @@ def attribute(file: h5py.File, path: Path, name: str) -> Any:
 
 
 def read_header(file: h5py.File, path: Path) -> Header:
-    """The attributes of a shard, once its format is known to be ours."""
+    """The attributes of a shard, after a check of its format."""
     if "format" not in file.attrs:
         raise DataError(f"{path}: is an HDF5 file without the attribute 'format', not a shard; use: mpinewton pack")
     newer = str(attribute(file, path, "min_reader")) if "min_reader" in file.attrs else "?"
@@ -186,35 +186,37 @@ def read_header(file: h5py.File, path: Path) -> Header:
         raise DataError(f"{path}: dtype is {dtype!r}, none of {', '.join(DTYPES)}; {REPAIR}")
     rows, features = int(attribute(file, path, "rows")), int(attribute(file, path, "features"))
     if rows < 0 or not 1 <= features < 1 << 31:
-        raise DataError(f"{path}: {rows} rows of {features} features are absurd; {REPAIR}")
+        raise DataError(f"{path}: {rows} rows of {features} features are not valid; {REPAIR}")
     found = tuple(float(label) for label in classes) or None
     scale = str(attribute(file, path, "scale")) if dtype == "uint8" else "1"
     return Header(rows, features, found, dtype, str(attribute(file, path, "source")), scale)
 
 
 def _dataset(file: h5py.File, path: Path, name: str, shape: tuple[int | None, ...], dtype: str) -> h5py.Dataset:
-    """A data set that is plain, local, checksummed, of this type and shape (None: any size), and really stored."""
-    where = f"{path}: data set {name!r}"
-    link = file.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise DataError(f"{where} is a link elsewhere, which is never followed; {REPAIR}")
-    dataset = file[name]
+    """A data set that is stored in this file, with checksums, type and shape (None: any size); else DataError."""
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if fault := "is a link, which is not followed" if dataset is None else _fault(dataset, path, shape, dtype):
+        raise DataError(f"{path}: data set {name!r} {fault}; {REPAIR}")
+    return dataset
+
+
+def _fault(dataset: Any, path: Path, shape: tuple[int | None, ...], dtype: str) -> str | None:
+    """What makes an object of an HDF5 file other than the data set expected."""
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise DataError(f"{where} is a group, virtual or in another file, which is never followed; {REPAIR}")
+        return "is a group, virtual, or in another file, which is not followed"
     if dataset.dtype != np.dtype(dtype).newbyteorder("<"):
-        raise DataError(f"{where} holds {dataset.dtype}, not {dtype}; {REPAIR}")
-    fits = len(dataset.shape) == len(shape) and all(w is None or s == w for s, w in zip(dataset.shape, shape))
-    if not fits:
-        raise DataError(f"{where} has shape {dataset.shape}, not {tuple('any' if w is None else w for w in shape)}")
+        return f"has dtype {dataset.dtype}; expected {dtype}"
+    if len(dataset.shape) != len(shape) or any(size not in (None, n) for size, n in zip(shape, dataset.shape)):
+        return f"has shape {dataset.shape}; expected {tuple('any' if size is None else size for size in shape)}"
     plist = dataset.id.get_create_plist()
     used = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
     if not {h5py.h5z.FILTER_FLETCHER32} <= used <= FILTERS or dataset.chunks is None:
-        raise DataError(f"{where} has no fletcher32 checksum or another filter than lzf and shuffle; {REPAIR}")
+        return "has no fletcher32 checksum, or another filter than lzf and shuffle"
     claimed, stored = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize, dataset.id.get_storage_size()
     chunk = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
     if claimed > EXPANSION * stored or stored > path.stat().st_size or chunk > LARGEST_CHUNK:
-        raise DataError(f"{where} claims {claimed} bytes (chunks of {chunk}) but stores {stored}; {REPAIR}")
-    return dataset
+        return f"claims {claimed} bytes (chunks of {chunk}) but stores {stored}"
+    return None
 
 
 def _read(file: h5py.File, path: Path, name: str, dataset: h5py.Dataset, verify: bool) -> tuple[NDArray[Any], str]:
@@ -224,37 +226,38 @@ def _read(file: h5py.File, path: Path, name: str, dataset: h5py.Dataset, verify:
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: data set {name!r} is damaged ({error}); {REPAIR}") from None
     if verify and hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=32).hexdigest() != digest:
-        raise DataError(f"{path}: data set {name!r} is not what was packed (its digest differs); {REPAIR}")
+        raise DataError(f"{path}: data set {name!r} has changed since it was packed (its digest differs); {REPAIR}")
     return array, digest
 
 
 def read_file(path: Path, dtype: str | None = None, verify: bool = True) -> tuple[Header, Shard, str]:
-    """A shard by itself, without its manifest: header, rows, digest of the content.
+    """A shard without its manifest: header, rows, digest of the content.
 
     Parameters
     ----------
     dtype : str or None
         Type of X in memory, multiplied by its scale; None: as stored.
     verify : bool
-        Compare the digest of every data set. Shapes, types, indices and checksums are checked in any case.
+        Compare the digest of every data set. Shapes, types, indices and checksums are always checked.
 
     Raises
     ------
     DataError
         Naming file and data set.
     """
-    with opened(path) as file:
+    with open_shard(path) as file:
         header = read_header(file, path)
         names, n = set(file), header.rows
         is_sparse, weighted = "indptr" in names, "weight" in names
         matrix = {"data", "indices", "indptr"} if is_sparse else {"X"}
-        wanted = matrix | {"y"} | ({"weight"} if weighted else set())
-        if names != wanted:
-            raise DataError(f"{path}: holds {', '.join(sorted(names))}; wanted {', '.join(sorted(wanted))}; {REPAIR}")
+        expected = matrix | {"y"} | ({"weight"} if weighted else set())
+        if names != expected:
+            found = ", ".join(sorted(names))
+            raise DataError(f"{path}: expected data sets {', '.join(sorted(expected))}; found {found}; {REPAIR}")
         shapes: dict[str, tuple[tuple[int | None, ...], str]] = {"y": ((n,), "float64"), "weight": ((n,), "float64")}
         shapes |= {"X": ((n, header.features), header.dtype), "data": ((None,), header.dtype)}
         shapes |= {"indices": ((None,), "int32"), "indptr": ((n + 1,), "int64")}
-        datasets = {name: _dataset(file, path, name, *shapes[name]) for name in sorted(wanted)}
+        datasets = {name: _dataset(file, path, name, *shapes[name]) for name in sorted(expected)}
         read = {name: _read(file, path, name, dataset, verify) for name, dataset in datasets.items()}
     arrays = {name: array for name, (array, _) in read.items()}
     _check_numbers(path, arrays, header.features, verify)
@@ -264,7 +267,7 @@ def read_file(path: Path, dtype: str | None = None, verify: bool = True) -> tupl
         raise DataError(f"{path}: scale is {header.scale!r}, not a number or a fraction; {REPAIR}") from None
     values = arrays["data" if is_sparse else "X"]
     if dtype is not None:
-        values, scale = (values if scale == 1 else multiplied(values, scale)).astype(dtype, copy=False), Fraction(1)
+        values, scale = (values if scale == 1 else multiply(values, scale)).astype(dtype, copy=False), Fraction(1)
     X = sparse.csr_array((values, arrays["indices"], arrays["indptr"]), (n, header.features)) if is_sparse else values
     digest = _content(header, {name: digest for name, (_, digest) in read.items()})
     return header, Shard(X, arrays["y"], arrays.get("weight"), scale), digest
@@ -273,36 +276,36 @@ def read_file(path: Path, dtype: str | None = None, verify: bool = True) -> tupl
 def _check_numbers(path: Path, arrays: dict[str, NDArray[Any]], features: int, verify: bool) -> None:
     if "indptr" in arrays:
         indptr, indices = arrays["indptr"], arrays["indices"]
-        # scipy's loops trust these: an index out of range would read other memory.
+        # scipy does not check these: an index out of range would read other memory.
         if indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
-            raise DataError(f"{path}: data set 'indptr' does not count the rows' entries; {REPAIR}")
+            raise DataError(f"{path}: data set 'indptr' does not count the entries of the rows; {REPAIR}")
         if len(arrays["data"]) != len(indices) or np.any((indices < 0) | (indices >= features)):
-            raise DataError(f"{path}: data set 'indices' goes beyond the features; {REPAIR}")
+            raise DataError(f"{path}: data set 'indices' has an index outside the features; {REPAIR}")
     for name in arrays.keys() - {"indptr", "indices"} if verify else ():
         if not np.isfinite(arrays[name]).all() or (name == "weight" and np.any(arrays[name] < 0)):
-            raise DataError(f"{path}: data set {name!r} holds a NaN, an infinity or a negative weight; {REPAIR}")
+            raise DataError(f"{path}: data set {name!r} has a NaN, an infinity or a negative weight; {REPAIR}")
 
 
 def read_shard(
     folder: Path | str, manifest: Manifest, index: int, dtype: str | None = "float64", verify: bool = True
 ) -> Shard:
-    """The shard of worker `index` of a packed folder, X in `dtype` (None: as stored).
+    """The shard of worker `index` of a packed folder, with X in `dtype` (None: as stored).
 
     Raises
     ------
     DataError
-        If the file is damaged, hostile, of a newer format, or not the one the manifest describes.
+        If the file is damaged, of a newer format, or not the one that the manifest describes.
     """
     entry = manifest.shards[index]
     path = Path(folder) / entry.file
     if path.resolve().parent != Path(folder).resolve():
-        raise DataError(f"{path}: is a symbolic link out of the folder, which is not followed; {REPAIR}")
+        raise DataError(f"{path}: is a symbolic link to another folder, which is not followed; {REPAIR}")
     header, shard, digest = read_file(path, dtype, verify)
-    for what, found, wanted in (
+    for what, found, expected in (
         ("rows", header.rows, entry.rows),
         ("features", header.features, manifest.features),
         ("dtype", header.dtype, manifest.dtype),
-        ("scale", header.scale, factor_of_stored(manifest.dtype, manifest.scale)),
+        ("scale", header.scale, scale_when_read(manifest.dtype, manifest.scale)),
         ("classes", header.classes, manifest.classes),
         ("source", header.source, manifest.source),
         ("sparse", bool(sparse.issparse(shard.X)), manifest.sparse),
@@ -310,6 +313,6 @@ def read_shard(
         ("mass", np.round(shard.total_weight, 6), np.round(entry.mass, 6)),
         ("digest", digest, entry.digest),
     ):
-        if found != wanted:
-            raise DataError(f"{path}: {what} is {found}, but the manifest says {wanted}; {REPAIR}")
+        if found != expected:
+            raise DataError(f"{path}: {what} is {found}, but the manifest says {expected}; {REPAIR}")
     return shard

@@ -1,4 +1,4 @@
-"""From the name of a source to its rows."""
+"""Sources by name: a file, `sklearn:NAME`, `synthetic:NAME`, `text:FILE` or `python:topics`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECIPES = ("sklearn:", "synthetic:", "python:")
 
 
 def absolute(source: str, base: Path) -> str:
-    """The source as it is called from anywhere: files, also of `text:FILE`, by their whole path."""
+    """The name of a source that holds in any folder: files, also of `text:FILE`, get their absolute path."""
     if source.startswith(RECIPES):
         return source
     kind = "text:" if source.startswith("text:") else ""
@@ -37,17 +37,17 @@ def absolute(source: str, base: Path) -> str:
 
 
 def open_source(name: str, reading: Reading) -> Source:
-    """The source that a file name, `sklearn:NAME`, `synthetic:NAME?key=value` or `text:FILE?key=value` stands for.
+    """The source that a file name, `sklearn:NAME`, `synthetic:NAME?key=value` or `text:FILE?key=value` names.
 
     Raises
     ------
     ConfigError
         If the name or a setting is unknown.
     DataError
-        If there is no such file, or its beginning does not fit the format.
+        If there is no such file, or its first bytes do not fit the format.
     """
     if reading.format != "auto" and reading.format not in FORMATS:
-        raise ConfigError(f"--format {reading.format}: there is no such format{did_you_mean(reading.format, FORMATS)}")
+        raise ConfigError(f"--format {reading.format}: no such format{did_you_mean(reading.format, FORMATS)}")
     if name.startswith("sklearn:"):
         return sklearn_source(name, reading)
     if name.startswith("synthetic:"):
@@ -56,19 +56,19 @@ def open_source(name: str, reading: Reading) -> Source:
         return text_source(name, reading)
     path = Path(name)
     if path.is_dir():
-        raise DataError(f"{name}: is a folder, and no packed one (it has no manifest.json); name a file of rows")
+        raise DataError(f"{name}: is a folder, but not a packed one (it has no manifest.json); expected a file of rows")
     if not path.is_file():
         raise DataError(
-            f"{name}: there is no such file (nor does the name begin with sklearn:, synthetic:, text: or python:)"
+            f"{name}: no such file, and the name does not begin with sklearn:, synthetic:, text: or python:"
         )
     form = guess_format(path) if reading.format == "auto" else reading.format
     if form in ("npz", "npy", "parquet") and path.suffix in OPENERS:
-        raise ConfigError(f"{name}: {form} files are read unpacked only; unpack it first")
+        raise ConfigError(f"{name}: {form} files must not be compressed; decompress it first")
     return FORMATS[form](path, reading)
 
 
 def guess_format(path: Path) -> str:
-    """Format by the ending of the name; LIBSVM text where nothing else fits."""
+    """Format by the suffix of the name; LIBSVM text by default."""
     plain = plain_name(path)
     if plain.endswith("-ubyte") and "idx" in plain:
         return "idx"

@@ -1,4 +1,4 @@
-"""The rows of a source in flat files, from which the rows of any worker can be gathered."""
+"""Rows of a source in flat files, from which the rows of any worker can be read."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ from scipy import sparse
 
 from mpinewton.arrays import Array, Matrix
 from mpinewton.data.blocks import Block
-from mpinewton.data.scale import factor, multiplied
+from mpinewton.data.scale import factor, multiply
 from mpinewton.errors import DataError
 
 PIECE_NUMBERS = 1 << 19
 TYPES = {"values": np.float64, "y": np.float64, "weight": np.float64, "indices": np.int32, "counts": np.int32}
 
 
-def scaled(blocks: Iterable[Block], scale: str, name: str, dtype: str = "float64") -> Iterator[Block]:
-    """The blocks with the features multiplied by `scale`; whole numbers as they are where they are kept as bytes.
+def scale_blocks(blocks: Iterable[Block], scale: str, name: str, dtype: str = "float64") -> Iterator[Block]:
+    """The blocks with the features multiplied by `scale`; features of dtype uint8 are not multiplied.
 
     Raises
     ------
     ConfigError
-        If `scale` is no positive number or fraction.
+        If `scale` is not a positive number or fraction.
     DataError
-        If a feature is too large once multiplied, or no byte where that is what is kept.
+        If a multiplied feature is not finite, or a feature of dtype uint8 is not a whole number from 0 to 255.
     """
     ratio, done = factor(scale), 0
     for block in blocks:
         X: Matrix = block.X
-        if ratio != 1:  # else they have been checked, and most data are large
+        if ratio != 1:  # otherwise they are checked already
             with np.errstate(over="ignore"):
-                X = multiplied(X, ratio)
+                X = multiply(X, ratio)
             if not np.isfinite(X if isinstance(X, np.ndarray) else X.data).all():
-                raise DataError(f"{name}: a feature is not finite once multiplied by --scale {scale}; scale by less")
+                raise DataError(f"{name}: a feature times --scale {scale} is not finite; use a smaller factor")
         if dtype == "uint8":
             X = block.X
-            _refuse_other_than_bytes(X, name, done)
+            _check_bytes(X, name, done)
         done += len(block.y)
         yield Block(X, block.y, block.weight)
 
 
-def _refuse_other_than_bytes(X: Any, name: str, done: int) -> None:
+def _check_bytes(X: Any, name: str, done: int) -> None:
     values = X if isinstance(X, np.ndarray) else X.data
     wrong = (values < 0) | (values > 255) | (values != np.floor(values))
     if wrong.any():
         place = int(np.argmax(wrong))
         row = place // X.shape[1] if isinstance(X, np.ndarray) else int(np.searchsorted(X.indptr, place, "right")) - 1
         raise DataError(
-            f"{name}: row {done + row + 1} has the feature {values.ravel()[place]:g}, and --dtype uint8 keeps whole "
-            "numbers from 0 to 255; take float32 (--scale is applied when the bytes are read)"
+            f"{name}: row {done + row + 1} has the feature {values.ravel()[place]:g}; --dtype uint8 expects whole "
+            "numbers from 0 to 255 (--scale is applied when they are read). Use float32"
         )
 
 
 @dataclass(frozen=True)
 class Spool:
-    """Rows in flat files `<prefix>.values`, `.y`, and `.weight`, `.indices`, `.counts` where there are such.
+    """Rows in flat files `<prefix>.values`, `.y`, and, if weighted or sparse, `.weight`, `.indices`, `.counts`.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Spool:
     weighted: bool
 
     def array(self, name: str) -> NDArray[Any]:
-        """One of the files, mapped; shape (rows, features) for the values of dense rows, else flat."""
+        """One of the files, memory-mapped: shape (rows, features) for the values of dense rows, else flat."""
         path = Path(f"{self.prefix}.{name}")
         if not path.stat().st_size:
             array: NDArray[Any] = np.zeros(0, TYPES[name])
@@ -89,7 +89,7 @@ class Spool:
         return array.reshape(self.rows, self.features) if self.dense and name == "values" else array
 
     def pieces(self, rows: NDArray[np.int64], features: int, dtype: str, to_sparse: bool) -> Iterator[Block]:
-        """The given rows in the given order, `features` wide, some at a time."""
+        """Blocks of the given rows in the given order, with `features` columns."""
         width = features if not to_sparse else 1 + (self.features if self.dense else self.stored // max(1, self.rows))
         size = max(1, PIECE_NUMBERS // width)
         indptr = None if self.dense else np.concatenate([[0], np.cumsum(self.array("counts"), dtype=np.int64)])
@@ -139,7 +139,7 @@ def spool(blocks: Iterable[Block], prefix: Path, dense: bool) -> Spool:
 
 
 def join(parts: list[Spool]) -> Spool:
-    """The parts one after the other, in the files of the first; the others' are removed."""
+    """Append the parts to the files of the first part, and remove the files of the others."""
     first = parts[0]
     for name in ["y", "values", "indices", "counts"]:
         path = Path(f"{first.prefix}.{name}")

@@ -1,4 +1,4 @@
-"""`synthetic:NAME?key=value&...`: artificial data, drawn block by block from (seed, block)."""
+"""`synthetic:NAME?key=value&...`: artificial data; random numbers depend on (seed, block)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from mpinewton.arrays import Array
-from mpinewton.data.blocks import Block, Reading, Source, asked_of
+from mpinewton.data.blocks import Block, Reading, Source, parse_query
 from mpinewton.errors import ConfigError, did_you_mean
 
 BLOCK_ROWS = 4096
@@ -17,23 +17,23 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Recipe:
-    """What may be set; each set uses what its line in `SETS` names.
+    """Settings of the data sets; `SETS` lists those of each.
 
     Attributes
     ----------
     rows, features, seed : int
     condition : float
-        Ratio of the largest to the smallest variance of the features, which fall geometrically from 1.
+        Largest divided by smallest variance of the features, which decrease geometrically from 1.
     density : float
-        Chance of each feature to be other than zero.
+        Probability that a feature is not 0.
     noise : float
-        Standard deviation of the labels' error (least-squares); chance of a flipped label (logistic).
+        Standard deviation of the noise in the labels (least-squares); probability of a flipped label (logistic).
     classes : int
-        Labels 0, 1, ... (blobs).
+        Number of classes (blobs).
     spread : float
-        Standard deviation of the centres (blobs); the rows' is 1.
+        Standard deviation of the centres (blobs); that of the rows is 1.
     workers : int
-        Number of shards the recipe prescribes (pisa).
+        Number of shards (pisa).
     """
 
     rows: int = 1000
@@ -58,26 +58,27 @@ SETS = {
 
 
 def synthetic(name: str, reading: Reading) -> Source:
-    """The source that `name` describes; ConfigError where a name or value is odd."""
+    """The source that `name` describes. Raises ConfigError for an unknown name or a value that is not valid."""
     kind, _, query = name.removeprefix("synthetic:").partition("?")
     if kind not in SETS:
-        raise ConfigError(f"{name}: there is no such set{did_you_mean(kind, SETS)}")
+        raise ConfigError(f"{name}: no such data set{did_you_mean(kind, SETS)}")
     given: dict[str, int | float] = {"features": 100} if kind == "pisa" else {}
-    for key, value in asked_of(name, query, SETS[kind], kind):
+    for key, value in parse_query(name, query, SETS[kind], kind):
         try:
             given[key] = type(getattr(Recipe, key))(value)
         except ValueError:
-            raise ConfigError(f"{name}: {key} wants a number, not {value!r}") from None
+            raise ConfigError(f"{name}: {key} = {value!r}: expected a number") from None
     recipe = Recipe(**given)  # type: ignore[arg-type]
     low = {"seed": 0, "noise": 0, "spread": 0, "density": 1e-9, "condition": 1}
     for key, number in given.items():
-        if not low.get(key, 1) <= number <= (1 if key == "density" else 1e12):
-            raise ConfigError(f"{name}: {key} is out of range; at least {low.get(key, 1)}, density at most 1")
+        least, most = low.get(key, 1), 1.0 if key == "density" else 1e12
+        if not least <= number <= most:
+            raise ConfigError(f"{name}: {key} = {number:g} is out of range: expected {least:g} to {most:g}")
     return Pisa(name, reading, recipe) if kind == "pisa" else RandomSource(name, reading, kind, recipe)
 
 
 class RandomSource(Source):
-    """Rows x ~ N(0, diag(variances)), thinned, and labels by a linear model with weights N(0, 1)/sqrt(features)."""
+    """Rows x ~ N(0, diag(variances)), partly set to 0; labels by a linear model with weights N(0, 1)/sqrt(features)."""
 
     def __init__(self, name: str, reading: Reading, kind: str, recipe: Recipe) -> None:
         super().__init__(name, reading)
@@ -96,10 +97,10 @@ class RandomSource(Source):
             X = rng.standard_normal((BLOCK_ROWS, p))[:n] * deviation
             if recipe.density < 1:
                 X *= rng.random((BLOCK_ROWS, p))[:n] < recipe.density
-            X, y = self._labelled(X, model, rng)
+            X, y = self._add_labels(X, model, rng)
             yield Block(X if self.dense else sparse.csr_array(X), y)
 
-    def _labelled(self, X: Array, model: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    def _add_labels(self, X: Array, model: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         n = len(X)
         if self.kind == "blobs":
             y = rng.integers(self.recipe.classes, size=BLOCK_ROWS)[:n]

@@ -17,27 +17,27 @@ PARQUET_ROWS = 1 << 14
 
 
 def column_number(given: str, names: Sequence[str], width: int, option: str) -> int:
-    """Position, from 0, of the column given by name, by number from 1, or by number from the end (-1 is the last)."""
+    """Position, from 0, of a column given by name, by number from 1, or by number from the end (-1 is the last)."""
     if given in names:
         return list(names).index(given)
     try:
         number = int(given)
     except ValueError:
-        raise ConfigError(f"{option} {given!r}: there is no such column{did_you_mean(given, names)}") from None
+        raise ConfigError(f"{option} {given!r}: no such column{did_you_mean(given, names)}") from None
     if not 1 <= abs(number) <= width:
-        raise ConfigError(f"{option} {given}: the columns are 1 to {width}, or -1 (the last) to -{width}")
+        raise ConfigError(f"{option} {given}: expected 1 to {width}, or -1 (the last) to -{width}")
     return number - 1 if number > 0 else width + number
 
 
 def weight_number(given: str | None, names: Sequence[str], label: int) -> int | None:
-    """Position of the column of weights, None where there is none; it must be another than that of the labels."""
+    """Position of the column of weights, or None. Raises ConfigError if it is the column of the labels."""
     if given is None:
         return None
     number = column_number(given, names, len(names), "--weight-column")
     if number == label:
         raise ConfigError(
-            f"--weight-column {given}: that is the label column, too (the last one, unless --label-column names "
-            "another); give another for one of the two"
+            f"--weight-column {given}: this is the label column, too; choose different columns (the default label "
+            "column is the last)"
         )
     return number
 
@@ -51,10 +51,10 @@ def _is_number(text: str) -> bool:
 
 
 class CsvText(Source):
-    """Rows of a CSV file: commas, semicolons or tabs, whichever the first line has most of.
+    """Rows of a CSV file; the delimiter is the most frequent of comma, semicolon and tab in the first line.
 
-    The first line is a header where any cell of it, but for the label, is not a number. Labels are numbers where the
-    first row's label is one, and words otherwise.
+    The first line is a header if one of its cells, except the label, is not a number. Labels are numbers if the label
+    of the first row is one; otherwise they are class names.
     """
 
     def __init__(self, path: Path, reading: Reading) -> None:
@@ -63,7 +63,7 @@ class CsvText(Source):
         lines = (line for _, text in self._texts() for line in text.split("\n") if line.strip())
         first = next(lines, None)
         if first is None:
-            raise DataError(f"{path}: the file holds no rows")
+            raise DataError(f"{path}: the file has no rows")
         self.delimiter = max(",;\t", key=first.count)
         names = self._cells(first)
         self.width = len(names)
@@ -108,15 +108,15 @@ class CsvText(Source):
         except ValueError as error:
             reason = str(error.__cause__ or error)
             raise DataError(
-                f"{self.path}:{line}: {reason.replace(' at row 0,', ' in')} (features, numeric labels and weights"
-                f" must be finite numbers, {self.width} cells a row; code words and fill gaps before packing)"
+                f"{self.path}:{line}: {reason.replace(' at row 0,', ' in')} (expected {self.width} cells per row, with"
+                " finite numbers as features, numeric labels and weights: encode names and fill gaps first)"
             ) from None
-        raise DataError(f"{self.path}:{line}: the quotes are not closed")
+        raise DataError(f"{self.path}:{line}: a quote is not closed")
 
     def _parse(self, lines: list[str]) -> Array:
         if not any(line.strip() for line in lines):
             return np.empty((0, self.width))
-        converters: dict[int, Callable[[str], float]] | None = None if self.numeric else {self.label: self.words}
+        converters: dict[int, Callable[[str], float]] | None = None if self.numeric else {self.label: self.class_names}
         table: Array = np.loadtxt(  # type: ignore[call-overload]
             lines, delimiter=self.delimiter, converters=converters, quotechar='"', comments=None, ndmin=2, encoding=None
         )
@@ -139,7 +139,7 @@ class CsvText(Source):
 
 
 class Parquet(Source):
-    """Rows of a Parquet file, read by pyarrow; the columns are numbers, the label may be words."""
+    """Rows of a Parquet file, read by pyarrow; columns are numbers, labels may be class names."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(str(path), reading)
@@ -165,7 +165,7 @@ class Parquet(Source):
         values = np.asarray(column.to_numpy(zero_copy_only=False))  # type: ignore[attr-defined]
         try:
             if label and values.dtype == object:
-                return self.words.encode(values.astype(str))
+                return self.class_names.encode(values.astype(str))
             return values.astype(np.float64)
         except (ValueError, TypeError) as error:
             raise DataError(f"{self.name}: column {name!r}: {error}; every feature must be a number") from None

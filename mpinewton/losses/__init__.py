@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 
+from mpinewton.catalogue import make_callable
+from mpinewton.extensions import Reference, find_class, verify
 from mpinewton.losses.huber import Huber
+from mpinewton.losses.linear import BinaryLoss
 from mpinewton.losses.logistic import Logistic
 from mpinewton.losses.loss import Loss
 from mpinewton.losses.mlp import Mlp
@@ -14,32 +18,48 @@ from mpinewton.losses.softmax import Softmax
 from mpinewton.losses.softplus import Softplus
 from mpinewton.losses.squared import Squared
 from mpinewton.losses.torch.settings import TorchModule
-from mpinewton.settings import parse_choice
+from mpinewton.settings import build
 
-__all__ = ["LOSSES", "Loss", "describe", "make_loss"]
+__all__ = ["LOSSES", "BinaryLoss", "Loss", "describe", "make_loss"]
 
 KINDS = (Logistic, Softmax, Squared, Huber, Poisson, Softplus, Mlp, TorchModule)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in KINDS}
 
 
-def make_loss(text: str) -> Loss:
+def make_loss(named: str | Reference | Loss, sha256: str | None = None) -> Loss:
     """The loss that `NAME` or `NAME:key=value,key=value` asks for, as `huber:delta=1.5`.
+
+    Parameters
+    ----------
+    named : str, Reference or Loss
+        A built-in name, `FILE.py:Class` or `package.module:Class`, settings behind it; or the loss itself.
+    sha256 : str, optional
+        Digest that the file of an own loss must have.
 
     Raises
     ------
     ConfigError
-        If there is no such loss or setting, or a value does not fit.
+        If there is no such loss or setting, a value does not fit, or the file has changed.
     """
-    return parse_choice(text, LOSSES | {"ridge": Squared}, "loss")
+    if isinstance(named, Loss):
+        return named
+    if isinstance(named, Reference):
+        return named.build(Loss)  # type: ignore[type-abstract]
+    verify(named, sha256)
+    kind, settings = find_class(named, Loss, LOSSES | {"ridge": Squared}, "losses")  # type: ignore[type-abstract]
+    return build(kind, settings, "loss")
 
 
-def describe() -> list[str]:
+def describe(kinds: Mapping[str, type[Loss]] = LOSSES) -> list[str]:
     """A table of the losses, line by line: name with settings, formula, convex or not, what methods may ask for."""
     rows = [("LOSS", "FORMULA, z = X w", "CONVEX", "PROVIDES")]
-    for name, loss in LOSSES.items():
+    for name, loss in kinds.items():
         settings = ",".join(f"{field.name}={field.default}".lower() for field in dataclasses.fields(loss))
         formula = (inspect.getdoc(loss) or "").partition("\n")[0].rstrip(".")
         title = f"{name}:{settings}" if settings else name
         rows.append((title, formula, "yes" if loss.convex else "no", " ".join(sorted(loss.provides))))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]
+
+
+make_callable(__name__)

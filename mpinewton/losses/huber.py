@@ -1,4 +1,4 @@
-"""Huber's loss: squares near the label, moduli far from it."""
+"""Huber's loss: quadratic near the label, linear far from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.losses.linear import TWICE_DIFFERENTIABLE, LinearLoss
+from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Targets
 from mpinewton.settings import setting
 
@@ -18,9 +18,10 @@ class Huber(LinearLoss):
 
     name = "huber"
     convex = True
-    provides = TWICE_DIFFERENTIABLE | {"hessian_bound"}
 
-    delta: float = setting(1.0, gt=0, lt=float("inf"), help="where squares end, in units of the labels")
+    delta: float = setting(
+        1.0, gt=0, lt=float("inf"), help="largest residual with a quadratic loss", unit="in units of the labels"
+    )
 
     def values(self, z: Array, t: Targets) -> Array:
         r = np.abs(z - t)

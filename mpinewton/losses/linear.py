@@ -1,4 +1,4 @@
-"""Losses of linear models: formulae in the logits z = X w of a row."""
+"""Losses of linear models: formulas in the logits z = X w of a row."""
 
 from __future__ import annotations
 
@@ -6,33 +6,75 @@ import copy
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
-from mpinewton.errors import ConfigError
+from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
-from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, weights_of_part
+from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, subset_weights
 
-# Row x step values of a line search are formed a block of rows at a time, about this many numbers in memory at once.
+# A line search evaluates rows x steps in blocks of rows, with about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18
-TWICE_DIFFERENTIABLE = frozenset({"gradient", "hvp", "hessian", "second_derivatives"})
+# What methods may ask for, by the formula that makes it possible.
+PROVIDED_BY = {
+    "second_derivatives": {"hvp", "hessian", "hessian_diagonal", "second_derivatives"},
+    "apply_second": {"hvp"},
+    "hessian": {"hessian"},
+    "hessian_diagonal": {"hessian_diagonal"},
+    "hessian_bound": {"hessian_bound"},
+    "hessian_lipschitz": {"hessian_lipschitz"},
+}
 
 
 @dataclass(frozen=True)
 class LinearLoss(Loss):
-    """A loss of a linear model, one formula per derivative; z = X w are the logits.
+    """A loss of a linear model: a formula in the logits z = X w of a row, and its derivatives.
 
-    Every formula works row by row: z has shape (..., n) or, with C outputs, (..., n, C); t has shape (n,); leading
-    axes are trial steps. "second_derivatives", loss''(z_j), is provided by losses with one output.
+    A loss with one output defines `name`, `convex`, `values`, `derivatives` and, if it has any, `second_derivatives`.
+    `provides` follows from the methods that a subclass defines: "gradient" and "rows" always; `second_derivatives`
+    adds "second_derivatives", "hvp", "hessian" and "hessian_diagonal"; `hessian_bound` and `hessian_lipschitz` add what
+    they are named.
+
+    Notes
+    -----
+    Every formula works row by row. z has shape (..., n), or (..., n, C) with C outputs; leading axes are trial steps
+    of a line search. `y` are the labels as the data have them, `classes` their distinct values (None for real numbers),
+    and t, shape (n,), what `targets` makes of y: by default y itself, for a `BinaryLoss` -1 and 1, for softmax the
+    positions 0, 1, ... in `classes`. Formulas see t only. They return arrays of dtype float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dataclasses import dataclass
+    >>> from mpinewton.settings import setting
+    >>> @dataclass(frozen=True)
+    ... class SquaredHinge(BinaryLoss):
+    ...     name, convex = "squared-hinge", True
+    ...     margin: float = setting(1.0, ge=0, help="largest t z with a positive loss")
+    ...     def values(self, z, t):
+    ...         return np.maximum(self.margin - t * z, 0.0) ** 2 / 2
+    ...     def derivatives(self, z, t):
+    ...         return -t * np.maximum(self.margin - t * z, 0.0)
+    ...     def second_derivatives(self, z, t):
+    ...         return (t * z < self.margin).astype(float)
+    >>> sorted(SquaredHinge.provides)
+    ['gradient', 'hessian', 'hessian_diagonal', 'hvp', 'rows', 'second_derivatives']
     """
 
-    provides = TWICE_DIFFERENTIABLE
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "provides" not in vars(cls):
+            defined = [
+                more for name, more in PROVIDED_BY.items() if getattr(cls, name) is not getattr(LinearLoss, name)
+            ]
+            cls.provides = frozenset({"gradient", "rows"}.union(*defined))
 
     def outputs(self, classes: Classes) -> int:
-        """Number of logits a row has: 1, unless the loss says otherwise."""
+        """Number of logits of a row, C: 1 by default."""
         return 1
 
     def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:
@@ -41,7 +83,7 @@ class LinearLoss(Loss):
         return (Shape("w", (features,) if outputs == 1 else (features, outputs)),)
 
     def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
-        """All but those of the intercept."""
+        """All weights except those of the intercept, shape (d,)."""
         every = np.ones((features, self.outputs(classes)), dtype=bool)
         if intercept:
             every[-1] = False
@@ -53,25 +95,25 @@ class LinearLoss(Loss):
 
     @abstractmethod
     def derivatives(self, z: Array, t: Targets) -> Array:
-        """First derivative with respect to the logits, shape of z."""
+        """First derivatives with respect to the logits, shape of z."""
 
-    @abstractmethod
     def second_derivatives(self, z: Array, t: Targets) -> Array:
-        """Second derivative with respect to the one logit, shape (n,)."""
+        """Second derivatives with respect to the one logit of a row, shape of z."""
+        raise self._missing("second_derivatives", "no second derivative with respect to one logit")
 
     def hessian_bound(self, t: Targets) -> Array:
-        """A bound of the modulus of the second derivative over all z, for every row, shape (n,)."""
-        raise self._unbounded("second derivative")
+        """Upper bounds of |second derivative| over all z, shape (n,)."""
+        raise self._missing("hessian_bound", "no bound of its second derivative")
 
     def hessian_lipschitz(self, t: Targets) -> Array:
-        """A Lipschitz constant of the second derivative in z, for every row, shape (n,)."""
-        raise self._unbounded("third derivative")
+        """Lipschitz constants of the second derivative in z, shape (n,)."""
+        raise self._missing("hessian_lipschitz", "no bound of its third derivative")
 
-    def _unbounded(self, derivative: str) -> ConfigError:
-        return ConfigError(f"the {derivative} of {self.name} has no bound; logistic, squared and softplus have one")
+    def _missing(self, formula: str, what: str) -> ConfigError:
+        return ConfigError(f"{self.name} has {what}: it does not define {formula}. Use logistic, squared or softplus")
 
     def second_terms(self, z: Array, t: Targets) -> Array:
-        """What the second derivative is made of, shape of z: found once a point, then used by `apply_second` and `hessian`."""
+        """Arrays, shape of z, from which `apply_second` and `hessian` compute; evaluated once at every point."""
         return self.second_derivatives(z, t)
 
     def apply_second(self, second: Array, dz: Array) -> Array:
@@ -82,19 +124,40 @@ class LinearLoss(Loss):
         """sum_j weight_j x_j loss''(z_j) x_j', shape (d, d)."""
         return rows.gram(weight * second)
 
+    def hessian_diagonal(self, rows: Rows, second: Array, weight: Array | float) -> Array:
+        """Its diagonal, sum_j weight_j loss''(z_j) x_j.^2, shape (d,)."""
+        return rows.squares_transpose_times(weight * second)
+
     def predictions(self, z: Array, classes: Classes) -> Array:
-        """What a trained model says: the label nearest in meaning to the logits, shape (n,)."""
+        """Predicted labels, shape (n,): by default the logits, for real numbers."""
         return z
 
     def on_shard(self, shard: Shard, classes: Classes) -> LinearModel:
-        """This loss on one shard."""
+        """The mean loss of the rows of one shard, as a function of the weights."""
         return LinearModel(self, shard, classes)
 
 
-class LinearModel:
-    """A `LinearLoss` on the rows of one shard: mean over the rows by weight; 0 on an empty shard.
+@dataclass(frozen=True)
+class BinaryLoss(LinearLoss):
+    """A loss of two classes: t is -1 for the first class and 1 for the second; a logit z > 0 predicts the second."""
 
-    Weights are stored (p, C) row by row, flattened to d = p C numbers.
+    classifies = True
+
+    def targets(self, y: Array, classes: Classes) -> Targets:
+        """-1 or 1 for every label, shape (n,). Raises DataError if the labels are not of two classes."""
+        if classes is not None and len(classes) != 2:
+            raise DataError(f"{self.name}: expected labels of 2 classes; found {len(classes)} classes. Use softmax")
+        return np.array([-1.0, 1.0])[self.class_numbers(y, classes)]
+
+    def predictions(self, z: Array, classes: Classes) -> Array:
+        """The second class where z > 0, else the first, shape (n,)."""
+        return np.asarray(classes, dtype=np.float64)[(z > 0).astype(np.intp)]
+
+
+class LinearModel:
+    """Weighted mean of a `LinearLoss` over the rows of one shard; 0 on an empty shard.
+
+    The weights w, shape (d,), are the matrix (p, C), row by row.
     """
 
     def __init__(self, loss: LinearLoss, shard: Shard, classes: Classes) -> None:
@@ -106,10 +169,10 @@ class LinearModel:
         self.row_weight = row_weights(shard)
 
     def subset(self, rows: NDArray[np.intp]) -> LinearModel:
-        """The model on some of its rows, shape (k,): their mean."""
+        """The mean over some of the rows, whose numbers have shape (k,)."""
         part = copy.copy(self)
         part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
-        part.row_weight = weights_of_part(self.row_weight, rows)
+        part.row_weight = subset_weights(self.row_weight, rows)
         return part
 
     def logits(self, w: Array) -> Array:
@@ -124,7 +187,7 @@ class LinearModel:
 
     @property
     def row_weight_array(self) -> Array:
-        """What every row counts in the mean, shape (n,)."""
+        """Weight of every row in the mean, shape (n,)."""
         return np.full(self.rows.n, self.row_weight) if isinstance(self.row_weight, float) else self.row_weight
 
     def mean(self, values: Array, rows: slice = slice(None)) -> Array:
@@ -134,7 +197,7 @@ class LinearModel:
         return np.asarray(values @ self.row_weight[rows])
 
     def at(self, w: Array, **kept: Array) -> LinearPoint:
-        """The loss at w; z, where given, are the logits there."""
+        """The mean loss at w, shape (d,); the logits z there may be given."""
         return LinearPoint(self, w, kept["z"] if kept else self.logits(w))
 
     def predict(self, w: Array) -> Array:
@@ -142,7 +205,7 @@ class LinearModel:
 
 
 class LinearPoint:
-    """A `LinearModel` at w, the logits kept."""
+    """A `LinearModel` at w, with its logits."""
 
     def __init__(self, model: LinearModel, w: Array, z: Array) -> None:
         self.model, self.w, self.z = model, w, z
@@ -170,6 +233,9 @@ class LinearPoint:
     def hessian(self) -> Array:
         return self.model.loss.hessian(self.model.rows, self.second, self.model.row_weight)
 
+    def hessian_diagonal(self) -> Array:
+        return self.model.loss.hessian_diagonal(self.model.rows, self.second, self.model.row_weight)
+
     def second_derivatives(self) -> Array:
         return self.model.loss.second_derivatives(self.z, self.model.t)
 
@@ -181,7 +247,7 @@ class LinearPoint:
 
 
 class LinearRay:
-    """A `LinearPoint` seen along p: the logits are affine in the step, so no trial step touches the data."""
+    """The line w + a p. Its logits z + a dz are affine in the step a, so that trial steps do not read the rows."""
 
     def __init__(self, start: LinearPoint, p: Array, dz: Array) -> None:
         self.start, self.p, self.dz = start, p, dz

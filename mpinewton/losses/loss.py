@@ -1,4 +1,4 @@
-"""What a loss is: formulae on one shard. Regularisation, workers and messages are elsewhere."""
+"""Base class of losses: formulas on one shard. Regularisation, workers and messages are elsewhere."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
-from mpinewton.errors import DataError
+from mpinewton.errors import ConfigError, DataError
 from mpinewton.settings import Configured
 
 Classes = Sequence[float] | None
-Targets = NDArray[Any]  # labels in the form a loss wants: floats, or numbers of classes
+Targets = NDArray[Any]  # labels in the form that a loss uses: floats, or positions of classes
 
 
 class Ray(Protocol):
@@ -28,7 +28,7 @@ class Ray(Protocol):
 
 
 class Point(Protocol):
-    """The mean loss of a shard at w: value, derivatives, and whatever was computed once and is kept."""
+    """The mean loss of a shard at w: value and derivatives; what was computed once is kept."""
 
     w: Array
 
@@ -36,16 +36,17 @@ class Point(Protocol):
     def gradient(self) -> Array: ...  # (d,)
     def hvp(self, v: Array) -> Array: ...  # (d,)
     def hessian(self) -> Array: ...  # (d, d)
+    def hessian_diagonal(self) -> Array: ...  # (d,)
     def second_derivatives(self) -> Array: ...  # (n,)
     def along(self, p: Array) -> Ray: ...
-    def cache(self) -> dict[str, Array]: ...  # what Model.at needs to make this very point again, bit by bit
+    def cache(self) -> dict[str, Array]: ...  # arrays from which Model.at makes the same point again, bit by bit
 
 
 class Model(Protocol):
-    """A loss on one shard: a function of the weights alone."""
+    """The mean loss of one shard as a function of the weights."""
 
     dim: int  # d, the number of weights
-    row_weight: Array | float  # what every row counts in the mean, shape (n,); one number where all count alike
+    row_weight: Array | float  # weight of every row in the mean, shape (n,); one number if all are equal
 
     def at(self, w: Array, **kept: Array) -> Point: ...
     def subset(self, rows: NDArray[np.intp]) -> Model: ...  # the mean over some of the rows, shape (k,)
@@ -53,11 +54,11 @@ class Model(Protocol):
 
 
 class Shape(NamedTuple):
-    """Some weights that belong together: their place in w is after those of the shapes before, row by row."""
+    """Name and shape of some of the weights; w holds them row by row, after those of the shapes before."""
 
     name: str
     sizes: tuple[int, ...]
-    hidden: bool = False  # a matrix between layers, (outputs, the rest): what Newton-Schulz may orthogonalise
+    hidden: bool = False  # matrix of a hidden layer, (outputs, inputs): methods may orthogonalise its updates
 
     @property
     def size(self) -> int:
@@ -66,39 +67,61 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Loss(Configured, ABC):
-    """What every loss is. Subclasses are frozen dataclasses whose fields are the settings of the loss.
+    """Base class of all losses. Subclasses are frozen dataclasses; their fields are the settings of the loss.
 
-    `provides` says what methods may ask for: "gradient", "hvp", "hessian", "second_derivatives" (coefficients h_j of
-    a Hessian X' diag(h) X / n), and bounds of these: "hessian_bound" (`hessian_bound`), "hessian_lipschitz" (`hessian_lipschitz`).
+    A loss of a linear model derives from `LinearLoss`, one of two classes from `BinaryLoss`; any other derives from
+    this class and brings a `Model`.
+
+    Attributes
+    ----------
+    name : str
+        Name on the command line and in messages.
+    convex : bool
+        Whether the loss is convex in the weights.
+    classifies : bool
+        Whether labels and predictions are classes.
+    provides : frozenset of str
+        What methods may ask for:
+
+        - "gradient": `Point.gradient`
+        - "hvp": Hessian-vector products, `Point.hvp`
+        - "hessian": the Hessian matrix, `Point.hessian`
+        - "hessian_diagonal": its diagonal, `Point.hessian_diagonal`
+        - "second_derivatives": coefficients h_j of a Hessian sum_j weight_j h_j x_j x_j', `Point.second_derivatives`
+        - "rows": a `LinearModel`, with rows and logits
+        - "hessian_bound": bounds of |h_j|, `LinearLoss.hessian_bound`
+        - "hessian_lipschitz": Lipschitz constants of h_j in the logit, `LinearLoss.hessian_lipschitz`
+    keeps_bytes : bool
+        Whether `on_shard` takes features of dtype uint8 with a scale, as a shard may store them.
     """
 
     convex: ClassVar[bool]
-    classifies: ClassVar[bool] = False  # predictions are class labels
+    classifies: ClassVar[bool] = False
     provides: ClassVar[frozenset[str]]
-    keeps_bytes: ClassVar[bool] = False  # takes features as bytes and a scale, where a shard has them stored so
+    keeps_bytes: ClassVar[bool] = False
 
     @abstractmethod
     def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:
-        """What the weights are, in the order in which w (d,) holds them."""
+        """Names and shapes of the weights, in the order in which w (d,) holds them."""
 
     @abstractmethod
     def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
-        """Which weights l2 holds for, shape (d,). `intercept`: the last feature is always 1, and its weights free."""
+        """Which weights l2 applies to, shape (d,). With `intercept`, the last feature is 1 and its weights are free."""
 
     @abstractmethod
     def on_shard(self, shard: Shard, classes: Classes) -> Model:
-        """This loss on one shard."""
+        """The mean loss of the rows of one shard, as a function of the weights."""
 
     def dim(self, features: int, classes: Classes) -> int:
         """d, the number of weights."""
         return sum(shape.size for shape in self.shapes(features, classes))
 
     def initial_weights(self, features: int, classes: Classes, seed: int) -> Array:
-        """The weights to start from where nobody names others, shape (d,): zeros, unless a loss says otherwise."""
+        """Default initial weights, shape (d,): zeros, unless a subclass chooses others."""
         return np.zeros(self.dim(features, classes))
 
     def validate(self, features: int, classes: Classes, intercept: bool) -> None:
-        """Refuse, before anything starts, what the loss cannot be trained on.
+        """Check, before a run starts, that the loss can be trained on such data.
 
         Raises
         ------
@@ -108,26 +131,41 @@ class Loss(Configured, ABC):
         self.targets(np.zeros(0), classes)
 
     def targets(self, y: Array, classes: Classes) -> Targets:
-        """Labels of the shard in the form the formulae want, shape (n,): finite numbers, unless a loss says otherwise.
+        """Convert labels to the form `t` that the formulas use.
+
+        Parameters
+        ----------
+        y : array, shape (n,)
+            Labels as the data have them.
+        classes : sequence of float, or None
+            The distinct labels of the data, increasing; None if the labels are real numbers.
+
+        Returns
+        -------
+        array, shape (n,)
+            Here: the labels, unchanged.
 
         Raises
         ------
         DataError
-            If the labels do not fit the loss.
+            If a label does not fit the loss. Here: if it is not finite.
         """
         self.refuse(y, ~np.isfinite(y), "finite labels")
         return y
 
-    def class_numbers(self, y: Array, classes: Classes) -> NDArray[np.intp]:
+    def class_numbers(self, y: Array, classes: Classes, at_least: int = 2) -> NDArray[np.intp]:
         """Position of every label in `classes`, shape (n,).
 
         Raises
         ------
         DataError
-            If the labels are no classes, or one of them is not in `classes`.
+            If the labels are real numbers, there are fewer classes than `at_least`, or a label is not in `classes`.
         """
         if classes is None:
-            raise DataError(f"{self.name} needs labels that are classes; these are real numbers. Use squared or huber")
+            raise DataError(f"{self.name}: expected class labels; found real numbers. Use squared or huber")
+        if len(classes) < at_least:
+            remedy = "Use logistic" if len(classes) == 2 else "Check the labels"
+            raise DataError(f"{self.name}: expected at least {at_least} classes; found {len(classes)}. {remedy}")
         known = np.asarray(classes, dtype=np.float64)
         order = np.argsort(known)
         number: NDArray[np.intp] = order[np.searchsorted(known, y, sorter=order).clip(max=len(known) - 1)]
@@ -135,14 +173,42 @@ class Loss(Configured, ABC):
         return number
 
     def refuse(self, y: Array, wrong: NDArray[np.bool_], rule: str) -> None:
-        """Raise a DataError for the first label that is `wrong`."""
+        """Raise a DataError that names the first label that is `wrong`, and the rule it breaks."""
         if wrong.any():
             row = int(wrong.argmax())
-            raise DataError(f"{self.name} needs {rule}; row {row} has {y[row]:g}. Correct the data or use another loss")
+            raise DataError(
+                f"{self.name}: expected {rule}; row {row} has {y[row]:g}. Correct the data or use another loss"
+            )
+
+
+class NonlinearPoint:
+    """Base class of points of models that are not linear in the weights: they have no Hessian matrix."""
+
+    def __init__(self, model: Model, w: Array, name: str) -> None:
+        self._model, self.w, self._name = model, w, name
+
+    def hessian(self) -> Array:
+        raise ConfigError(
+            f"{self._name} provides Hessian-vector products, no matrix; use dino, lbfgs, or giant with negative=abs"
+        )
+
+    def hessian_diagonal(self) -> Array:
+        raise ConfigError(f"{self._name} provides no diagonal of the Hessian; use preconditioner=none")
+
+    def second_derivatives(self) -> Array:
+        raise ConfigError(
+            f"{self._name} has no second derivative per row: it is not linear in its weights; use logistic"
+        )
+
+    def along(self, p: Array) -> PointRay:
+        return PointRay(self._model, self.w, p)
+
+    def cache(self) -> dict[str, Array]:
+        return {}
 
 
 class PointRay:
-    """A point seen along p where a trial step is a new evaluation: for models that are not linear in the weights."""
+    """The line w + a p of a model that is not linear in the weights: every trial step evaluates the model again."""
 
     def __init__(self, model: Model, w: Array, p: Array) -> None:
         self.model, self.w, self.p = model, w, p
@@ -156,13 +222,13 @@ class PointRay:
 
 
 def row_weights(shard: Shard) -> Array | float:
-    """Weights of the rows that sum to 1, so that a mean is a plain sum: shape (n,), or one number for all."""
-    mass = shard.total_weight or 1.0
-    return 1.0 / mass if shard.sample_weight is None else shard.sample_weight / mass
+    """Weights of the rows in the mean, with sum 1: shape (n,), or one number if all are equal."""
+    total = shard.total_weight or 1.0
+    return 1.0 / total if shard.sample_weight is None else shard.sample_weight / total
 
 
-def weights_of_part(weight: Array | float, rows: NDArray[np.intp]) -> Array | float:
-    """The same for some of the rows, shape (k,)."""
+def subset_weights(weight: Array | float, rows: NDArray[np.intp]) -> Array | float:
+    """Weights of some of the rows (k,) in their own mean, with sum 1: shape (k,), or one number if all are equal."""
     if isinstance(weight, float):
         return 1.0 / max(1, len(rows))
     part = weight[rows]
@@ -170,5 +236,5 @@ def weights_of_part(weight: Array | float, rows: NDArray[np.intp]) -> Array | fl
 
 
 def mean_weight_ratio(weight: Array | float, rows: NDArray[np.intp]) -> float:
-    """Mean weight of some of the rows, (k,), over that of all."""
+    """Mean weight of some of the rows (k,), divided by the mean weight of all."""
     return 1.0 if isinstance(weight, float) else float(weight[rows].sum() * len(weight)) / max(1, len(rows))

@@ -1,4 +1,4 @@
-"""Poisson loss for counts, with the logarithm of the mean as logit."""
+"""Poisson loss for counts, whose logit is the logarithm of the mean."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mpinewton.arrays import Array
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Classes, Targets
 
-# Above this logit exp(z) goes on as its second-order Taylor polynomial: still convex with two continuous derivatives,
-# and values, gradients and their squares stay finite when a line search tries a step far too long.
+# Above this logit exp(z) is replaced by its second-order Taylor polynomial: it is still convex with two continuous
+# derivatives, and values, gradients and their squares stay finite when a line search tries a very long step.
 TAYLOR_FROM = 300.0
 
 
@@ -24,7 +24,7 @@ class Poisson(LinearLoss):
     convex = True
 
     def targets(self, y: Array, classes: Classes) -> Targets:
-        self.refuse(y, ~(np.isfinite(y) & (y >= 0)), "finite labels that are not negative")
+        self.refuse(y, ~(np.isfinite(y) & (y >= 0)), "labels that are finite and at least 0")
         return y
 
     def values(self, z: Array, t: Targets) -> Array:
@@ -42,6 +42,7 @@ class Poisson(LinearLoss):
 
 
 def _split(z: Array) -> tuple[Array, Array]:
+    """exp(z) up to the limit, and how far z is beyond it."""
     near = np.minimum(z, TAYLOR_FROM)
     return np.exp(near), z - near
 

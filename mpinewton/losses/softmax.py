@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.errors import ConfigError, DataError
 from mpinewton.linalg.rows import Rows
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Classes, Targets
@@ -16,27 +15,25 @@ from mpinewton.settings import setting
 
 @dataclass(frozen=True)
 class Softmax(LinearLoss):
-    """log(sum_c exp(z_c)) - z_y, one logit a class.
+    """log(sum_c exp(z_c)) - z_y, one logit per class.
 
-    With C columns of weights the Hessian has p directions of curvature 0, so that l2 > 0 is wanted; `reduced` leaves
-    out the last column, whose logit is then 0.
+    With C columns of weights the Hessian has p directions of curvature 0; set l2 > 0, or `reduced`, which removes the
+    last column: the logit of the last class is then 0.
     """
 
     name = "softmax"
     convex = True
     classifies = True
-    provides = frozenset({"gradient", "hvp", "hessian"})
 
-    reduced: bool = setting(False, help="C - 1 columns of weights instead of C")
+    reduced: bool = setting(False, help="train C - 1 columns of weights instead of C, for C classes")
 
     def outputs(self, classes: Classes) -> int:
+        """C, or C - 1 if `reduced`."""
         return len(classes or ()) - self.reduced
 
     def targets(self, y: Array, classes: Classes) -> Targets:
-        if classes is not None and self.outputs(classes) < 2:
-            remedy = ", which is logistic: use logistic" if len(classes) == 2 else "; it needs 2. Check the labels"
-            raise DataError(f"softmax has {self.outputs(classes)} logits for {len(classes)} classes{remedy}")
-        return self.class_numbers(y, classes)
+        """Positions of the labels in `classes`, shape (n,). Raises DataError if they are not classes, or too few."""
+        return self.class_numbers(y, classes, 2 + self.reduced)
 
     def values(self, z: Array, t: Targets) -> Array:
         z = self._logits(z)
@@ -47,13 +44,8 @@ class Softmax(LinearLoss):
         P[..., np.arange(len(t)), t] -= 1.0
         return P[..., : z.shape[-1]]
 
-    def second_derivatives(self, z: Array, t: Targets) -> Array:
-        raise ConfigError(
-            "softmax has no curvature coefficients, a row has several logits; use another method or logistic"
-        )
-
     def second_terms(self, z: Array, t: Targets) -> Array:
-        """Probabilities of the classes that have columns."""
+        """Probabilities of the classes that have a column, shape of z."""
         return self._probabilities(z)[..., : z.shape[-1]]
 
     def apply_second(self, second: Array, dz: Array) -> Array:
@@ -61,7 +53,7 @@ class Softmax(LinearLoss):
         return np.asarray(P - second * P.sum(axis=-1, keepdims=True))
 
     def hessian(self, rows: Rows, second: Array, weight: Array | float) -> Array:
-        """Shape (p C, p C); weight c of feature j is number j C + c. C (C + 1) / 2 products X'diag(.)X."""
+        """Shape (p C, p C), by C (C + 1) / 2 products X'diag(.)X; weight j C + c is that of feature j and class c."""
         C = second.shape[-1]
         H = np.empty((rows.p, C, rows.p, C))
         for a in range(C):
@@ -71,11 +63,17 @@ class Softmax(LinearLoss):
                 H[:, a, :, c] = H[:, c, :, a] = -rows.gram(share * second[:, c])
         return H.reshape(rows.p * C, rows.p * C)
 
+    def hessian_diagonal(self, rows: Rows, second: Array, weight: Array | float) -> Array:
+        """sum_j weight_j p_jc (1 - p_jc) x_j.^2 for every class c, shape (p C,)."""
+        share = (weight * (second * (1.0 - second)).T).T
+        return rows.squares_transpose_times(share).ravel()
+
     def predictions(self, z: Array, classes: Classes) -> Array:
+        """The class with the largest logit, shape (n,)."""
         return np.asarray(np.asarray(classes, dtype=np.float64)[self._logits(z).argmax(axis=-1)])
 
     def _logits(self, z: Array) -> Array:
-        """Logits of all classes, the largest of a row shifted to 0: shape (..., n, C)."""
+        """Logits of all classes, minus the largest of the row: shape (..., n, C)."""
         if self.reduced:
             z = np.concatenate([z, np.zeros_like(z[..., :1])], axis=-1)
         return np.asarray(z - z.max(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Nonlinear least squares: squares of a softplus model. Not convex."""
+"""Nonlinear least squares with a softplus model. Not convex."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from scipy.special import expit
 
 from mpinewton.arrays import Array
-from mpinewton.losses.linear import TWICE_DIFFERENTIABLE, LinearLoss
+from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Classes, Targets
 
-# Bounds over all z, found numerically and rounded up, of the second and third derivatives of softplus(z)^2; a label y
-# adds y times those of softplus.
-PLAIN_CURVATURE = 2.0907
-PLAIN_SLOPE = 0.7804
+# Bounds over all z, computed numerically and rounded up, of the second and third derivatives of softplus(z)^2. A label
+# y adds 2 |y| times those of softplus.
+SQUARE_SECOND = 2.0907
+SQUARE_THIRD = 0.7804
 
 
 def softplus(z: Array) -> Array:
@@ -28,7 +28,6 @@ class Softplus(LinearLoss):
 
     name = "softplus"
     convex = False
-    provides = TWICE_DIFFERENTIABLE | {"hessian_bound", "hessian_lipschitz"}
 
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray((softplus(z) - t) ** 2)
@@ -44,7 +43,7 @@ class Softplus(LinearLoss):
         return softplus(z)
 
     def hessian_bound(self, t: Targets) -> Array:
-        return np.asarray(PLAIN_CURVATURE + 0.5 * np.abs(t))  # |2 s (1 - s)| <= 1/2
+        return np.asarray(SQUARE_SECOND + 0.5 * np.abs(t))  # |2 s (1 - s)| <= 1/2
 
     def hessian_lipschitz(self, t: Targets) -> Array:
-        return np.asarray(PLAIN_SLOPE + np.abs(t) / (3.0 * np.sqrt(3.0)))  # |2 s (1 - s) (1 - 2 s)| <= 1/(3 sqrt 3)
+        return np.asarray(SQUARE_THIRD + np.abs(t) / (3.0 * np.sqrt(3.0)))  # |2 s (1 - s) (1 - 2 s)| <= 1/(3 sqrt 3)

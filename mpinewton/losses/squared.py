@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.losses.linear import TWICE_DIFFERENTIABLE, LinearLoss
+from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Targets
 
 
@@ -17,7 +17,6 @@ class Squared(LinearLoss):
 
     name = "squared"
     convex = True
-    provides = TWICE_DIFFERENTIABLE | {"hessian_bound", "hessian_lipschitz"}
 
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray(0.5 * (z - t) ** 2)

@@ -1,4 +1,4 @@
-"""Small networks to begin with, for `--loss torch:module=mpinewton.losses.torch.networks:small_cnn,...`."""
+"""Small networks, for `--loss torch:module=mpinewton.losses.torch.networks:small_cnn,...`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def small_cnn(side: int = 28, channels: int = 8, classes: int = 10) -> nn.Module
 
 def lenet() -> nn.Module:
     """Two convolutions of 5 x 5 pixels, 6 and 16 channels, then layers of 120, 84 and 10 (LeCun et al. 1998, with ReLU
-    and maxima): 44,426 weights, input=1x28x28.
+    and max pooling): 44,426 weights, input=1x28x28.
     """
     return nn.Sequential(
         nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -38,7 +38,7 @@ class TinyGpt(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         for name, part in self.named_parameters():
             if part.ndim > 1:
-                nn.init.normal_(part, std=0.02)  # as GPT-2: all characters are equally likely in the beginning
+                nn.init.normal_(part, std=0.02)  # as GPT-2: all tokens are nearly equally likely at the start
             elif name.endswith("bias"):
                 nn.init.zeros_(part)
 
@@ -50,13 +50,13 @@ class TinyGpt(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Attention to the tokens before, then two layers on each token, each added to what came in."""
+    """Causal attention, then two layers for every token; each is added to its input."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        # One matrix each, not three in one, so that each is orthogonalised by itself.
+        # Three matrices instead of one: methods may orthogonalise the update of each.
         self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.mix = nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)

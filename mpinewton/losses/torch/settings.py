@@ -1,4 +1,4 @@
-"""Any PyTorch module as a loss: its settings. PyTorch is loaded when the first module is made, not before."""
+"""A PyTorch module as a loss: its settings. PyTorch is loaded when the first module is made."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from mpinewton.settings import setting
 if TYPE_CHECKING:
     from mpinewton.losses.torch.model import Network, TorchModel
 
-CRITERIA = ("cross-entropy", "bce", "mse", "huber")  # or a function of a module
+CRITERIA = ("cross-entropy", "bce", "mse", "huber")  # or the name of a function
 
 
 @dataclass(frozen=True)
 class TorchModule(Loss):
-    """loss(module(x), y), module any torch.nn.Module.
+    """loss(module(x), y) for any torch.nn.Module.
 
-    `module` names a class of modules, or a function annotated to return one, as package.module:name; every process
-    calls it with the `arguments`. What it draws at random comes from the seed of the run. A module must answer every
-    row by itself and always alike. Derivatives are autograd's: the gradient, and exact Hessian products by going back
-    through the gradient.
+    `module` names a subclass of torch.nn.Module, or a function annotated to return one; every process calls it with the
+    `arguments`. Random initial weights depend on the seed of the run. The output of a row must not depend on other
+    rows, earlier evaluations or random numbers. Gradients and exact Hessian-vector products are those of autograd.
 
-    Kernels of convolutions count as matrices (outputs, the rest). l2 holds for matrices and leaves biases and gains
-    alone; all matrices but embeddings and the last are hidden ones.
+    Kernels of convolutions are matrices (outputs, the rest). l2 applies to matrices, not to biases and gains. Hidden
+    matrices are all but embeddings and the last.
     """
 
     name = "torch"
@@ -40,18 +39,20 @@ class TorchModule(Loss):
     provides = frozenset({"gradient", "hvp"})
     keeps_bytes = True
 
-    module: str = setting("", help="package.module:name")
-    arguments: str = setting("", help="of what `module` names, as width=32;depth=2")
+    module: str = setting("", help="class or function that makes the module, as FILE.py:name or package.module:name")
+    arguments: str = setting("", help="keyword arguments of `module`, as width=32;depth=2")
     loss: str = setting(
-        "cross-entropy", help="bce, mse (z - y)^2, huber, or package.module:name of (outputs, y), one loss a row"
+        "cross-entropy",
+        help="cross-entropy, bce, mse (without 1/2), huber, or a function FILE.py:name of (outputs, y) that "
+        "returns one loss per row",
     )
-    input: str = setting("", help="shape of a row, as 1x28x28; tokens: whole numbers; none: as it lies in the shard")
+    input: str = setting("", help="shape of a row, as 1x28x28, or tokens for whole numbers; empty: (features,)")
     labels: Literal["y", "next"] = setting(
-        "y", help="next: a language model's: of every token the next, of the last one y"
+        "y", help="labels of a row: y, or for language models the next token after every token, y after the last"
     )
-    dtype: Literal["float64", "float32"] = setting("float64", help="of the module; sums over rows are float64 always")
-    device: Literal["cpu", "cuda", "auto"] = setting("cpu", help="auto: a GPU where there is one")
-    block: int = setting(256, help="rows evaluated at once, which bounds the memory")
+    dtype: Literal["float64", "float32"] = setting("float64", help="precision of the module; sums are float64")
+    device: Literal["cpu", "cuda", "auto"] = setting("cpu", help="device of the module; auto: a GPU if there is one")
+    block: int = setting(256, ge=1, help="number of rows evaluated at once; limits the memory used")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,27 +60,27 @@ class TorchModule(Loss):
             text = getattr(self, name)
             if text and text not in CRITERIA and not all(text.partition(":")):
                 near = did_you_mean(text, CRITERIA) if name == "loss" else ""
-                raise ConfigError(f"torch: {name} = {text!r} must be of the form package.module:name{near}")
-        if self.input not in ("", "tokens") and not all(n.isdecimal() and int(n) for n in self.input.split("x")):
-            raise ConfigError(f"torch: input = {self.input!r} must be tokens or a shape, as input=1x28x28")
+                raise ConfigError(f"torch: {name} = {text!r}: expected FILE.py:name or package.module:name{near}")
+        shape = self.input in ("", "tokens") or all(n.isdecimal() and int(n) for n in self.input.split("x"))
+        self.require(shape, "input", "tokens or a shape, as 1x28x28")
         if self.labels == "next" and (self.input != "tokens" or self.loss != "cross-entropy"):
-            raise ConfigError("torch: labels = next is for a language model: it needs input=tokens,loss=cross-entropy")
-        if self.block < 1:
-            raise ConfigError(f"torch: block = {self.block} must be 1 or more")
+            raise ConfigError("torch: labels = next is for language models: set input=tokens,loss=cross-entropy")
         self.keywords()
 
-    # Of the loss chosen, not of the kind.
+    # Depends on the setting `loss`.
     @property
     def classifies(self) -> bool:  # type: ignore[override]
         return self.loss in ("cross-entropy", "bce")
 
     def keywords(self) -> dict[str, Any]:
-        """The `arguments`: numbers, true and false, and words."""
+        """The `arguments`: numbers, true, false, or strings."""
         found = {}
         for item in self.arguments.split(";") if self.arguments else ():
             key, equals, value = (part.strip() for part in item.partition("="))
             if not (key.isidentifier() and equals):
-                raise ConfigError(f"torch: arguments = {self.arguments!r} must be of the form width=32;depth=2")
+                raise ConfigError(
+                    f"torch: arguments = {self.arguments!r}: expected key=value pairs, as width=32;depth=2"
+                )
             try:
                 found[key] = msgspec.json.decode(value)
             except msgspec.DecodeError:
@@ -92,11 +93,13 @@ class TorchModule(Loss):
         Raises
         ------
         ConfigError
-            If PyTorch is missing, or there is no such module, or none that could be trained here.
+            If PyTorch is not installed, or there is no such module, or it has no trainable parameters.
         """
         if not self.module:
-            raise ConfigError("torch: it is not said which module: write torch:module=package.module:name")
-        # Products on a GPU repeat their bits with this alone, and it is read once, when PyTorch is loaded.
+            raise ConfigError(
+                "torch: no module is given: write torch:module=FILE.py:name or torch:module=package.module:name"
+            )
+        # Products on a GPU are reproducible only with this setting, which is read when PyTorch is loaded.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         try:
             from mpinewton.losses.torch.model import network
@@ -112,33 +115,33 @@ class TorchModule(Loss):
         self.network().validate(features, classes)
 
     def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:
-        """The parameters that can be trained, in the order of the module."""
+        """The trainable parameters, in the order of the module."""
         return self.network().shapes
 
     def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
-        """The matrices."""
+        """The matrices, shape (d,)."""
         if intercept:
-            raise ConfigError("torch: a module has its own biases: leave --intercept out")
+            raise ConfigError("torch: a module has its own biases; remove --intercept")
         shapes = self.shapes(features, classes)
         return np.concatenate([np.full(shape.size, len(shape.sizes) == 2) for shape in shapes])
 
     def initial_weights(self, features: int, classes: Classes, seed: int) -> Array:
-        """The module's own first weights, shape (d,)."""
+        """The initial weights of the module, shape (d,)."""
         return self.network().initial_weights(seed)
 
     def targets(self, y: Array, classes: Classes) -> Targets:
-        """Numbers of the classes for cross-entropy and bce; tokens for labels=next; else the labels as they are."""
+        """Positions of the classes for cross-entropy and bce, tokens for labels=next, else the labels: shape (n,)."""
         if not self.classifies:
             return super().targets(y, classes)
         if self.labels == "next":
-            self.refuse(y, ~((y >= 0) & (y == np.floor(y))), "labels that are tokens, whole numbers from 0 on")
+            self.refuse(y, ~((y >= 0) & (y == np.floor(y))), "tokens as labels: whole numbers, at least 0")
             return y.astype(np.intp)
         if self.loss == "bce" and classes is not None and len(classes) != 2:
-            raise DataError(f"torch: loss=bce needs two classes, and there are {len(classes)}: use loss=cross-entropy")
+            raise DataError(f"torch: loss=bce: expected 2 classes; found {len(classes)}. Use loss=cross-entropy")
         return self.class_numbers(y, classes)
 
     def on_shard(self, shard: Shard, classes: Classes) -> TorchModel:
-        """This loss on one shard."""
+        """The mean loss of the rows of one shard, as a function of the weights."""
         network = self.network()
         from mpinewton.losses.torch.model import TorchModel
 
