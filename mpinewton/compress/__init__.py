@@ -1,4 +1,4 @@
-"""Compressors: few bits for a vector or a symmetric matrix, with what they promise. By name, `NAME:key=value`."""
+"""Compressors of vectors and symmetric matrices, with their error bounds; chosen as `NAME:key=value`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,21 @@ COMPRESSORS: dict[str, type[Compressor]] = {
 
 @lru_cache(maxsize=64)
 def make_compressor(text: str, r: int | None = None, matrices: bool = False) -> Compressor:
-    """The compressor of vectors, or of symmetric matrices, that `text` asks for, as `dithering:levels=11,norm=max`.
+    """Make a compressor from its name and settings.
 
-    `bernoulli:p=0.05,of=random:r=3` puts the coin around another. `r`, where given, is the setting of that name.
+    Parameters
+    ----------
+    text : str
+        `NAME` or `NAME:key=value,key=value`, as `dithering:levels=11,norm=max` or `bernoulli:p=0.05,of=random:r=3`.
+    r : int or None
+        The setting r, for compressors that have one.
+    matrices : bool
+        Whether it shall compress symmetric matrices (d, d); compressors of vectors then work on the triangle.
 
     Raises
     ------
     ConfigError
-        If there is no such compressor or setting, a value does not fit, or it is not one for vectors.
+        If there is no such compressor or setting, a value is invalid, or it is a compressor of matrices for vectors.
     """
     head, *inner = re.split("[:,]of=", text, maxsplit=1)
     made = parse_choice(head, COMPRESSORS, "compressor")
@@ -57,5 +64,5 @@ def make_compressor(text: str, r: int | None = None, matrices: bool = False) -> 
     if matrices and not made.matrices:
         return Triangle(made)
     if made.matrices and not matrices:
-        raise ConfigError(f"compressor {made.name} is for symmetric matrices; vectors need random, top, dithering, ...")
+        raise ConfigError(f"compressor {made.name} is for symmetric matrices; for vectors use random, top, ...")
     return made

@@ -1,4 +1,4 @@
-"""Whole numbers and sparse rows in as few bits as they need."""
+"""Packing of integers and sparse rows into bits."""
 
 from __future__ import annotations
 
@@ -14,53 +14,63 @@ Integers = NDArray[np.integer[Any]]
 
 
 def width_of(count: int) -> int:
-    """Bits of a whole number from 0 to count - 1."""
+    """Number of bits of an integer from 0 to count - 1."""
     return max(0, count - 1).bit_length()
 
 
 def digits(numbers: Integers, width: int) -> Bytes:
-    """The binary digits of every number, highest first, one number behind the other: 0 or 1, shape (k width,)."""
+    """The binary digits of all numbers (k,), most significant first, concatenated: 0 or 1, shape (k width,)."""
     return ((numbers[:, None] >> np.arange(width)[::-1]) & 1).astype(np.uint8).ravel()
 
 
-def numbers_of(bits: Bytes, width: int, count: int) -> NDArray[np.int64]:
-    """The `count` numbers that have these digits, of `width` each; zeros for a width of 0."""
+def from_digits(bits: Bytes, width: int, count: int) -> NDArray[np.int64]:
+    """The inverse of `digits`: numbers, shape (count,); zeros for a width of 0."""
     return np.asarray(bits.reshape(count, width) @ (1 << np.arange(width, dtype=np.int64)[::-1]), dtype=np.int64)
 
 
 def pack_bits(*fields: tuple[Integers, int]) -> Bytes:
-    """Numbers, each field with so many bits a number, behind one another; the last byte is filled up with zeros."""
+    """Pack fields, each of (numbers, bits per number), into bytes; the last byte is padded with zeros."""
     return np.packbits(np.concatenate([*(digits(*field) for field in fields), np.zeros(0, np.uint8)]))
 
 
 class Bits:
-    """Reads what `pack_bits` wrote, field by field."""
+    """Reader of the bytes that `pack_bits` wrote, field by field."""
 
     def __init__(self, data: Bytes) -> None:
         self.bits, self.first = np.unpackbits(data), 0
 
     def take(self, count: int, width: int) -> NDArray[np.int64]:
-        """The next `count` numbers of so many bits each."""
+        """The next `count` numbers of `width` bits each."""
         end = self.first + count * width
         piece, self.first = self.bits[self.first : end], end
-        return numbers_of(piece, width, count)
+        return from_digits(piece, width, count)
 
 
 class Entries(NamedTuple):
-    """The stored entries of some rows, one row behind the other."""
+    """The stored entries of k rows, concatenated.
 
-    counts: Integers  # of each row, shape (k,)
-    features: Integers  # shape (entries,)
-    values: NDArray[np.floating[Any]]  # shape (entries,)
+    Attributes
+    ----------
+    counts : int array, shape (k,)
+        Number of entries of each row.
+    features : int array, shape (E,)
+        Feature of each entry.
+    values : array, shape (E,)
+        Value of each entry.
+    """
+
+    counts: Integers
+    features: Integers
+    values: NDArray[np.floating[Any]]
 
     def matrix(self, p: int) -> sparse.csr_array:
-        """The rows, shape (k, p)."""
+        """The rows as a sparse matrix, shape (k, p)."""
         ends = np.concatenate([[0], np.cumsum(self.counts)])
         return sparse.csr_array((self.values.astype(np.float64, copy=False), self.features, ends), (len(ends) - 1, p))
 
 
 def entries_of(X: Matrix, rows: Integers) -> Entries:
-    """The stored entries of some rows of X; all of them where X is dense."""
+    """The stored entries of the rows with these indices (k,); all k p entries where X (n, p) is dense."""
     if not isinstance(X, sparse.csr_array):
         k, p = len(rows), X.shape[1]
         return Entries(np.full(k, p), np.tile(np.arange(p), k), X[rows].ravel())
@@ -70,8 +80,8 @@ def entries_of(X: Matrix, rows: Integers) -> Entries:
     return Entries(counts, X.indices[where], X.data[where])
 
 
-def joined_entries(parts: list[Entries]) -> Entries:
-    """All of these rows, as int64 and float64."""
+def join_entries(parts: list[Entries]) -> Entries:
+    """The rows of all parts, as int64 and float64."""
     counts, features, values = zip(Entries(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)), *parts)
     return Entries(
         np.concatenate(counts, dtype=np.int64, casting="unsafe"),
@@ -81,10 +91,20 @@ def joined_entries(parts: list[Entries]) -> Entries:
 
 
 def pack_rows(X: Matrix, rows: Integers) -> tuple[list[tuple[Integers, int]], NDArray[Any]]:
-    """Sparsifier rows of X in as few bits as they need, for `unpack_rows`: fields for `pack_bits`, and values.
+    """Prepare rows of X for sending.
 
-    Sparse rows: how many entries each has, and their features, as fields; values (entries,), none where all are 1.
-    Dense rows: no fields, and values (k, p). Values keep their dtype.
+    Parameters
+    ----------
+    X : matrix, shape (n, p)
+    rows : int array, shape (k,)
+        Indices of the rows.
+
+    Returns
+    -------
+    fields : list
+        For `pack_bits`: the number of entries of each row and their features; empty where X is dense.
+    values : array, shape (E,) or (k, p)
+        Values of the entries, in the dtype of X; shape (0,) where X is sparse and all values are 1.
     """
     if not isinstance(X, sparse.csr_array):
         return [], X[rows]
@@ -97,7 +117,7 @@ def pack_rows(X: Matrix, rows: Integers) -> tuple[list[tuple[Integers, int]], ND
 
 
 def unpack_rows(bits: Bits, values: NDArray[Any], k: int, p: int) -> Entries:
-    """The k rows that `pack_rows` packed."""
+    """The inverse of `pack_rows`: k rows of p features."""
     if values.ndim == 2:
         return entries_of(values, np.arange(k))
     counts = bits.take(k, width_of(p + 1))

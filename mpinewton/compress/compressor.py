@@ -1,4 +1,4 @@
-"""What a compressor is: an array to the few bytes that travel, and from these alone the array both sides go on with."""
+"""Base of the compressors: an array to the bytes that are sent, and these bytes back to an array."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mpinewton.settings import Configured
 
 
 class Message(NamedTuple):
-    """What travels, and what it says.
+    """A compressed array.
 
     Attributes
     ----------
     arrays : tuple of arrays
-        The reply of a task: floats as floats, indices, signs and levels as packed bytes.
-    value : array
-        What `unpack` makes of them, bit by bit: a worker that must know what the driver believes goes on with this.
+        The reply of a task: floats as they are; indices, signs and levels as packed bytes.
+    value : array, shape (D,) or (d, d)
+        C(x) as the driver will unpack it, to the last bit, for workers that must follow the driver.
     """
 
     arrays: tuple[AnyArray, ...]
@@ -31,94 +31,87 @@ class Message(NamedTuple):
 
     @property
     def bits(self) -> int:
-        """Bits that travel."""
+        """Number of bits that are sent."""
         return 8 * sum(a.nbytes for a in self.arrays)
 
 
 @dataclass(frozen=True)
 class Compressor(Configured, ABC):
-    """Base of all compressors C, of vectors (D,) or of symmetric matrices (d, d). Fields are the settings.
+    """Base of the compressors C of vectors (D,) or of symmetric matrices (d, d). Fields are the settings.
 
-    `size` is D or d: how many rows the array has that is compressed.
+    In all methods `size` is D or d, the number of rows of the array.
 
     A compressor is either unbiased, E C(x) = x and E|C(x) - x|^2 <= omega(D) |x|^2, or contractive,
-    |C(x) - x|^2 <= (1 - delta(D)) |x|^2. What is not finite, or too large for the words of a message, is not sent: such
-    an x arrives as NaN, in no bits, and the trouble shows at once on both sides.
+    |C(x) - x|^2 <= (1 - delta(D)) |x|^2. An x that is not finite, or too large for the floats of a message, is not
+    sent: the message is empty and C(x) is NaN on both sides.
     """
 
-    matrices: ClassVar[bool] = False  # whether it is for symmetric matrices, not for vectors
+    matrices: ClassVar[bool] = False  # whether it compresses symmetric matrices, not vectors
 
-    word: Literal[64, 32] = field(
-        default=64, kw_only=True, metadata={"help": "bits of a float; 32: rounded on both sides"}
-    )
+    word: Literal[64, 32] = field(default=64, kw_only=True, metadata={"help": "bits of each float that is sent"})
 
     def compress(self, x: Array, rng: np.random.Generator) -> Message:
-        """C(x); `rng` is for those that draw."""
-        arrays = self.pack(x, rng) if self.holds(x) else ()
+        """C(x) as a message; `rng` is used by random compressors."""
+        arrays = self.pack(x, rng) if self.fits(x) else ()
         return Message(arrays, self.expand(arrays, len(x)))
 
     def expand(self, arrays: Sequence[AnyArray], size: int) -> Array:
-        """What a message says, C(x), on the side that did not make it."""
+        """C(x) from the arrays of a message."""
         return self.unpack(arrays, size) if len(arrays) else np.full((size, size) if self.matrices else size, np.nan)
 
     def mean(self, messages: Sequence[Sequence[AnyArray]], shares: Array, size: int) -> Array:
-        """Sum of what the messages say, each times its share, in their order; a share of 0 has no say."""
+        """The sum of share times C(x) over the messages, in their order; a worker of share 0 has zero weight."""
         total = np.zeros((size, size) if self.matrices else size)
         for arrays, share in zip(messages, shares):
             if share:
                 total += share * self.expand(arrays, size)
         return total
 
-    def holds(self, x: Array) -> bool:
-        """Whether x can be said in these words."""
-        return float(np.abs(x).max(initial=0.0)) <= float(np.finfo(self.floats).max)
+    def fits(self, x: Array) -> bool:
+        """Whether x is finite and within the range of the floats of a message."""
+        return float(np.abs(x).max(initial=0.0)) <= float(np.finfo(self.float_type).max)
 
     @property
-    def floats(self) -> np.dtype[Any]:
-        """The type of the floats that travel."""
+    def float_type(self) -> np.dtype[Any]:
+        """The dtype of the floats that are sent."""
         return np.dtype(f"f{self.word // 8}")
 
     @abstractmethod
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
-        """The arrays that travel, for a finite x."""
+        """The arrays of the message, for an x that `fits`."""
 
     @abstractmethod
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
-        """What they say, float64."""
+        """The inverse of `pack`: C(x), float64."""
 
     @abstractmethod
     def bits(self, size: int) -> float:
-        """Bits of a message, in the mean where they vary; every array of it is rounded up to bytes."""
+        """Number of bits of a message, on average where it varies; each array of it is rounded up to whole bytes."""
 
     def omega(self, size: int) -> float | None:
-        """Of an unbiased compressor: E|C(x) - x|^2 <= omega |x|^2. None for a contractive one."""
+        """omega in E|C(x) - x|^2 <= omega |x|^2, for an unbiased compressor; None for a contractive one."""
         return None
 
     def delta(self, size: int) -> float | None:
-        """Of a contractive compressor: |C(x) - x|^2 <= (1 - delta) |x|^2. None for an unbiased one."""
+        """delta in |C(x) - x|^2 <= (1 - delta) |x|^2, for a contractive compressor; None for an unbiased one."""
         return None
 
     def rate(self, size: int) -> float:
-        """The step at which an estimate learns from compressed differences: 1 / (omega + 1), or 1 if contractive."""
+        """The learning rate of an estimate updated by compressed differences: 1 / (omega + 1), or 1 if contractive."""
         omega = self.omega(size)
         return 1.0 if omega is None else 1.0 / (omega + 1.0)
 
-    def validate(self, size: int) -> None:  # noqa: B027  (most take any size)
-        """Refuse arrays of this size. Raises ConfigError."""
-
-
-def whole_bytes(bits: int) -> int:
-    """Bits, rounded up to bytes."""
-    return -(-bits // 8) * 8
+    def validate(self, size: int) -> None:
+        """Refuse arrays of a size that the compressor cannot take. Raises ConfigError."""
 
 
 def index_bits(count: int, size: int) -> int:
-    """Bits of `count` of `size` places: none if all are meant, a number each, or a mask where that is shorter."""
+    """Bits for `count` of `size` indices: 0 for all of them, else a number each, or a mask where that is shorter."""
     return 0 if count == size else min(count * width_of(size), size)
 
 
 def pack_indices(indices: NDArray[np.integer], size: int) -> Bytes:
-    """Places from 0 to size - 1, ascending and distinct, in `index_bits` bits."""
+    """Pack distinct ascending indices (k,) from 0 to size - 1 into `index_bits` bits."""
     if len(indices) == size:
         return np.zeros(0, dtype=np.uint8)
     if len(indices) * width_of(size) < size:
@@ -129,7 +122,7 @@ def pack_indices(indices: NDArray[np.integer], size: int) -> Bytes:
 
 
 def unpack_indices(packed: Bytes, count: int, size: int) -> NDArray[np.int64]:
-    """The `count` places that `pack_indices` was given."""
+    """The inverse of `pack_indices`: indices, shape (count,)."""
     if count == size:
         return np.arange(size)
     if count * width_of(size) < size:

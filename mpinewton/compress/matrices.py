@@ -1,4 +1,4 @@
-"""Compressors of symmetric matrices: the best of rank r, and any compressor of vectors on the triangle."""
+"""Compressors of symmetric matrices: best rank-r approximation, and compressors of vectors on the triangle."""
 
 from __future__ import annotations
 
@@ -15,71 +15,88 @@ from mpinewton.compress.sparse import Top
 from mpinewton.errors import ConfigError
 from mpinewton.linalg.dominant import BlockProduct, dominant
 from mpinewton.linalg.krylov import lanczos
-from mpinewton.linalg.lowrank import combined
+from mpinewton.linalg.lowrank import outer_sum
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.settings import setting
 
-# From this many rows on, the one eigenvector of r = 1 comes from a Krylov space of so many dimensions
-# (d = 300: 1 ms, against 15 ms for all eigenvectors).
+# For r = 1 and at least SMALL rows the eigenvector comes from a Krylov space of dimension KRYLOV. Chosen by trial: for
+# d = 300 this takes 1 ms, all eigenvectors 15 ms.
 SMALL = 150
 KRYLOV = 24
 
 
 @dataclass(frozen=True)
 class Eigenpairs(Compressor):
-    """The best approximation of rank r of a symmetric matrix, by moduli of eigenvalues: r eigenvalues and eigenvectors.
+    """Rank-r: the best rank-r approximation of a symmetric matrix, from the r eigenvalues of largest modulus.
 
-    r (d + 1) floats; contractive, delta = r / d. For r = 1, from 150 rows on, the eigenvector is that of a Krylov space
-    from a start that is drawn: |D - S| is the least to a few digits, and delta holds in the mean after one step.
+    A message has r (d + 1) floats. Contractive with delta = r / d (Safaryan, Islamov, Qian and Richtarik 2021). For
+    r = 1 and d >= 150 the eigenvector is computed in a Krylov space with a random start: the error |D - S| is smallest
+    to a few digits, and delta holds on average after one step.
     """
 
     name = "rank"
     matrices = True
 
-    r: int = setting(1, ge=1, help="")
+    r: int = setting(1, ge=1, help="number of eigenpairs")
 
     def validate(self, size: int) -> None:
         if self.r > size:
-            raise ConfigError(f"compressor rank: r = {self.r}, but the matrix has {size} rows; set r to fewer")
+            raise ConfigError(f"compressor rank: r = {self.r}, but the matrix has {size} rows; set r to at most {size}")
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
-        # A Krylov space holds one vector of every eigenvalue: for r > 1 that would not do.
+        # Not for r > 1: a Krylov space has only one eigenvector of a multiple eigenvalue.
         if self.r == 1 and len(x) >= SMALL:
-            space = lanczos(x.__matmul__, rng.standard_normal(len(x)), KRYLOV, 0.0)
+            space = lanczos(x.__matmul__, rng.standard_normal(len(x)), KRYLOV)
             e, Y = np.linalg.eigh(space.T[:-1])
             largest = np.argmax(np.abs(e))
-            return self.said(e[[largest]], (space.Q @ Y[:, [largest]]).T)
+            return self.message(e[[largest]], (space.Q @ Y[:, [largest]]).T)
         e, Q = np.linalg.eigh(x)
         order = np.argsort(-np.abs(e), kind="stable")
-        return self.said(e[order], Q.T[order])
+        return self.message(e[order], Q.T[order])
 
     def pack_product(
         self, product: BlockProduct, start: Array, limit: int, accuracy: float
     ) -> tuple[tuple[AnyArray, ...], Array]:
-        """The message of a matrix D known by its products, and a start for what this message leaves of D.
+        """Compress a matrix D that is given by its products with vectors.
 
-        Both as of `dominant`: a rough eigenvector only makes a worse S, since its eigenvalue is <v, D v>, and
-        |D - S|^2 = |D|^2 - |S|^2 all the same. No message where D is not finite.
+        Parameters
+        ----------
+        product : function of vectors (d, k)
+            D times the vectors, shape (d, k).
+        start : array, shape (d, k)
+            First vectors of the subspace iteration, as for `dominant`.
+        limit : int
+            Maximum number of products.
+        accuracy : float
+            Relative residual at which an eigenvector is accepted. An inaccurate one only gives a worse S: its
+            eigenvalue is <v, D v>, so |D - S|^2 = |D|^2 - |S|^2 still holds.
+
+        Returns
+        -------
+        arrays : tuple of arrays
+            The message; empty where D is not finite.
+        after : array, shape (d, k)
+            First vectors for what the message leaves of D.
         """
         e, V, after = dominant(product, start, self.r, limit, accuracy)
-        return self.said(e, V.T) if np.isfinite(e).all() else (), after
+        return self.message(e, V.T) if np.isfinite(e).all() else (), after
 
-    def said(self, e: Array, V: Array) -> tuple[AnyArray, ...]:
-        """The message of the first r of these eigenvalues (k,) and their vectors (k, d); zeros for what is missing."""
-        values, vectors = np.zeros(self.r, self.floats), np.zeros((self.r, V.shape[1]), self.floats)
+    def message(self, e: Array, V: Array) -> tuple[AnyArray, ...]:
+        """The message of the first r of these eigenvalues (k,) and eigenvectors (k, d), padded with zeros if k < r."""
+        values, vectors = np.zeros(self.r, self.float_type), np.zeros((self.r, V.shape[1]), self.float_type)
         values[: len(e)], vectors[: len(e)] = e[: self.r], V[: self.r]
         return values, vectors
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
-        return combined(*(a.astype(np.float64) for a in arrays))
+        return outer_sum(*(a.astype(np.float64) for a in arrays))
 
     def mean(self, messages: Sequence[Sequence[AnyArray]], shares: Array, size: int) -> Array:
-        # One product of all the vectors, where the sum of the matrices would cost d^2 a message.
+        # One product with all vectors: a sum of the matrices would cost d^2 operations per message.
         seen = [(arrays, share) for arrays, share in zip(messages, shares) if share]
         if not all(len(arrays) for arrays, _ in seen):
             return np.full((size, size), np.nan)
         values = np.concatenate([share * arrays[0].astype(np.float64) for arrays, share in seen])
-        return combined(values, np.concatenate([arrays[1] for arrays, _ in seen]).astype(np.float64))
+        return outer_sum(values, np.concatenate([arrays[1] for arrays, _ in seen]).astype(np.float64))
 
     def bits(self, size: int) -> float:
         return self.word * self.r * (size + 1)
@@ -90,16 +107,17 @@ class Eigenpairs(Compressor):
 
 @dataclass(frozen=True)
 class Triangle(Compressor):
-    """A compressor of vectors on the upper triangle of a symmetric matrix (d, d), mirrored.
+    """A compressor of vectors applied to the upper triangle of a symmetric matrix (d, d).
 
-    The entries off the diagonal count sqrt(2): the triangle is then as long as the matrix, and omega and delta are
-    those of D = d (d + 1) / 2 in the Frobenius norm. Without that, top-1 of a matrix of ones keeps 1 / d^2, too little.
+    Entries off the diagonal are multiplied by sqrt(2), so that the norm of the triangle is the Frobenius norm of the
+    matrix, and omega and delta are those of a vector of D = d (d + 1) / 2 entries. Without the factor top-1 of a matrix
+    of ones has an error above the bound.
     """
 
     name = "triangle"
     matrices = True
 
-    of: Compressor = setting(factory=Top, help="")
+    of: Compressor = setting(factory=Top, help="compressor of the triangle")
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
         return self.of.pack(pack_triangle(x) * lengths(len(x)), rng)
@@ -107,8 +125,8 @@ class Triangle(Compressor):
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
         return unpack_triangle(self.of.unpack(arrays, triangle(size)) / lengths(size))
 
-    def holds(self, x: Array) -> bool:
-        return self.of.holds(pack_triangle(x) * lengths(len(x)))
+    def fits(self, x: Array) -> bool:
+        return self.of.fits(pack_triangle(x) * lengths(len(x)))
 
     def bits(self, size: int) -> float:
         return self.of.bits(triangle(size))
@@ -124,13 +142,13 @@ class Triangle(Compressor):
 
 
 def triangle(size: int) -> int:
-    """Entries of the upper triangle of `size` rows."""
+    """Number of entries in the upper triangle of a matrix of `size` rows."""
     return size * (size + 1) // 2
 
 
 @lru_cache(maxsize=8)
 def lengths(size: int) -> Array:
-    """What the entries of a triangle count in the Frobenius norm: 1 on the diagonal, sqrt(2) off it."""
+    """Factors of the entries of a triangle in the Frobenius norm, 1 on the diagonal and sqrt(2) off it; read-only."""
     counts = np.full((size, size), sqrt(2.0))
     np.fill_diagonal(counts, 1.0)
     packed = pack_triangle(counts)

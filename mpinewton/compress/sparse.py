@@ -1,4 +1,4 @@
-"""Sparsifier coordinates and their places: random-r, top-r, and all of them."""
+"""Compressors that send some coordinates and their indices: random-r, top-r, and the identity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mpinewton.settings import setting
 
 @dataclass(frozen=True)
 class Identity(Compressor):
-    """x itself; with word=32, x rounded. omega = 0."""
+    """x itself, rounded to float32 with word=32. omega = 0."""
 
     name = "identity"
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
-        return (x.astype(self.floats),)
+        return (x.astype(self.float_type),)
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
         return arrays[0].astype(np.float64)
@@ -34,36 +34,41 @@ class Identity(Compressor):
 
 @dataclass(frozen=True)
 class Sparsifier(Compressor):
-    """r coordinates and their places, min(r ceil(log2 D), D) bits: what random-r and top-r share."""
+    """Base of random-r and top-r: r coordinates and their indices, of min(r ceil(log2 D), D) bits."""
 
-    r: int = setting(1, ge=1, help="coordinates that are sent")
+    r: int = setting(1, ge=1, help="number of coordinates that are sent")
 
     def validate(self, size: int) -> None:
         if self.r > size:
-            raise ConfigError(f"compressor {self.name}: r = {self.r}, but a message has {size} numbers; set r to fewer")
+            raise ConfigError(
+                f"compressor {self.name}: r = {self.r}, but x has {size} coordinates; set r to at most {size}"
+            )
 
     def bits(self, size: int) -> float:
         return self.word * self.r + index_bits(self.r, size)
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
-        values, places = arrays
+        values, packed = arrays
         x = np.zeros(size)
-        x[unpack_indices(places, len(values), size)] = values
+        x[unpack_indices(packed, len(values), size)] = values
         return x
 
 
 @dataclass(frozen=True)
 class Random(Sparsifier):
-    """random-r: r coordinates, uniform without replacement, times D / r. Unbiased, omega = D / r - 1."""
+    """Random-r: r random coordinates, drawn without replacement, times D / r. Unbiased, omega = D / r - 1.
+
+    The variance of a coordinate that is kept with probability r / D and multiplied by D / r is (D / r - 1) x_i^2.
+    """
 
     name = "random"
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
-        places = np.sort(rng.choice(len(x), self.r, replace=False, shuffle=False))
-        return x[places].astype(self.floats), pack_indices(places, len(x))
+        indices = np.sort(rng.choice(len(x), self.r, replace=False, shuffle=False))
+        return x[indices].astype(self.float_type), pack_indices(indices, len(x))
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:
-        # Scaled here: with the rate r / D of learning, what is learnt of a coordinate is then the very number sent.
+        # Scaled here, not in `pack`: times the learning rate r / D a coordinate is then exactly the number sent.
         return super().unpack(arrays, size) * (size / self.r)
 
     def omega(self, size: int) -> float:
@@ -72,20 +77,23 @@ class Random(Sparsifier):
 
 @dataclass(frozen=True)
 class Top(Sparsifier):
-    """top-r: the r coordinates of largest modulus, the first ones among equals. Contractive, delta = r / D."""
+    """Top-r: the r coordinates of largest modulus, the first ones among equals. Contractive, delta = r / D.
+
+    Source of delta: Stich, Cordonnier and Jaggi 2018, Lemma A.1.
+    """
 
     name = "top"
 
     def pack(self, x: Array, rng: np.random.Generator) -> tuple[AnyArray, ...]:
-        places = largest(np.abs(x), self.r)
-        return x[places].astype(self.floats), pack_indices(places, len(x))
+        indices = largest(np.abs(x), self.r)
+        return x[indices].astype(self.float_type), pack_indices(indices, len(x))
 
     def delta(self, size: int) -> float:
         return self.r / size
 
 
 def largest(a: Array, count: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Places of the `count` largest numbers, ascending; the first ones among equals, whatever the machine."""
+    """Indices of the `count` largest numbers, ascending; the first ones among equals, on every machine."""
     least = np.partition(a, len(a) - count)[len(a) - count]
     chosen = a > least
     equal = np.flatnonzero(a == least)[: count - np.count_nonzero(chosen)]

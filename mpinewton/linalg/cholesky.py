@@ -1,4 +1,4 @@
-"""A positive definite matrix that changes a little from one system to the next."""
+"""Systems with positive definite and semidefinite matrices, by Cholesky factors."""
 
 from __future__ import annotations
 
@@ -11,44 +11,59 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_tri
 from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.krylov import Solution, cg
 
-# Below this size a Cholesky factor (0.7 ms at d = 300) costs less than the steps that would save it.
+# Below this size a new Cholesky factor (0.7 ms at d = 300) costs less than the conjugate gradient steps that save it.
 SMALL = 500
-# A stale factor is given up when conjugate gradients need more steps with it; after 16 to 80 rank-one changes: 3 or 4.
+# A stale factor is replaced when conjugate gradients need more steps with it. After 16 to 80 rank-one changes they were
+# measured to need 3 or 4.
 STALE = 8
-TOLERANCE = 1e-10
+TOLERANCE = 1e-10  # relative tolerance of these conjugate gradients
 
 
 def solve_positive(H: Array, g: Array) -> Solution:
-    """H^-1 g by Cholesky for symmetric H (d, d); where there is no factor, g and status "not positive definite"."""
+    """H^-1 g by Cholesky for symmetric H (d, d) and g (d,).
+
+    Returns
+    -------
+    Solution
+        With status "not positive definite", and x = g, where H has no factor or is not finite.
+    """
     try:
         x = cho_solve(cho_factor(H, lower=True, check_finite=False), g, check_finite=False)
     except LinAlgError:
         x = np.full_like(g, np.nan)
-    if not np.isfinite(x).all():  # not every LAPACK notices NaN in H
+    if not np.isfinite(x).all():  # not every LAPACK detects NaN in H
         return Solution(g.copy(), 0, "not positive definite")
     return Solution(x, 1, "solved")
 
 
 def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
-    """(diag(e) + X'diag(h)X)^-1 r for e > 0, h >= 0 and fewer rows (n, d) than columns: shape (d,), n x n factored.
+    """(diag(e) + X'diag(h)X)^-1 r, shape (d,), by a factor of an n x n matrix (Woodbury); NaN where it has none.
 
-    NaN where the n x n matrix has no factor.
+    Parameters
+    ----------
+    e : array, shape (d,), e > 0
+    X : array or sparse matrix, shape (n, d), n < d
+    h : array, shape (n,), h >= 0
+    r : array, shape (d,)
     """
     W = X * np.sqrt(h)[:, None]
-    scaled = W * (1.0 / e)
-    product: Any = scaled @ W.T
+    We = W * (1.0 / e)
+    product: Any = We @ W.T
     K = np.asarray(product.toarray() if sparse.issparse(product) else product, dtype=np.float64)
     K[np.diag_indices_from(K)] += 1.0
-    solved = solve_positive(K, np.asarray(scaled @ r))
+    solved = solve_positive(K, np.asarray(We @ r))
     if solved.status != "solved":
         return np.full_like(r, np.nan)
-    return np.asarray(r / e - scaled.T @ solved.x)
+    return np.asarray(r / e - We.T @ solved.x)
 
 
 def solve_semidefinite(H: Array, g: Array) -> Solution:
-    """H^-1 g for positive definite H (d, d); the shortest solution where H is singular to rounding.
+    """H^-1 g for positive semidefinite H (d, d) and g (d,); the shortest solution where H is singular to rounding.
 
-    Status "not positive definite", and g, where an eigenvalue is negative by more than rounding.
+    Returns
+    -------
+    Solution
+        With status "not positive definite", and x = g, where an eigenvalue is negative by more than rounding error.
     """
     solved = solve_positive(H, g)
     if solved.status == "solved" or not np.isfinite(H).all():
@@ -57,14 +72,19 @@ def solve_semidefinite(H: Array, g: Array) -> Solution:
     zero = len(e) * np.finfo(np.float64).eps * np.abs(e).max()
     if e[0] < -zero:
         return solved
-    seen = e > zero
-    return Solution(Q[:, seen] @ (Q[:, seen].T @ g / e[seen]), 1, "solved")
+    positive = e > zero
+    return Solution(Q[:, positive] @ (Q[:, positive].T @ g / e[positive]), 1, "solved")
 
 
 def project_spectrum(H: Array, mu: float) -> Array:
-    """[H]_mu, the nearest symmetric matrix without an eigenvalue below mu, for symmetric H (d, d): H where it has none.
+    """[H]_mu, the symmetric matrix (d, d) nearest to H with no eigenvalue below mu; H itself where that holds already.
 
-    A Cholesky factor of H - mu I tells, at a tenth of what eigenvectors cost. LinAlgError where H is not finite.
+    A Cholesky factor of H - mu I decides, at a tenth of the cost of eigenvectors.
+
+    Raises
+    ------
+    LinAlgError
+        If H is not finite.
     """
     shifted = H.copy()
     shifted[np.diag_indices_from(H)] -= mu
@@ -77,35 +97,49 @@ def project_spectrum(H: Array, mu: float) -> Array:
     return H
 
 
-def with_rows(H: Array, X: sparse.csr_array, c: Array) -> Array:
-    """H + sum_j c_j x_j x_j', shape (d, d), for the rows of X (k, d): only entries where features meet are touched."""
+def add_outer_products(H: Array, X: sparse.csr_array, c: Array) -> Array:
+    """H + sum_j c_j x_j x_j', shape (d, d), for the rows x_j of X (k, d). Touches only entries where features meet."""
     outer = (X.T @ (X * c[:, None]).tocsr()).tocoo()
     H = H.copy()
     H[outer.row, outer.col] += outer.data
     return H
 
 
-def solve_with_stale_factor(H: Array, g: Array, L: Array) -> tuple[Solution, Array]:
-    """H^-1 g, and the factor to begin with next time; L is the one of the last time, (0, 0) at first.
+def cholesky_factor(H: Array) -> Array | None:
+    """The lower Cholesky factor of symmetric H (d, d); None where H has none or is not finite."""
+    try:
+        return np.ascontiguousarray(cholesky(H, lower=True))
+    except (LinAlgError, ValueError):  # ValueError: not finite
+        return None
 
-    Small matrices are factored every time. For others L is the lower Cholesky factor of an earlier H, and conjugate
-    gradients on L^-1 H L^-T come to a residual of 1e-10; where that takes more than 8 steps, H is factored anew.
+
+def solve_with_stale_factor(H: Array, g: Array, L: Array | None) -> tuple[Solution, Array | None]:
+    """H^-1 g for positive definite H (d, d) that changes a little between calls, and the factor for the next call.
+
+    A small H is factored every time. For a larger one, L is the lower Cholesky factor of an earlier H, None at first,
+    and conjugate gradients on L^-1 H L^-T are run to a relative residual of 1e-10. Where these need more than 8 steps,
+    H is factored again.
+
+    Returns
+    -------
+    solution : Solution
+        With status "not positive definite", and x = g, where H has no factor.
+    L : array, shape (d, d), or None
     """
     if len(g) < SMALL:
         return solve_positive(H, g), L
-    if L.size:
+    if L is not None:
         solved = cg(lambda v: _down(L, H @ _up(L, v)), _down(L, g), STALE, TOLERANCE)
         if solved.status == "solved":
             return Solution(_up(L, solved.x), solved.iterations, "solved"), L
-    try:
-        L = np.ascontiguousarray(cholesky(H, lower=True))
-    except (LinAlgError, ValueError):  # ValueError: not finite
-        return Solution(g.copy(), 0, "not positive definite"), np.zeros((0, 0))
-    return Solution(solve_factored(L, g), 0, "solved"), L
+    new = cholesky_factor(H)
+    if new is None:
+        return Solution(g.copy(), 0, "not positive definite"), None
+    return Solution(solve_factored(new, g), 0, "solved"), new
 
 
 def solve_factored(L: Array, g: Array) -> Array:
-    """(L L')^-1 g for lower triangular L (d, d); not finite where g is not."""
+    """(L L')^-1 g, shape (d,), for lower triangular L (d, d); not finite where g is not."""
     return _up(L, _down(L, g))
 
 

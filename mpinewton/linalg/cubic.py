@@ -1,4 +1,4 @@
-"""The cubic subproblem: a quadratic model and M/6 times the cube of the length, minimised exactly."""
+"""The cubic subproblem: the exact minimiser of a quadratic model with a cubic regulariser, M/6 |s|^3."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import numpy as np
 from mpinewton.arrays import Array
 
 EPS = np.finfo(np.float64).eps
-# Newton's method on the secular equation takes 5-8 steps.
+# Maximum number of Newton steps on the secular equation, which takes 5 to 8.
 LIMIT = 100
 
 
 @dataclass(frozen=True, eq=False)
 class CubicStep:
-    """A global minimiser of <g, s> + s'H s / 2 + M/6 |s|^3, and the proof of it.
+    """A global minimiser s of <g, s> + s'H s / 2 + M/6 |s|^3, with the residuals of its optimality conditions.
 
-    s is one if and only if (H + t' I) s = -g with t' = M t / 2, t = |s|, and H + t' I has no negative eigenvalue; the
-    last holds by construction. Both numbers below are at rounding, 1e-12 at the most, for a symmetric finite H.
+    s is a global minimiser if and only if (H + t' I) s = -g with t' = M t / 2 and t = |s|, and H + t' I has no negative
+    eigenvalue. The last condition holds by construction. `stationarity` and `mismatch` measure the other two; for a
+    symmetric finite H they are rounding errors, at most 1e-12.
 
     Attributes
     ----------
     s : array, shape (d,)
     t : float
-        Its length, as found from the secular equation.
+        Length of s according to the secular equation.
     model : float
-        The model at s; never positive.
+        Value of the model at s, not positive.
     stationarity : float
         |(H + t' I) s + g| / (|g| + (|H| + t') |s|), |H| the spectral norm.
     mismatch : float
-        ||s| - t| / t; 0 where t is.
+        ||s| - t| / t; 0 where t = 0.
     """
 
     s: Array
@@ -41,21 +42,22 @@ class CubicStep:
 
 
 def cubic_step(H: Array, g: Array, M: float) -> CubicStep:
-    """argmin over s of <g, s> + s'H s / 2 + M/6 |s|^3, H symmetric (d, d), indefinite or not, g (d,), M > 0.
+    """argmin over s (d,) of <g, s> + s'H s / 2 + M/6 |s|^3 for symmetric H (d, d), indefinite or not, g (d,), M > 0.
 
-    In eigenvectors of H, with q = Q'g, the length solves |q / (e + M t / 2)| = t (Nesterov and Polyak 2006). Newton's
-    method on 1/|s(t)| - 1/t, which is increasing and concave, comes to t from below and needs no bracket. t is
-    counted from its least value -2 e_min / M, so that it is found where g is (nearly) orthogonal to the lowest
-    eigenvector; exactly so, the hard case, that eigenvector makes up what s lacks in length.
+    In eigenvectors of H, with q = Q'g, the length t of s solves |q / (e + M t / 2)| = t (Nesterov and Polyak 2006).
+    Newton's method on 1/|s(t)| - 1/t, which is increasing and concave, converges to t from below and needs no bracket.
+    The unknown is t - t_0, where t_0 = -2 e_min / M is the least value of t, so that it is accurate where g is nearly
+    orthogonal to the lowest eigenvector. Where g is exactly orthogonal to it (the hard case), a multiple of that
+    eigenvector gives s the length t_0.
     """
     e, Q = np.linalg.eigh(H)
     q, half = Q.T @ g, 0.5 * M
     least = max(0.0, -float(e[0]) / half)  # the smallest t for which H + M t / 2 I has no negative eigenvalue
     gaps = e - min(float(e[0]), 0.0)  # e + M least / 2, the lowest without cancellation
-    seen = q != 0
-    delta = _excess(gaps[seen], np.abs(q[seen]), half, least)
+    used = q != 0
+    delta = _excess(gaps[used], np.abs(q[used]), half, least)
     y = np.zeros_like(q)
-    y[seen] = -q[seen] / (gaps[seen] + half * delta)
+    y[used] = -q[used] / (gaps[used] + half * delta)
     t = least + delta
     if delta == 0 and t > 0:
         y[0] = np.sqrt(max(0.0, t * t - float(y @ y)))
@@ -73,18 +75,18 @@ def cubic_step(H: Array, g: Array, M: float) -> CubicStep:
 
 
 def _excess(gaps: Array, q: Array, half: float, least: float) -> float:
-    """delta >= 0 with |q / (gaps + half delta)| = least + delta; 0 in the hard case. q > 0."""
-    # Every component alone gives a lower bound, the root of (gap + half delta)(least + delta) = q.
+    """delta >= 0 with |q / (gaps + half delta)| = least + delta, for q > 0; 0 in the hard case."""
+    # Each component gives a lower bound, the root of (gap + half delta)(least + delta) = q.
     b, c = gaps + half * least, gaps * least - q
     bounds = -2.0 * c / (b + np.sqrt(np.maximum(b * b - 4.0 * half * c, 0.0)))
     delta = max(0.0, float(bounds.max(initial=0.0)))
     for _ in range(LIMIT):
         y = q / (gaps + half * delta)
         norm, t = float(np.sqrt(y @ y)), least + delta
-        if norm <= t:  # there, or the hard case
+        if norm <= t:  # converged, or the hard case
             break
-        slope = half * float(y @ (y / (gaps + half * delta))) / norm**3 + 1.0 / t**2
-        before, delta = delta, delta + (1.0 / t - 1.0 / norm) / slope
+        derivative = half * float(y @ (y / (gaps + half * delta))) / norm**3 + 1.0 / t**2
+        before, delta = delta, delta + (1.0 / t - 1.0 / norm) / derivative
         if delta - before <= EPS * delta:
             break
     return delta

@@ -1,4 +1,4 @@
-"""The eigenvalues of largest modulus of a symmetric matrix that changes a little from one call to the next."""
+"""Eigenvalues of largest modulus of a symmetric matrix that changes a little from one call to the next."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ BlockProduct = Callable[[Array], Array]
 
 
 class DominantEigenvectors(NamedTuple):
-    """What a subspace knows of the eigenvalues of D, largest moduli first.
+    """Approximate eigenpairs of a symmetric matrix D, largest moduli first.
 
     Attributes
     ----------
     e : array, shape (b,)
-        NaN where D is not finite.
+        Ritz values, diag(V'DV); NaN where D is not finite.
     V : array, shape (d, b)
-        Orthonormal columns, with e = diag(V'DV).
+        Ritz vectors, orthonormal columns.
     after : array, shape (d, b)
-        A start for D - V_r diag(e_r) V_r': its products with V; columns of `start` where these are 0.
+        A start for the matrix D - V_r diag(e_r) V_r': its products with V. Columns where these are 0 are those of the
+        last `start`.
     """
 
     e: Array
@@ -33,10 +34,20 @@ class DominantEigenvectors(NamedTuple):
 
 
 def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: float) -> DominantEigenvectors:
-    """Subspace iteration with Rayleigh and Ritz, from the columns of `start`, shape (d, b), r <= b <= d.
+    """Subspace iteration with the Rayleigh-Ritz method for the r eigenvalues of largest modulus.
 
-    At most `limit` >= 1 products D Q with b orthonormal columns; ends where the r largest have |D v - e v| of together
-    at most `accuracy` |e_1|. From where the last call left off, one product is most often enough.
+    Started from the `after` of the last call, one product is usually enough.
+
+    Parameters
+    ----------
+    product : function of Q, shape (d, b), that returns D Q
+    start : array, shape (d, b)
+        Columns that span the first subspace, r <= b <= d.
+    r : int
+    limit : int
+        Maximum number of products, at least 1.
+    accuracy : float
+        Stops when the Frobenius norm of D V_r - V_r diag(e_r) is at most accuracy |e_1|.
     """
     Y = start
     for _ in range(limit):
@@ -53,13 +64,13 @@ def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: 
         if np.vdot(left, left) <= (accuracy * e[0]) ** 2:
             break
     after = np.hstack([left, Y[:, r:]])
-    # Of a column of zeros nothing would ever come, were D to change: what was drawn once has a part in every direction.
+    # A column of zeros would stay zero for every later D; random columns, as those of the first `start`, do not.
     dead = np.einsum("db,db->b", after, after) <= (EXHAUSTED * e[0]) ** 2
     after[:, dead] = start[:, dead]
     return DominantEigenvectors(e, V, after)
 
 
 def _orthonormal(Y: Array) -> Array:
-    """Orthonormal columns whose span has the columns of Y in it, shape (d, b), b <= d, whatever the rank of Y."""
-    # numpy.linalg.qr takes 45 us for 300 x 6, these two take 10.
+    """Orthonormal columns, shape (d, b), whose span contains the columns of Y, for b <= d and Y of any rank."""
+    # 10 us for 300 x 6, where numpy.linalg.qr takes 45.
     return np.asarray(dorgqr(*dgeqrf(Y)[:2])[0])

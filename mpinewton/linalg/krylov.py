@@ -1,4 +1,4 @@
-"""Krylov solvers for symmetric systems known by their products. Trouble is a status, never an exception."""
+"""Krylov solvers for symmetric matrices H that are given by products H v. Failure is a status, not an exception."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from mpinewton.arrays import Array
 Product = Callable[[Array], Array]
 Status = Literal["solved", "limit", "negative curvature", "not positive definite"]
 
-# A Krylov space is exhausted when what a product adds to it is rounding: this many ulps of the largest product so far,
-# times sqrt(d) for the d roundings of a vector.
+# A Krylov space is exhausted when the new part of a product is rounding error: below this factor times sqrt(d), for the
+# d roundings of a vector, times the largest norm of a product so far.
 EXHAUSTED = 10 * np.finfo(np.float64).eps
-# Curvature below this part of the largest is none that a step should be divided by: what is left of it is rounding.
+# Curvature u'Hu / |u|^2 below this factor times |H| counts as zero, and no step is divided by it: sqrt(eps).
 FLAT = float(np.sqrt(np.finfo(np.float64).eps))
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A solution and how it was come by.
+    """What a solver returns.
 
     Attributes
     ----------
     x : array, shape (d,)
+        Solution.
     iterations : int
-        Steps that went into x.
+        Number of steps that x is made of.
     status : str
-        "solved", "limit" (steps used up), "negative curvature" or "not positive definite".
+        "solved", "limit" (maximum number of steps reached), "negative curvature" or "not positive definite".
     """
 
     x: Array
@@ -41,13 +42,37 @@ class Solution:
 
 
 def cg(
-    product: Product, b: Array, limit: int, tolerance: float, flat: float = 0.0, precondition: Product | None = None
+    product: Product,
+    b: Array,
+    limit: int,
+    tolerance: float,
+    flat: float = 0.0,
+    precondition: Product | None = None,
+    enough: Callable[[int, Array, Array], bool] = lambda k, x, r: False,
 ) -> Solution:
-    """Conjugate gradients for H x = b, until |H x - b| <= tolerance |b|; `precondition` is P^-1, P positive definite.
+    """Conjugate gradients for H x = b with symmetric H (d, d), until |H x - b| <= tolerance |b|.
 
-    On a direction u with u'Hu <= flat |H| |u|^2, |H| as far as it has been seen: the iterate before it, u itself at
-    step one, so that <x, b> > 0 always. Where H is singular, the part of b outside its range drives u'Hu / |u|^2 to 0
-    from above, and x to infinity: `flat` > 0 ends that in time.
+    Parameters
+    ----------
+    product : function of v, shape (d,), that returns H v
+    b : array, shape (d,)
+    limit : int
+        Maximum number of steps, one product each.
+    tolerance : float
+        Relative tolerance on the residual.
+    flat : float
+        A direction u counts as one of negative curvature if u'Hu <= flat |H| |u|^2, where |H| is estimated from the
+        products so far. For singular H, the part of b outside its range lets u'Hu / |u|^2 fall to 0 from above and x
+        grow without bound; `flat` = `FLAT` stops before that.
+    precondition : function of r, shape (d,), that returns P^-1 r, P positive definite
+    enough : function of the step number k, the iterate x and its residual r = b - H x
+        Whether to stop after step k. Its status is "solved".
+
+    Returns
+    -------
+    Solution
+        With status "negative curvature", x is the iterate before that direction, and at the first step the direction
+        itself. So <x, b> > 0 always.
     """
     x, r = np.zeros_like(b), b.copy()
     goal = tolerance * sqrt(b @ b)
@@ -64,7 +89,7 @@ def cg(
         alpha = rs / curvature
         x += alpha * u
         r -= alpha * Hu
-        if sqrt(r @ r) <= goal:
+        if sqrt(r @ r) <= goal or enough(k + 1, x, r):
             return Solution(x, k + 1, "solved")
         s = precondition(r) if precondition else r
         before, rs = rs, float(r @ s)
@@ -73,15 +98,15 @@ def cg(
 
 
 def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) -> Solution:
-    """argmin |H x - b|^2 + damp^2 |x|^2 for symmetric H, by LSMR (Fong and Saunders 2011); two products a step.
+    """argmin over x (d,) of |H x - b|^2 + damp^2 |x|^2 for symmetric H (d, d), by LSMR (Fong and Saunders 2011).
 
-    Stops when the gradient |H(H x - b) + damp^2 x| <= tolerance |H b|; it falls at every step.
+    Costs two products a step. Stops when |H(H x - b) + damp^2 x| <= tolerance |H b|; that norm decreases at every step.
     """
     x = np.zeros_like(b)
-    beta, u = _normed(b)
+    beta, u = _normalise(b)
     if beta == 0:
         return Solution(x, 0, "solved")
-    alpha, v = _normed(product(u))
+    alpha, v = _normalise(product(u))
     first = zetabar = alpha * beta
     if first == 0:
         return Solution(x, 0, "solved")
@@ -89,8 +114,8 @@ def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) 
     h, hbar = v.copy(), np.zeros_like(b)
     for k in range(limit):
         # The names are the paper's: rotations of (alphabar, damp), of that with beta, and of the bar quantities.
-        beta, u = _normed(product(v) - alpha * u)
-        alpha, v = _normed(product(u) - beta * v)
+        beta, u = _normalise(product(v) - alpha * u)
+        alpha, v = _normalise(product(u) - beta * v)
         alphahat = hypot(alphabar, damp)
         last_rho, rho = rho, hypot(alphahat, beta)
         c, s = alphahat / rho, beta / rho
@@ -109,7 +134,7 @@ def lsmr(product: Product, b: Array, damp: float, limit: int, tolerance: float) 
 
 @dataclass(frozen=True, eq=False)
 class Lanczos:
-    """k steps of Lanczos from b: H Q = Q' T with Q' = Q and one more column, b = beta Q e_1.
+    """Result of k steps of Lanczos from b: H Q = Q+ T, where Q+ is Q with one more column, and b = beta Q e_1.
 
     Attributes
     ----------
@@ -120,7 +145,7 @@ class Lanczos:
     beta : float
         |b|.
     status : str
-        "solved" (exhausted, or the tolerance met) or "limit".
+        "solved" (the space is exhausted) or "limit".
     """
 
     Q: Array
@@ -139,15 +164,16 @@ class Lanczos:
         return self._combine(V.T @ (V[:, 0] / (s**2 + damp**2)))
 
     def solve_shortest(self, cutoff: float = 1e-10) -> Array:
-        """The shortest argmin over x = Q y of |H x - b|, shape (d,): singular values below cutoff |T| count as 0."""
+        """The shortest argmin over x = Q y of |H x - b|, shape (d,); singular values below cutoff |T| count as 0."""
         U, s, V = self._svd
         kept = s > cutoff * s.max(initial=0.0)
         return self._combine(V[kept].T @ (U[0, kept] / s[kept]))
 
     def solve_absolute(self, floor: float) -> Array:
-        """|H|^-1 b in the space, shape (d,): eigenvalues by modulus, none below `floor` times the largest.
+        """|H|^-1 b in the space, shape (d,): eigenvalues by modulus, and none below `floor` times the largest.
 
-        Equal to the iterate of conjugate gradients where all are positive and above the floor; b where H is 0.
+        Where all eigenvalues are positive and above the floor this is the iterate of conjugate gradients; where H is
+        0 it is b.
         """
         e, S = np.linalg.eigh(self.T[:-1])
         size = np.abs(e)
@@ -164,19 +190,18 @@ class Lanczos:
         return np.linalg.svd(self.T, full_matrices=False)
 
 
-def lanczos(product: Product, b: Array, limit: int, tolerance: float) -> Lanczos:
-    """At most `limit` >= 1 steps of Lanczos from b, fully reorthogonalised; one product a step, `limit` d numbers kept.
+def lanczos(product: Product, b: Array, limit: int) -> Lanczos:
+    """At most `limit` >= 1 steps of Lanczos from b, with full reorthogonalisation.
 
-    Stops when the space is exhausted, or when its least-squares residual r had |H r| <= tolerance |H b| a step ago
-    already: what `lsmr` stops on, without the damping.
+    Costs one product a step, and memory for `limit` d numbers. Stops early where the space is exhausted.
     """
     d, limit = len(b), min(limit, len(b))
-    beta, q = _normed(b)
+    beta, q = _normalise(b)
     if beta == 0:
         return Lanczos(np.zeros((d, 1)), np.zeros((2, 1)), 0.0, "solved")
     T, basis = np.zeros((limit + 1, limit)), np.empty((limit, d))
     status: Status = "limit"
-    largest, residual = 0.0, _Residual()
+    largest = 0.0
     for k in range(limit):
         basis[k] = q
         Hq = product(q)
@@ -185,35 +210,17 @@ def lanczos(product: Product, b: Array, limit: int, tolerance: float) -> Lanczos
         space = basis[: k + 1]
         for _ in range(2):  # one pass loses orthogonality to cancellation; two keep it to rounding
             Hq = Hq - (space @ Hq) @ space
-        norm, q = _normed(Hq)
-        exhausted = k + 1 == d or norm <= EXHAUSTED * sqrt(d) * largest
-        T[k + 1, k] = 0.0 if exhausted else norm
-        if k + 1 < limit:
-            T[k, k + 1] = T[k + 1, k]
-        if exhausted or residual.gradient(T[k, k], norm) <= tolerance:
+        norm, q = _normalise(Hq)
+        if k + 1 == d or norm <= EXHAUSTED * sqrt(d) * largest:
             status = "solved"
             break
+        T[k + 1, k] = norm
+        if k + 1 < limit:
+            T[k, k + 1] = norm
     return Lanczos(basis[: k + 1].T, T[: k + 2, : k + 1], beta, status)
 
 
-class _Residual:
-    """The QR factors of T, a rotation a step, as in MINRES (Paige and Saunders 1975)."""
-
-    def __init__(self) -> None:
-        self.norm, self.first = 1.0, 0.0  # |r| / |b|; |H b| / |b|
-        self.c, self.s, self.dbar = -1.0, 0.0, 0.0
-
-    def gradient(self, alpha: float, beta: float) -> float:
-        """|H r| / |H b| before the step that has found the next column (alpha, beta) of T."""
-        gbar, self.dbar = self.s * self.dbar - self.c * alpha, -self.c * beta
-        slope = self.norm * hypot(gbar, self.dbar)
-        self.first = self.first or slope
-        gamma = hypot(gbar, beta)
-        self.c, self.s = gbar / gamma, beta / gamma
-        self.norm *= self.s
-        return slope / self.first
-
-
-def _normed(v: Array) -> tuple[float, Array]:
+def _normalise(v: Array) -> tuple[float, Array]:
+    """|v| and v / |v|; v itself where it is 0."""
     norm = sqrt(v @ v)
     return norm, v / norm if norm else v

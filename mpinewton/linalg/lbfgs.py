@@ -1,4 +1,4 @@
-"""Limited-memory BFGS: a matrix known by pairs of changes."""
+"""BFGS updates of an inverse Hessian, dense or in the limited-memory form."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from mpinewton.arrays import Array
 
-# Pairs with <s, y> below this part of |s| |y| have no curvature to learn from.
+# A pair (s, y) with <s, y> <= FLAT |s| |y| is left out: its curvature is zero to rounding, or negative.
 FLAT = 1e-12
 
 
-def scaled(S: Array, Y: Array, g: Array, initial: Callable[[Array], Array] | None = None) -> Array:
-    """The inverse Hessian that the pairs stand for, times g: the two-loop recursion (Nocedal 1980), shape (d,).
+def apply_inverse(S: Array, Y: Array, g: Array, initial: Callable[[Array], Array] | None = None) -> Array:
+    """The L-BFGS inverse Hessian times g, shape (d,), by the two-loop recursion (Nocedal 1980).
 
     Parameters
     ----------
     S, Y : arrays, shape (k, d)
         Changes of the weights and of the gradient, oldest first, each pair with s'y > 0.
     g : array, shape (d,)
-    initial : callable
-        Product with the inverse Hessian before any pair, positive definite. If not given: a multiple of I, s'y/y'y of
-        the last pair; without a pair, one that makes the result no longer than 1.
+    initial : function of q, shape (d,), that returns B_0 q
+        B_0 is the inverse Hessian before the first pair, positive definite. Default: s'y/y'y I with the last pair;
+        without a pair, the multiple of I, at most 1, for which the result has a length of at most 1.
     """
     q = g.copy()
     rho = 1.0 / np.einsum("kd,kd->k", S, Y)
@@ -41,24 +41,25 @@ def scaled(S: Array, Y: Array, g: Array, initial: Callable[[Array], Array] | Non
     return q
 
 
+def has_curvature(s: Array, y: Array) -> bool:
+    """Whether <s, y> is positive by more than rounding, for s and y of shape (d,)."""
+    return bool(s @ y > FLAT * np.sqrt((s @ s) * (y @ y)))
+
+
 def append_pair(S: Array, Y: Array, s: Array, y: Array, memory: int) -> tuple[Array, Array]:
-    """The pairs and one more, the last `memory` of them; without it where s shows no curvature to learn from."""
-    if s @ y <= FLAT * np.sqrt((s @ s) * (y @ y)):
+    """S and Y, shape (k, d), with one more pair, the last `memory` of them; unchanged for a pair without curvature."""
+    if not has_curvature(s, y):
         return S, Y
     return np.vstack([S, s])[-memory:], np.vstack([Y, y])[-memory:]
 
 
 def bfgs_inverse(B: Array, s: Array, y: Array) -> Array:
-    """The inverse Hessian (d, d) nearest to B that takes y to s (BFGS); B itself where the pair has no curvature.
+    """The BFGS update of the inverse Hessian B (d, d), which maps y to s; B itself for a pair without curvature.
 
-    An empty B becomes that of the multiple of I which the pair tells.
+    (I - s y'/<s, y>) B (I - y s'/<s, y>) + s s'/<s, y>, multiplied out.
     """
-    curved = float(s @ y)
-    if curved <= FLAT * np.sqrt((s @ s) * (y @ y)):
+    if not has_curvature(s, y):
         return B
-    if not B.size:
-        B = curved / (y @ y) * np.eye(len(s))
-    # (I - s y'/<s, y>) B (I - y s'/<s, y>) + s s'/<s, y>, multiplied out.
-    By = B @ y
-    side = np.outer(s, By) / curved
-    return np.asarray(B - (side + side.T) + ((y @ By) / curved + 1.0) / curved * np.outer(s, s))
+    curvature, By = float(s @ y), B @ y
+    side = np.outer(s, By) / curvature
+    return np.asarray(B - (side + side.T) + ((y @ By) / curvature + 1.0) / curvature * np.outer(s, s))

@@ -13,15 +13,15 @@ from scipy import sparse
 from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.span import Span
 
-# Dense rows are worked off a block at a time: the float64 block stays in cache, and every sum is a float64 sum.
+# Dense rows are processed in blocks: a float64 block stays in cache, and every sum is a float64 sum.
 BLOCK_NUMBERS = 1 << 17
-# The table of products x_j x_k costs 10-30 ns an entry to build and 1 ns an entry at each use, 3-5 ns over 7 Hessians;
-# dense arithmetic costs 0.06 ns a multiply-add (a9a and w8a, 350 to 50000 rows, one thread of OpenBLAS).
+# The table of products x_j x_k costs 10-30 ns per entry to build and 1 ns per entry to use, 3-5 ns over 7 Hessians;
+# dense arithmetic costs 0.06 ns per multiply-add (a9a and w8a, 350 to 50000 rows, one thread of OpenBLAS).
 ENTRY_COST = 60
-# Coordinates of the rows' span: a Krylov space of 50 products takes 0.45 of the time at 100 rows of 784 features,
-# 0.8 at 300, 1.1 at 390; to find them costs as much as one to six such spaces, once.
-FEW = 5  # features for every row
-TABLE_BYTES = 128 << 20  # a shard
+# In coordinates of the span of the rows, a Krylov space of 50 products takes 0.45 of the time at 100 rows of 784
+# features, 0.8 at 300, 1.1 at 390; to compute the coordinates costs as much as one to six such spaces, once.
+FEW = 5  # least number of features per row
+TABLE_BYTES = 128 << 20  # per shard
 
 
 class Rows:
@@ -30,7 +30,7 @@ class Rows:
     Parameters
     ----------
     X : array or csr_array, shape (n, p)
-        Never written to.
+        It is never written to.
     """
 
     def __init__(self, X: Matrix) -> None:
@@ -59,8 +59,21 @@ class Rows:
             total += block.T @ r[rows]
         return total
 
+    def squares_transpose_times(self, r: Array) -> Array:
+        """X.^2'r, squares entry by entry, shape (p,) or (p, C) for r of shape (n,) or (n, C)."""
+        if self.sparse:
+            T = self._transposed
+            if not T.has_canonical_format:  # an entry in two pieces is squared as their sum
+                T = T.copy()
+                T.sum_duplicates()
+            return np.asarray(sparse.csr_array((T.data.astype(np.float64) ** 2, T.indices, T.indptr), T.shape) @ r)
+        total = np.zeros((self.p, *r.shape[1:]))
+        for rows, block in self._blocks():
+            total += (block * block).T @ r[rows]
+        return total
+
     def times_some(self, v: Array, columns: slice) -> Array:
-        """X[:, columns] v, shape (n,) or (n, C) for v of shape (k,) or (k, C): the work of these columns alone."""
+        """X[:, columns] v, shape (n,) or (n, C) for v of shape (k,) or (k, C), at the cost of these columns only."""
         if self.sparse:
             return np.asarray(self._some(columns)[1] @ v)
         if not self.narrow:
@@ -71,7 +84,7 @@ class Rows:
         return z
 
     def transpose_times_some(self, r: Array, columns: slice) -> Array:
-        """X[:, columns]'r, shape (k,) or (k, C) for r of shape (n,) or (n, C): the work of these columns alone."""
+        """X[:, columns]'r, shape (k,) or (k, C) for r of shape (n,) or (n, C), at the cost of these columns only."""
         if self.sparse:
             return np.asarray(self._some(columns)[0] @ r)
         if not self.narrow:
@@ -104,16 +117,16 @@ class Rows:
 
     @cached_property
     def span(self) -> Span | None:
-        """Coordinates of the span of the rows, for shards of few dense rows; None where they would not pay."""
+        """Coordinates of the span of the rows, for shards of few dense rows; None if they would save no time."""
         few = not self.sparse and 0 < FEW * self.n <= self.p
         return Span(self.X.astype(np.float64, copy=False)) if few else None
 
     def _blocks(self, columns: slice = slice(None)) -> Iterator[tuple[slice, Array]]:
-        """Consecutive rows, dense and float64; some columns of them, where X is dense."""
+        """Consecutive rows, dense and float64; for dense X, some of their columns."""
         size = max(1, BLOCK_NUMBERS // max(1, self.p))
         for first in range(0, self.n, size):
             rows = slice(first, first + size)
-            # Of some columns, a plain copy first: a conversion with gaps to leap takes up to 3 times longer.
+            # Some columns are copied before the conversion: strided conversion takes up to 3 times longer.
             block = self.X[rows].toarray() if self.sparse else np.ascontiguousarray(self.X[rows, columns])
             yield rows, block.astype(np.float64, copy=False)
 
@@ -132,11 +145,11 @@ class Rows:
 
     @cached_property
     def _transposed(self) -> sparse.csr_array:
-        # A stored transpose makes X'r three times faster than the column view of the same arrays.
+        # X'r is three times faster with a stored transpose than with the column view of the same arrays.
         return self.X.T.tocsr()
 
     def _some(self, columns: slice) -> tuple[sparse.csr_array, sparse.csc_array]:
-        """X[:, columns]' and X[:, columns], views of the entries of the stored transpose."""
+        """X[:, columns]' and X[:, columns], as views of the stored transpose."""
         first, end, _ = columns.indices(self.p)
         if (first, end) not in self._views:
             T, k = self._transposed, max(0, end - first)
@@ -144,14 +157,14 @@ class Rows:
             entries = slice(ends[0], ends[-1])
             parts = (T.data[entries], T.indices[entries], ends - ends[0])
             views = (sparse.csr_array((k, self.n), dtype=T.dtype), sparse.csc_array((self.n, k), dtype=T.dtype))
-            for view in views:  # as attributes, since the constructor copies what is less than half of its base
+            for view in views:  # set as attributes, since the constructor copies arrays smaller than half of their base
                 view.data, view.indices, view.indptr = parts
             self._views[first, end] = views
         return self._views[first, end]
 
     @cached_property
     def _views(self) -> dict[tuple[int, int], tuple[sparse.csr_array, sparse.csc_array]]:
-        # To make them costs more than the product of a small shard.
+        # Kept, since to make them costs more than the product of a small shard.
         return {}
 
     @cached_property
@@ -166,23 +179,23 @@ class Rows:
 
     @cached_property
     def _table(self) -> sparse.csc_array:
-        """Products x_j x_k of the pairs j <= k of stored features: place in H x data rows, shape (p^2, n).
+        """Products x_j x_k of the pairs j <= k of stored features, by position in H and row: shape (p^2, n).
 
         X'diag(h)X is then one product of the table with h.
         """
-        X = self.X.sorted_indices()  # a copy: summing its duplicates leaves the shard alone
+        X = self.X.sorted_indices()  # a copy: duplicates are summed without changing the shard
         X.sum_duplicates()
         counts = np.diff(X.indptr).astype(np.int64)
         ends = np.concatenate([[0], np.cumsum(counts * (counts + 1) // 2)])
         places, products = np.empty(ends[-1], dtype=np.int32 if self.p**2 < 2**31 else np.int64), np.empty(ends[-1])
-        # A block of rows at a time: memory that is touched for the first time costs more than the arithmetic.
+        # In blocks of rows: first access to memory costs more than the arithmetic.
         first = 0
         while first < self.n:
             end = max(first + 1, int(np.searchsorted(ends, ends[first] + BLOCK_NUMBERS)) - 1)
             block, out = slice(X.indptr[first], X.indptr[end]), slice(ends[first], ends[end])
             features, values = X.indices[block].astype(places.dtype), X.data[block].astype(np.float64)
             count = counts[first:end]
-            # Every stored entry meets the entries from itself to the end of its row.
+            # Every stored entry is multiplied by the entries from itself to the end of its row.
             here = np.arange(len(features))
             partners = np.repeat(np.cumsum(count), count) - here
             met = np.arange(ends[end] - ends[first]) - np.repeat(np.cumsum(partners) - partners - here, partners)
@@ -193,6 +206,6 @@ class Rows:
 
 
 def _square(block: Array, h: Array) -> Array:
-    """B'diag(h)B for h >= 0: W'W goes to the symmetric kernel of BLAS, half the work and exactly symmetric."""
+    """B'diag(h)B for h >= 0, as W'W: the symmetric kernel of BLAS does half the work, exactly symmetric."""
     W = block * np.sqrt(h)[:, None]
     return np.asarray(W.T @ W)

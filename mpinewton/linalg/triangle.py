@@ -1,4 +1,4 @@
-"""Symmetric matrices: packed triangles and positive definite systems."""
+"""Symmetric matrices as packed upper triangles."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mpinewton.arrays import Array
 
 
 def pack_triangle(H: Array) -> Array:
-    """Upper triangle of H (d, d), row by row: shape (d (d + 1) / 2,)."""
+    """The upper triangle of H (d, d), row by row, shape (d (d + 1) / 2,)."""
     return H[_upper(len(H))]
 
 
 def unpack_triangle(t: Array) -> Array:
-    """The symmetric matrix (d, d) whose upper triangle, row by row, is t: bit by bit what `pack_triangle` was given.
+    """The symmetric matrix (d, d) whose upper triangle, row by row, is t. Inverse of `pack_triangle`, bit for bit.
 
     Raises
     ------
     ValueError
-        If no triangle has len(t) numbers.
+        If len(t) is not d (d + 1) / 2 for any d.
     """
     d = (isqrt(8 * len(t) + 1) - 1) // 2
     if d * (d + 1) // 2 != len(t):
-        raise ValueError(f"{len(t)} numbers are no triangle: d (d + 1) / 2 are needed, {d * (d + 1) // 2} for d = {d}")
+        raise ValueError(f"{len(t)} numbers are no triangle: expected d (d + 1) / 2, {d * (d + 1) // 2} for d = {d}")
     H, upper = np.empty((d, d), dtype=t.dtype), _upper(d)
     H[upper] = t
     H.T[upper] = t

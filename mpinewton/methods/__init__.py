@@ -1,5 +1,8 @@
-"""The methods, by name."""
+"""The methods, by family and by name."""
 
+from typing import NamedTuple
+
+from mpinewton.catalogue import make_callable
 from mpinewton.methods.auto import Auto
 from mpinewton.methods.bfgs import Bfgs
 from mpinewton.methods.cnl import Cnl
@@ -16,6 +19,7 @@ from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.local_newton import AdaptiveLocalNewton, LocalNewton
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.newton_cg import NewtonCG
 from mpinewton.methods.newton_coefficients import NewtonCoefficients
 from mpinewton.methods.newton_zero import NewtonZero
 from mpinewton.methods.nl import Nl1, Nl2
@@ -28,17 +32,32 @@ from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
 from mpinewton.methods.support.method import AnyMethod, Method, State
 
-ALL: tuple[type[AnyMethod], ...] = (
-    Newton, GradientDescent, Lbfgs, Bfgs, Giant, Dino,
-    # DINO, LocalNewton and what they are compared with
-    Auto, Dingo, Disco, Dane, InexactDane, Aide, LocalNewton, AdaptiveLocalNewton, Sgd, LocalSgd,
-    # NEWTON-LEARN and what it is compared with
-    NewtonCoefficients, NewtonStar, MaxNewton, NewtonZero, Nl1, Nl2, Cnl, ShipData,
-    FedNL, FedNLSearch, FedNLCubic, FedNLPartial, Dcgd, Diana, Adiana, QuantisedBfgs,
-    Ranl,
-    # PISA and what it is compared with
-    Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon,
-)  # fmt: skip
-METHODS: dict[str, type[AnyMethod]] = {method.name: method for method in ALL}
 
-__all__ = ["METHODS", "State", "Method"]
+class Family(NamedTuple):
+    """Methods that belong together, and the problems that they suit."""
+
+    name: str
+    suits: str
+    methods: tuple[type[AnyMethod], ...]
+
+
+FAMILIES = (
+    Family("Newton", "convex losses; `newton-cg`, and `giant` with `negative=abs`, for any", (
+        Newton, NewtonCG, NewtonZero, Giant, Disco, Dane, InexactDane, Aide)),
+    Family("DINO (Crane and Roosta 2020)", "any smooth loss, any partition of the rows", (Dino, Dingo)),
+    Family("LocalNewton (Gupta et al. 2021)", "convex losses, rows in random order, few rounds", (
+        LocalNewton, AdaptiveLocalNewton, LocalSgd)),
+    Family("NEWTON-LEARN (Islamov, Qian and Richtarik 2021) and FedNL", "convex losses, few bits", (
+        Nl1, Nl2, Cnl, NewtonStar, MaxNewton, NewtonCoefficients, FedNL, FedNLSearch, FedNLCubic, FedNLPartial)),
+    Family("RANL", "workers of different speed", (Ranl,)),
+    Family("PISA", "minibatches, skewed labels, neural networks", (
+        Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon)),
+    Family("quasi-Newton and first order", "any smooth loss", (
+        Lbfgs, Bfgs, GradientDescent, Sgd, Dcgd, Diana, Adiana)),
+    Family("ours", "no settings to choose; fewest bits; centralised baseline", (Auto, QuantisedBfgs, ShipData)),
+)  # fmt: skip
+METHODS: dict[str, type[AnyMethod]] = {method.name: method for family in FAMILIES for method in family.methods}
+
+__all__ = ["FAMILIES", "METHODS", "Method", "State"]
+
+make_callable(__name__)

@@ -1,54 +1,76 @@
-"""`auto`: for those who do not want to choose. Quasi-Newton, with the workers' own Hessians for a beginning."""
+"""`auto`: quasi-Newton steps from the workers' own Hessians, for users who do not want to choose a method."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.lbfgs import append_pair, scaled
+from mpinewton.linalg.lbfgs import append_pair, apply_inverse
 from mpinewton.methods.support.inner import krylov
 from mpinewton.methods.support.linesearch import Backtracking, no_step
 from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.tasks import advance, value_and_gradient
 
-LOCAL_STEPS = (3, 1)  # Newton steps of the workers before the first averages
+# The constants were chosen by trial. With these, auto needs at most 1.5 times the rounds of the best single method on
+# the problems of tests/papers/test_auto.py.
+LOCAL_STEPS = (3, 1)  # Newton steps of the workers before the first and the second average
 PRODUCTS, FLOOR = 50, 1e-3  # of a worker's Krylov space; least eigenvalue, relative to the largest
 MEMORY = 30  # pairs
 SEARCH = Backtracking(largest=2.0, choose="least", first=10)
-LIKELY = 4  # the first steps of the search come with their gradients: 2, 1, 1/2, 1/4
-POOR = 1 / 64  # product of two steps at which the workers' Hessians are found to mislead
+LIKELY = 4  # the workers send gradients with the losses of the first steps: 2, 1, 1/2, 1/4
+POOR = 1 / 64  # product of two consecutive steps from which on the workers' Hessians are no longer used
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AutoState(State):
-    """An iterate, what the method has learned, and how it goes on."""
+    """State of `auto`.
 
-    phase: str = "models"  # "models", "Hessians" or "pairs"
-    averages: int = 0  # of models, so far
-    best: Array = field(default_factory=lambda: np.zeros(0))  # average of models with the least objective known
-    least: float = float("inf")  # objective there
-    S: Array = field(default_factory=lambda: np.zeros((0, 0)))  # changes of w, shape (k, d)
-    Y: Array = field(default_factory=lambda: np.zeros((0, 0)))  # changes of the gradient, shape (k, d)
-    pending: float = 0.0  # step that the workers take with the next call
+    Attributes
+    ----------
+    phase : str
+        "models", "Hessians" or "pairs".
+    averages : int
+        Number of averages of models so far.
+    best : array, shape (d,)
+        Average of models with the least known objective.
+    least : float
+        Objective there; infinite before any is known.
+    S, Y : arrays, shape (k, d)
+        Changes of w and of the gradient, oldest first.
+    pending : float
+        Step that the workers take with the next call; 0 for none.
+    """
+
+    phase: str
+    averages: int
+    best: Array
+    least: float
+    S: Array
+    Y: Array
+    pending: float
 
 
 @dataclass(frozen=True)
 class Auto(Method[AutoState]):
-    """What to use if you do not want to choose: no settings, any loss, any split.
+    """`auto`: any loss, any split of the data, no settings.
 
-    `models`, where the loss is convex: the workers take Newton steps on their own rows, three and then one, and the
-    averages of their models are as good a start as two rounds each can buy (LocalNewton).
-    `Hessians`: L-BFGS whose initial matrix is the mean of the workers' |H_i|^-1, found in Krylov spaces, so that
-    nothing need be convex (GIANT); the pairs correct what those Hessians have wrong.
-    `pairs`: where two steps in a row are so short that the workers' Hessians must mislead (unlike shards, few rows),
-    plain L-BFGS goes on with the same pairs.
+    The method has three phases; the history's note names the phase.
 
-    The gradients of the likely steps come with the losses of the search, so that the step taken costs no more rounds.
-    The history's note names the phase. The cost is that of `Hessians`; `models` and `pairs` take 2 rounds.
+    `models`, for convex losses: the workers take Newton steps on their own rows, three and then one, and the driver
+    averages their models (LocalNewton). Each average costs two rounds and serves as a start.
+
+    `Hessians`: L-BFGS whose initial matrix is the mean of the workers' |H_i|^-1 in Krylov spaces (GIANT), so that
+    nothing need be convex. The pairs correct the errors of these Hessians.
+
+    `pairs`: plain L-BFGS with the same pairs, once two consecutive steps are so short that the workers' Hessians must
+    be misleading, because shards are unlike or have few rows.
+
+    The gradients at the most likely steps are sent with the losses of the search, so that such a step costs no more
+    rounds. The cost below is that of `Hessians`; an iteration of `models` or `pairs` takes 2 rounds.
     """
 
     name = "auto"
@@ -56,57 +78,54 @@ class Auto(Method[AutoState]):
     cost = Cost("4", "2*d + 2", "5*d + 10")
 
     def start(self, fleet: Fleet, w: Array) -> AutoState:
-        return AutoState(w, best=w) if fleet.problem.loss.convex else self.begun(fleet, w)
+        if not fleet.problem.loss.convex:
+            return self.start_hessians(fleet, w)
+        none = np.zeros((0, len(w)))
+        return AutoState(w, phase="models", averages=0, best=w, least=np.inf, S=none, Y=none, pending=0.0)
 
-    def begun(self, fleet: Fleet, w: Array) -> AutoState:
-        """At w, f and g known, nothing else. 2 rounds."""
+    def start_hessians(self, fleet: Fleet, w: Array) -> AutoState:
+        """The state at w in phase `Hessians`, without pairs. 2 rounds."""
         f, g = fleet.mean(value_and_gradient, w)
         none = np.zeros((0, len(w)))
-        return AutoState(w, f, g, phase="Hessians", S=none, Y=none)
+        return AutoState(w, f, g, phase="Hessians", averages=0, best=w, least=f, S=none, Y=none, pending=0.0)
 
     def step(self, fleet: Fleet, now: AutoState) -> AutoState:
         if now.phase == "models":
             if now.averages < len(LOCAL_STEPS):
                 return self.average(fleet, now)
-            now = self.best_average(fleet, now)
-        p = -scaled(now.S, now.Y, now.gradient, partial(self.initial, fleet, now) if now.phase == "Hessians" else None)
-        if now.phase == "Hessians":  # the workers have taken the pending step
-            now = replace(now, pending=0.0)
-        if not now.gradient @ p < 0:  # Krylov spaces of unlike right-hand sides need not make one definite matrix
-            p = -scaled(now.S, now.Y, now.gradient)
+            last = self.start_hessians(fleet, now.w)
+            now = last if last.loss < now.least else self.start_hessians(fleet, now.best)
+        initial = None
+        if now.phase == "Hessians":
+            initial = partial(fleet.mean, self.advance_and_solve, now.pending)
+            now = replace(now, pending=0.0)  # the workers take the step with this call
+        p = -apply_inverse(now.S, now.Y, now.gradient, initial)
+        if not now.gradient @ p < 0:  # Krylov spaces of different right-hand sides need not make one definite matrix
+            p = -apply_inverse(now.S, now.Y, now.gradient)
         return self.search(fleet, now, p)
 
     # -- models ---------------------------------------------------------------------------------------------------
 
     def average(self, fleet: Fleet, now: AutoState) -> AutoState:
-        """Average the workers' own models; the objective at w comes with them."""
-        f, w = fleet.mean(self.walk, now.w, LOCAL_STEPS[now.averages])
+        """Average the workers' own models; the objective at now.w comes with them. 2 rounds."""
+        f, w = fleet.mean(self.take_newton_steps, now.w, LOCAL_STEPS[now.averages])
         now = replace(now, best=now.w, least=f) if f < now.least else now
         return replace(now, w=w, averages=now.averages + 1, note="models")
 
-    def walk(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
-        """f_i at w, and the worker's model after some Newton steps on its own rows."""
+    def take_newton_steps(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
+        """f_i at w, and the worker's model (d,) after some Newton steps on its own rows: d + 1 floats."""
         worker.move_to(w)
         f = worker.value()
         for _ in range(steps):
             g = worker.gradient()
-            p = -self.solve(worker, g)
-            if a := Backtracking().alone(worker, g, p):
+            if a := Backtracking().search_locally(worker, g, -self.solve(worker, g)):
                 worker.advance(a)
         return f, worker.w
 
-    def best_average(self, fleet: Fleet, now: AutoState) -> AutoState:
-        """The last average, or the best one before it. 2 rounds, or 4."""
-        last = self.begun(fleet, now.w)
-        return last if last.loss < now.least else self.begun(fleet, now.best)
-
     # -- Hessians and pairs ---------------------------------------------------------------------------------------
 
-    def initial(self, fleet: Fleet, now: AutoState, q: Array) -> Array:
-        found: Array = fleet.mean(self.solve_there, q, now.pending)
-        return found
-
-    def solve_there(self, worker: Worker, q: Array, pending: float) -> Array:
+    def advance_and_solve(self, worker: Worker, pending: float, q: Array) -> Array:
+        """Take the pending step; |H_i|^-1 q there, shape (d,): d floats."""
         if pending:
             worker.advance(pending)
         return self.solve(worker, q)
@@ -116,16 +135,15 @@ class Auto(Method[AutoState]):
         return krylov(worker, q, PRODUCTS).solve_absolute(FLOOR)
 
     def search(self, fleet: Fleet, now: AutoState, p: Array) -> AutoState:
-        """Search along p and go there. 2 rounds where the step is a likely one."""
-        slope, grid = float(now.gradient @ p), SEARCH.grid
-        losses, gradients = fleet.mean(self.look_ahead, p, now.pending)
+        """Search along p (d,) and take the step. 2 rounds if the step is one of the likely ones, else 4 or 6."""
+        derivative, grid = float(now.gradient @ p), SEARCH.grid
+        losses, gradients = fleet.mean(self.try_first, p, now.pending)
         now = replace(now, pending=0.0)
-        a = SEARCH.passing(grid[: SEARCH.first], losses, now.loss, slope, now.step)
+        a = SEARCH.select(grid[: SEARCH.first], losses, now.loss, derivative, now.step)
         if not a:
-            losses = fleet.mean(self.look_further)
-            a = SEARCH.passing(grid[SEARCH.first :], losses, now.loss, slope, now.step)
+            a = SEARCH.select(grid[SEARCH.first :], fleet.mean(self.try_others), now.loss, derivative, now.step)
         if not a:
-            return self.without(now, p)
+            return self.drop_pairs(now, p)
         if a >= grid[LIKELY - 1]:
             k = int(np.flatnonzero(grid == a)[0])
             f, g, pending = float(losses[k]), gradients[k], a
@@ -138,19 +156,19 @@ class Auto(Method[AutoState]):
             phase="pairs" if poor else now.phase, note=now.phase,
         )  # fmt: skip
 
-    def without(self, now: AutoState, p: Array) -> AutoState:
-        """What to do where no step along p lowers the objective: trust less of what led to p, until nothing is left."""
+    def drop_pairs(self, now: AutoState, p: Array) -> AutoState:
+        """The state after a search along p without a step: no pairs and no Hessians; a failure if none were in use."""
         if now.phase == "pairs" and not len(now.S):
             return fail(now, no_step(now, p))
-        none = np.zeros((0, len(now.w)))
-        return replace(now, phase="pairs", S=none, Y=none, step=NAN, note="no step: pairs dropped")
+        return replace(now, phase="pairs", S=now.S[:0], Y=now.Y[:0], step=NAN, note="no step: pairs dropped")
 
-    def look_ahead(self, worker: Worker, p: Array, pending: float) -> tuple[Array, Array]:
-        """Losses of the first steps along p, and the gradients of the likely ones."""
+    def try_first(self, worker: Worker, p: Array, pending: float) -> tuple[Array, Array]:
+        """Set the direction p; f_i at the first 10 steps and gradients (4, d) at the likely ones: 4 d + 10 floats."""
         if pending:
             worker.advance(pending)
         worker.set_direction(p)
         return worker.losses(SEARCH.grid[: SEARCH.first]), worker.gradients(SEARCH.grid[:LIKELY])
 
-    def look_further(self, worker: Worker) -> Array:
+    def try_others(self, worker: Worker) -> Array:
+        """f_i at the other steps of the grid: 42 floats."""
         return worker.losses(SEARCH.grid[SEARCH.first :])

@@ -1,101 +1,104 @@
-"""BFGS at the driver: the whole inverse Hessian, learnt from gradients alone."""
+"""BFGS on the driver."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet
-from mpinewton.linalg.lbfgs import FLAT, bfgs_inverse
-from mpinewton.linalg.lowrank import combined
+from mpinewton.linalg.lbfgs import FLAT, bfgs_inverse, has_curvature
+from mpinewton.linalg.lowrank import outer_sum
 from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.losses import Loss
-from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search
 from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.methods.support.tasks import gradient_at, hessian_triangle, initial_state, smoothness_constant
 from mpinewton.settings import setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class BfgsState(State):
-    """An iterate, the inverse Hessian that has been learnt, and the last place whose gradient is known."""
+    """State of BFGS.
 
-    B: Array = field(default_factory=lambda: np.zeros((0, 0)))  # shape (d, d); empty before anything is known
-    place: Array = field(default_factory=lambda: np.zeros(0))  # shape (d,); empty at the start
-    slope: Array = field(default_factory=lambda: np.zeros(0))  # the gradient there, shape (d,)
+    Attributes
+    ----------
+    B : array, shape (d, d), or None
+        Inverse Hessian; None before the first pair with hessian_start=scaled.
+    last : array, shape (2, d), or None
+        The last weights and the gradient there, with search=none; None at the start, and with a search.
+    """
+
+    B: Array | None
+    last: Array | None
 
 
 @dataclass(frozen=True)
 class Bfgs(Method[BfgsState]):
-    """BFGS (Broyden, Fletcher, Goldfarb and Shanno 1970) on the whole objective: any smooth loss; no view of the split.
+    """BFGS (Broyden, Fletcher, Goldfarb and Shanno 1970) on the whole objective: any smooth loss, any split.
 
-    The driver keeps the inverse Hessian B, d^2 floats that never travel. At first it is `scaled`, <s, y> / <y, y> I
-    from the first step, which is of length 1 at the most; or `exact`, from the Hessian at the first w, sent once; or
-    `bound`, I / (L + l2), L from a bound of the loss' second derivative, one float a worker. With search=none steps are
-    1 and the gradient alone travels: 2 rounds, d floats down and up. The default search takes the step of least loss.
+    The driver keeps the inverse Hessian B, d^2 floats that are never sent. The initial B is `scaled`, <s, y> / <y, y> I
+    from the first step, whose length is at most 1; or `exact`, from the Hessian at the first w, which is sent once; or
+    `bound`, I / (L + l2) with L from a bound of the loss's second derivative, one float a worker. The default search
+    takes the step of least loss. With search=none all steps are 1 and only gradients are sent: 2 rounds, d floats down
+    and up.
     """
 
-    hessian_start: Literal["scaled", "exact", "bound"] = setting("scaled", help="")
-    smoothness: float | None = setting(None, gt=0, help="L of hessian_start=bound, where it is known")
-    search: Backtracking | None = setting(
-        factory=lambda: Backtracking(largest=4.0, choose="least", first=10), help="none: steps of 1, near the optimum"
+    hessian_start: Literal["scaled", "exact", "bound"] = setting("scaled", help="initial inverse Hessian")
+    smoothness: float | None = setting(
+        None, gt=0, help="L; none: computed from the data", only_if={"hessian_start": "bound"}
     )
+    search: Backtracking | None = setting(factory=least_loss_search, help="line search; none: all steps are 1")
 
     name = "bfgs"
     cost = Cost("4", "d + 1", "d + 11")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(
-            self.search is not None or self.hessian_start != "scaled",
-            "hessian_start",
-            "exact or bound with search=none, whose first step nothing else would limit",
-        )
+        bounded = self.search is not None or self.hessian_start != "scaled"
+        self.require(bounded, "hessian_start", "exact or bound with search=none, as nothing else limits the first step")
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)
-        if self.hessian_start == "exact" and "hessian" not in loss.provides:
-            raise ConfigError(f"bfgs: {loss.name} has no Hessian to start with; hessian_start=scaled needs none")
-        if self.hessian_start == "bound" and self.smoothness is None and "hessian_bound" not in loss.provides:
-            raise ConfigError(
-                f"bfgs: the second derivative of {loss.name} has no bound; set smoothness, or hessian_start=scaled"
-            )
+        if self.hessian_start == "exact":
+            self.need(loss, "hessian", "hessian_start=exact", "set hessian_start=scaled")
+        if self.hessian_start == "bound" and self.smoothness is None:
+            for what in ("rows", "hessian_bound"):
+                self.need(loss, what, "hessian_start=bound", "set smoothness, or hessian_start=scaled")
 
     def start(self, fleet: Fleet, w: Array) -> BfgsState:
-        B = self.first(fleet, w)
-        if self.search is None:
-            return BfgsState(w, B=B)
-        at = initial_state(fleet, w)
-        return BfgsState(w, at.loss, at.gradient, B=B)
+        B = self.first_inverse(fleet, w)
+        at = State(w) if self.search is None else initial_state(fleet, w)
+        return BfgsState(w, at.loss, at.gradient, B=B, last=None)
 
-    def first(self, fleet: Fleet, w: Array) -> Array:
-        """B at the start, shape (d, d); empty where the first step is to tell it."""
+    def first_inverse(self, fleet: Fleet, w: Array) -> Array | None:
+        """B at the start, shape (d, d); None where it takes the first step to know it."""
         if self.hessian_start == "exact":
             e, Q = np.linalg.eigh(unpack_triangle(fleet.mean(hessian_triangle, w)))
-            e = np.abs(e)  # a direction of negative curvature is one to go far along, downhill
-            return combined(1.0 / np.maximum(e, FLAT * e.max(initial=1e-300)), Q.T)
+            e = np.abs(e)  # along a direction of negative curvature too the step goes downhill
+            return outer_sum(1.0 / np.maximum(e, FLAT * e.max(initial=1e-300)), Q.T)
         if self.hessian_start == "bound":
             L = fleet.mean(smoothness_constant) if self.smoothness is None else self.smoothness
             return np.diag(1.0 / (L + fleet.problem.l2_vector))
-        return np.zeros((0, 0))
+        return None
 
     def step(self, fleet: Fleet, now: BfgsState) -> BfgsState:
         if self.search is None:
-            now = learnt(now, now.w, fleet.mean(gradient_at, now.w))
-            return replace(now, w=now.w - now.B @ now.slope, step=1.0)
+            g, B = fleet.mean(gradient_at, now.w), now.B
+            assert B is not None  # search=none requires exact or bound
+            if now.last is not None:
+                B = bfgs_inverse(B, now.w - now.last[0], g - now.last[1])
+            return replace(now, w=now.w - B @ g, B=B, last=np.array([now.w, g]), step=1.0)
         g = now.gradient
-        p = -(now.B @ g) if now.B.size else -g / max(1.0, float(np.sqrt(g @ g)))
-        after = descend(fleet, self.search, replace(now, place=now.w, slope=g), p)
-        return after if after.trouble else learnt(after, after.w, after.gradient)
+        p = -g / max(1.0, float(np.sqrt(g @ g))) if now.B is None else -(now.B @ g)
+        after = descend(fleet, self.search, now, p)
+        return after if after.trouble else replace(after, B=update(now.B, after.w - now.w, after.gradient - g))
 
 
-def learnt(now: BfgsState, w: Array, g: Array) -> BfgsState:
-    """The state whose B has learnt from the way to w and to the gradient g there."""
-    after = replace(now, place=w, slope=g)
-    if not now.place.size:
-        return after
-    return replace(after, B=bfgs_inverse(now.B, w - now.place, g - now.slope))
+def update(B: Array | None, s: Array, y: Array) -> Array | None:
+    """B after the pair s, y of shape (d,); the first B is <s, y> / <y, y> I before its update."""
+    if B is None and has_curvature(s, y):
+        B = float(s @ y) / (y @ y) * np.eye(len(s))
+    return None if B is None else bfgs_inverse(B, s, y)

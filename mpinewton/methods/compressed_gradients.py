@@ -1,10 +1,11 @@
-"""First-order methods whose workers send compressed gradients: DCGD, DIANA and ADIANA, with their theoretical steps."""
+"""First-order methods with compressed gradients, DCGD, DIANA and ADIANA, at the step sizes of their theory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf, sqrt
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,14 +18,20 @@ from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.methods.support.tasks import smoothness_constant
 from mpinewton.settings import setting
 
-Packed = tuple[AnyArray, ...]
+Arrays = tuple[AnyArray, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DcgdState(State):
-    """An iterate, and how smooth the objective is."""
+    """The weights and the step size.
 
-    L: float = 0.0  # a bound of the Hessian's eigenvalues, the ridge apart
+    Attributes
+    ----------
+    eta : float
+        Step size, the same in all iterations.
+    """
+
+    eta: float
 
 
 G = TypeVar("G", bound=DcgdState)
@@ -32,21 +39,21 @@ G = TypeVar("G", bound=DcgdState)
 
 @dataclass(frozen=True)
 class CompressedGradients(Method[G]):
-    """What the three share: an unbiased C, and L, from which their steps follow.
+    """Base of the three: an unbiased compressor C, and L, a bound on the Hessian without l2, which gives the step size.
 
-    Where `smoothness` is not given, every worker sends one float at the start, its own L_i, from a bound of the loss'
-    second derivative; L is their mean, which is not below the L of all rows (0.7 % above on a2a, 43 % on w8a). In the
-    theory's steps n stands for 1 / max omega_i, the number of workers where their shares are equal.
+    Where `smoothness` is not given, every worker sends one float at the start, its L_i, from the bound on the second
+    derivative of the loss. L is their mean, which is at least the L of all rows (0.7 % above it on a2a, 43 % on w8a).
+    In the step sizes n stands for 1 / max worker share, the number of workers where all have equally many rows.
     """
 
-    compressor: str = setting("natural", help="C; or random:r=30, dithering:levels=11, ...")
-    r: int | None = setting(None, help="the r of the compressor; None for its own")
-    smoothness: float | None = setting(None, gt=0, help="L, where it is known")
+    compressor: str = setting("natural", help="unbiased compressor C with its settings, as random:r=30")
+    r: int | None = setting(None, help="the setting r of the compressor; none: its default")
+    smoothness: float | None = setting(None, gt=0, help="L, a bound on the Hessian; none: computed at the start")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.C.omega(1) is None:
-            raise ConfigError(f"{self.name}: {self.compressor} is biased; random, dithering and natural are not")
+            raise ConfigError(f"{self.name}: {self.compressor} is biased; use random, dithering or natural")
 
     def validate(self, problem: Problem) -> None:
         super().validate(problem)
@@ -54,11 +61,14 @@ class CompressedGradients(Method[G]):
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)
-        if self.smoothness is None and "hessian_bound" not in loss.provides:
-            raise ConfigError(
-                f"{self.name}: no bound of the second derivative of {loss.name} is known; set smoothness to a bound of "
-                "the Hessian's eigenvalues, or use gradient-descent, which needs none"
-            )
+        if self.needs_bound:
+            for what in ("hessian_bound", "rows"):
+                self.need(loss, what, "smoothness=none", "set smoothness, or use gradient-descent")
+
+    @property
+    def needs_bound(self) -> bool:
+        """Whether the workers compute L."""
+        return self.smoothness is None
 
     @property
     def C(self) -> Compressor:
@@ -68,12 +78,14 @@ class CompressedGradients(Method[G]):
         """L."""
         return fleet.mean(smoothness_constant) if self.smoothness is None else self.smoothness
 
-    def omega(self, size: int) -> float:
-        omega = self.C.omega(size)
+    def omega(self, dim: int) -> float:
+        """omega of C, in E|C(x) - x|^2 <= omega |x|^2."""
+        omega = self.C.omega(dim)
         assert omega is not None, "a biased compressor is refused when the method is made"
         return omega
 
-    def mean(self, fleet: Fleet, messages: list[Packed]) -> Array:
+    def mean(self, fleet: Fleet, messages: Sequence[Arrays]) -> Array:
+        """The mean of the workers' messages by share, shape (d,)."""
         return self.C.mean(messages, fleet.worker_share, fleet.dim)
 
     def noise(self, fleet: Fleet) -> float:
@@ -83,43 +95,54 @@ class CompressedGradients(Method[G]):
 
 @dataclass(frozen=True)
 class Dcgd(CompressedGradients[DcgdState]):
-    """DCGD (Khirirat, Feyzmahdavian and Johansson 2018): gradient descent on compressed gradients, smooth objectives.
+    """DCGD (Khirirat, Feyzmahdavian and Johansson 2018): gradient descent with compressed gradients, smooth objectives.
 
-    w - eta mean C(g_i), eta = 1 / L. The noise of C does not vanish with the gradient, since the g_i do not: it comes
-    no closer than that noise lets it. 9 bits a coordinate by default.
+    w - eta mean C(g_i), eta = 1/L. The local gradients g_i do not vanish at the optimum, and neither does the noise of
+    C: the method converges to a neighbourhood of the optimum. A message has 9 bits per coordinate by default.
     """
 
-    eta: float | None = setting(None, gt=0, help="the step; None for 1 / L")
+    learning_rate: float | None = setting(None, gt=0, alias=("eta", "lr", "step_size"), help="step size; none: 1/L")
+    smoothness: float | None = setting(None, gt=0, only_if={"learning_rate": None}, help="L; none: computed at first")
 
     name = "dcgd"
     cost = Cost("2", "d", "0")
 
+    @property
+    def needs_bound(self) -> bool:
+        return self.learning_rate is None and self.smoothness is None
+
     def start(self, fleet: Fleet, w: Array) -> DcgdState:
-        return DcgdState(w, L=self.bound(fleet))
+        return DcgdState(w, eta=1.0 / self.bound(fleet) if self.learning_rate is None else self.learning_rate)
 
     def step(self, fleet: Fleet, now: DcgdState) -> DcgdState:
-        eta = 1.0 / now.L if self.eta is None else self.eta
-        g = self.mean(fleet, fleet.gather(self.send_gradient, now.w))
-        return replace(now, w=now.w - eta * g, step=eta)
+        g = self.mean(fleet, fleet.gather(self.compress_gradient, now.w))
+        return replace(now, w=now.w - now.eta * g, step=now.eta)
 
-    def send_gradient(self, worker: Worker, w: Array) -> Packed:
+    def compress_gradient(self, worker: Worker, w: Array) -> Arrays:
+        """C(g_i) at w, `C.bits(d)` bits."""
         worker.move_to(w)
         return self.C.compress(worker.gradient(), worker.rng()).arrays
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DianaState(DcgdState):
-    """An iterate, and what the workers have learnt of their gradients."""
+    """The weights, the step size and the mean of the workers' gradient estimates.
 
-    h: Array = field(default_factory=lambda: np.zeros(0))  # mean of the h_i, shape (d,)
+    Attributes
+    ----------
+    h : array, shape (d,)
+        Mean of the h_i.
+    """
+
+    h: Array
 
 
 @dataclass(frozen=True)
 class Diana(CompressedGradients[DianaState]):
-    """DIANA (Mishchenko, Gorbunov, Takac and Richtarik 2019): compressed differences of gradients, smooth convex ones.
+    """DIANA (Mishchenko, Gorbunov, Takac and Richtarik 2019): compressed gradient differences, smooth and convex.
 
-    Workers send D_i = C(g_i - h_i), and both sides learn h_i + alpha D_i, alpha = 1 / (1 + omega): the differences
-    vanish, and with them the noise. The step is w - eta (mean D_i + h),
+    Workers send D_i = C(g_i - h_i), and both sides set h_i <- h_i + alpha D_i, alpha = 1/(1 + omega). The differences
+    vanish at the optimum, and with them the noise of C. The step is w - eta (mean D_i + h),
     eta = min(alpha / (2 l2), 2 / ((L + l2) (1 + 6 omega / n))).
     """
 
@@ -127,16 +150,17 @@ class Diana(CompressedGradients[DianaState]):
     cost = Cost("2", "d", "0")
 
     def start(self, fleet: Fleet, w: Array) -> DianaState:
-        fleet.send(forget)
-        return DianaState(w, L=self.bound(fleet), h=np.zeros_like(w))
+        fleet.send(reset_h)
+        l2, L, alpha = fleet.problem.l2, self.bound(fleet), self.C.rate(fleet.dim)
+        eta = min(alpha / (2 * l2) if l2 else inf, 2 / ((L + l2) * (1 + 6 * self.noise(fleet))))
+        return DianaState(w, eta=eta, h=np.zeros_like(w))
 
     def step(self, fleet: Fleet, now: DianaState) -> DianaState:
-        l2, alpha = fleet.problem.l2, self.C.rate(fleet.dim)
-        eta = min(alpha / (2 * l2) if l2 else inf, 2 / ((now.L + l2) * (1 + 6 * self.noise(fleet))))
-        D = self.mean(fleet, fleet.gather(self.send_difference, now.w))
-        return replace(now, w=now.w - eta * (D + now.h), h=now.h + alpha * D, step=eta)
+        D = self.mean(fleet, fleet.gather(self.compress_difference, now.w))
+        return replace(now, w=now.w - now.eta * (D + now.h), h=now.h + self.C.rate(fleet.dim) * D, step=now.eta)
 
-    def send_difference(self, worker: Worker, w: Array) -> Packed:
+    def compress_difference(self, worker: Worker, w: Array) -> Arrays:
+        """C(g_i - h_i) at w, `C.bits(d)` bits; updates h_i."""
         worker.move_to(w)
         g, h = worker.gradient(), worker.memory.get("h", 0.0)
         message = self.C.compress(g - h, worker.rng())
@@ -144,20 +168,31 @@ class Diana(CompressedGradients[DianaState]):
         return message.arrays
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AdianaState(DianaState):
-    """The iterate y, and the other sequences."""
+    """The state of DIANA, whose weights are y here, and the other sequences of ADIANA.
 
-    z: Array = field(default_factory=lambda: np.zeros(0))  # the momentum, shape (d,)
-    anchor: Array = field(default_factory=lambda: np.zeros(0))  # where h is learnt, shape (d,); the paper's w
+    Attributes
+    ----------
+    z : array, shape (d,)
+        Momentum sequence.
+    anchor : array, shape (d,)
+        Point at which h is updated; w in the paper.
+    prob : float
+        Probability of a new anchor.
+    """
+
+    z: Array
+    anchor: Array
+    prob: float
 
 
 @dataclass(frozen=True)
 class Adiana(CompressedGradients[AdianaState]):
-    """ADIANA (Li, Kovalev, Qian and Richtarik 2020): DIANA accelerated, smooth and strongly convex objectives.
+    """ADIANA (Li, Kovalev, Qian and Richtarik 2020): accelerated DIANA, smooth and strongly convex objectives.
 
-    Workers send two messages, C(g_i(x) - h_i) for the step and C(g_i(anchor) - h_i) to learn h_i from; both count. The
-    iterate is y. (With the released parameters; omega = 0 has prob = 1 and eta = 1 / (2 L).)
+    Workers send two messages, C(g_i(x) - h_i) for the step and C(g_i(anchor) - h_i) for the update of h_i; both count.
+    The weights are y. Parameters are those of the released code; omega = 0 gives prob = 1 and eta = 1/(2 L).
     """
 
     name = "adiana"
@@ -166,29 +201,28 @@ class Adiana(CompressedGradients[AdianaState]):
     def validate(self, problem: Problem) -> None:
         super().validate(problem)
         if not problem.l2 > 0:
-            raise ConfigError(f"{self.name} needs l2 > 0, which its momentum is made for; diana does not")
+            raise ConfigError(f"{self.name} needs l2 > 0 for its momentum; set --l2, or use diana")
 
     def start(self, fleet: Fleet, w: Array) -> AdianaState:
-        fleet.send(forget)
-        return AdianaState(w, L=self.bound(fleet), h=np.zeros_like(w), z=w, anchor=w)
+        fleet.send(reset_h)
+        prob, eta = self.chance_and_step(fleet, self.bound(fleet))
+        return AdianaState(w, eta=eta, prob=prob, h=np.zeros_like(w), z=w, anchor=w)
 
     def step(self, fleet: Fleet, now: AdianaState) -> AdianaState:
-        l2, y = fleet.problem.l2, now.w
-        prob, eta = self.chance_and_step(fleet, now.L)
-        theta1, theta2 = min(0.25, sqrt(eta * l2 / prob)), 0.5
+        l2, y, eta = fleet.problem.l2, now.w, now.eta
+        theta1, theta2 = min(0.25, sqrt(eta * l2 / now.prob)), 0.5
         gamma = eta / (2 * (theta1 + eta * l2))
         beta = 1 - gamma * l2
         x = theta1 * now.z + theta2 * now.anchor + (1 - theta1 - theta2) * y
-        replies = fleet.gather(self.send_two, x, now.anchor)
-        first = [reply[: len(reply) // 2] for reply in replies]
-        second = [reply[len(reply) // 2 :] for reply in replies]
+        replies = fleet.gather(self.compress_two, x, now.anchor)
+        first, second = zip(*((reply[: len(reply) // 2], reply[len(reply) // 2 :]) for reply in replies))
         after = x - eta * (self.mean(fleet, first) + now.h)
         return replace(
             now,
             w=after,
             z=beta * now.z + (1 - beta) * x + (gamma / eta) * (after - x),
             h=now.h + self.C.rate(fleet.dim) * self.mean(fleet, second),
-            anchor=y if fleet.rng().random() < prob else now.anchor,
+            anchor=y if fleet.rng().random() < now.prob else now.anchor,
             step=eta,
         )
 
@@ -201,16 +235,17 @@ class Adiana(CompressedGradients[AdianaState]):
         prob = min(1.0, max(alpha / 2, alpha / 2 * (sqrt(1 / (32 * per_worker)) - 1)))
         return prob, min(1 / (2 * L), 1 / (64 * per_worker * L * (2 * prob * (omega + 1) + 1) ** 2))
 
-    def send_two(self, worker: Worker, x: Array, anchor: Array) -> tuple[Any, ...]:
+    def compress_two(self, worker: Worker, x: Array, anchor: Array) -> Arrays:
+        """C(g_i(x) - h_i) and C(g_i(anchor) - h_i), `2 C.bits(d)` bits; updates h_i."""
         h = worker.memory.get("h", 0.0)
         worker.move_to(x)
         step = self.C.compress(worker.gradient() - h, worker.rng(0))
         worker.move_to(anchor)
-        learnt = self.C.compress(worker.gradient() - h, worker.rng(1))
-        worker.memory["h"] = h + self.C.rate(len(x)) * learnt.value
-        return *step.arrays, *learnt.arrays
+        update = self.C.compress(worker.gradient() - h, worker.rng(1))
+        worker.memory["h"] = h + self.C.rate(len(x)) * update.value
+        return *step.arrays, *update.arrays
 
 
-def forget(worker: Worker) -> None:
-    """h_i = 0."""
+def reset_h(worker: Worker) -> None:
+    """h_i = 0; no reply."""
     worker.memory.pop("h", None)

@@ -1,12 +1,10 @@
-"""DANE, InexactDANE and AIDE: every worker minimises its own loss, tilted to have the gradient of the whole."""
+"""DANE, InexactDANE and AIDE: every worker minimises its own loss, shifted to have the gradient of the whole."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
@@ -16,16 +14,23 @@ from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.settings import setting
 
-# Nothing in these methods keeps the objective from rising; this far above the start there is no hope.
+# These methods have no safeguard against an increase of the objective. A run ends where the objective exceeds this
+# multiple of that at the start; chosen by hand.
 DIVERGED = 10.0
-NEWTON_STEPS = 100  # of a worker on its own problem: more than it ever takes
+NEWTON_STEPS = 100  # maximum number of a worker's Newton steps on its own problem; it has always needed fewer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DaneState(State):
-    """An iterate and where it all began."""
+    """State of DANE and InexactDANE.
 
-    first: float = 0.0  # objective at the start
+    Attributes
+    ----------
+    first : float
+        Objective at the start.
+    """
+
+    first: float
 
 
 D = TypeVar("D", bound=DaneState)
@@ -35,13 +40,14 @@ D = TypeVar("D", bound=DaneState)
 class Dane(Method[DaneState]):
     """DANE (Shamir, Srebro and Zhang 2014): convex losses, shards that resemble one another.
 
-    w+ is the mean over the workers of argmin_v f_i(v) - <g_i(w) - eta g, v> + mu/2 |v - w|^2, solved by Newton's method
-    with conjugate gradients until its gradient is `tolerance` |g|. One worker alone arrives at once.
+    w+ is the mean over the workers of argmin_v f_i(v) - <g_i(w) - eta g, v> + mu/2 |v - w|^2. The workers run Newton's
+    method with conjugate gradients until the gradient of this problem is at most `tolerance` |g|. With one worker the
+    first iterate is the optimum.
     """
 
     eta: float = setting(1.0, gt=0, help="weight of the gradient")
     mu: float = setting(0.0, ge=0, help="weight of the distance from w; raise it where shards are unlike")
-    tolerance: float = setting(1e-08, gt=0, lt=1, help="of the workers' own problems")
+    tolerance: float = setting(1e-8, gt=0, lt=1, help="tolerance of the workers' problems, relative to |g|")
 
     name = "dane"
     shards_alike = True
@@ -54,25 +60,24 @@ class Dane(Method[DaneState]):
         return DaneState(w, f, g, first=f)
 
     def step(self, fleet: Fleet, now: DaneState) -> DaneState:
-        return arrived(fleet, now, fleet.mean(self.minimise, now.gradient), "raise mu")
+        return move_unless_diverged(fleet, now, fleet.mean(self.minimise, now.gradient), "raise mu")
 
     def minimise(self, worker: Worker, g: Array) -> Array:
-        """argmin over v of the worker's tilted loss, shape (d,)."""
+        """The minimiser of the worker's problem, g (d,) the gradient of the whole at its weights: d floats."""
         w, mu, search = worker.w, self.mu, Backtracking()
-        tilt = worker.gradient() - self.eta * g
+        shift = worker.gradient() - self.eta * g
         goal = self.tolerance * sqrt(g @ g)
         for _ in range(NEWTON_STEPS):
-            r = worker.gradient() - tilt + mu * (worker.w - w)
+            r = worker.gradient() - shift + mu * (worker.w - w)
             norm = sqrt(r @ r)
             if norm <= goal:
                 break
             p = -cg(lambda v: worker.hvp(v) + mu * v, r, len(r), min(0.1, sqrt(norm))).x
-            # The tilted loss on the ray, less its value here.
-            away, slope = worker.w - w, float(p @ r)
-            steps, here = search.grid, worker.value()
+            # The objective of the worker's problem along the ray, less its value at step 0.
+            away, steps, f = worker.w - w, search.grid, worker.value()
             worker.set_direction(p)
-            losses = worker.losses(steps) - here - steps * (tilt @ p) + mu * steps * (away @ p + steps / 2 * (p @ p))
-            a = search.passing(steps, losses + here, here, slope)
+            losses = worker.losses(steps) - f - steps * (shift @ p) + mu * steps * (away @ p + steps / 2 * (p @ p))
+            a = search.select(steps, losses + f, f, float(p @ r))
             if not a:
                 break
             worker.advance(a)
@@ -80,90 +85,102 @@ class Dane(Method[DaneState]):
 
 
 @dataclass(frozen=True)
-class InexactDane(Method[DaneState]):
-    """InexactDANE (Reddi et al. 2016): any loss. DANE whose workers take SVRG steps on their own problems.
+class LocalSvrg(Method[D]):
+    """Base of the methods whose workers take SVRG steps on their own problems."""
 
-    A step is v <- v - s (grad_j(v) - grad_j(w) + eta g + mu (v - w)) for a row j drawn at random; s about 1/L of a row.
-    Nothing keeps the objective from rising: the run ends where it is ten times that of the start.
-    """
-
-    step_size: float = setting(0.1, gt=0, help="s")
-    steps: int | None = setting(None, ge=1, help="SVRG steps; none: as many as the worker has rows")
+    learning_rate: float = setting(0.1, gt=0, help="step size of the workers' SVRG steps", alias=("lr", "step_size"))
+    steps: int | None = setting(None, ge=1, help="number of SVRG steps; none: the number of the worker's rows")
     eta: float = setting(1.0, gt=0, help="weight of the gradient")
     mu: float = setting(0.0, ge=0, help="weight of the distance from w")
 
-    name = "inexact-dane"
     shards_alike = True
     cost = Cost("4", "2*d", "2*d + 1")
 
-    def start(self, fleet: Fleet, w: Array) -> DaneState:
-        f, g = fleet.mean(value_and_gradient, w)
-        return DaneState(w, f, g, first=f)
-
-    def step(self, fleet: Fleet, now: Any) -> Any:
-        return arrived(fleet, now, fleet.mean(self.walk, now.gradient), "lower step_size or raise mu")
-
     @property
-    def distance(self) -> float:
+    def distance_weight(self) -> float:
         """Weight of |v - w|^2 / 2 in the workers' problems."""
         return self.mu
 
-    def walk(self, worker: Worker, g: Array) -> Array:
-        """SVRG from where the worker stands, g the gradient of the whole there; shape (d,)."""
+    def take_svrg_steps(self, worker: Worker, g: Array) -> Array:
+        """The worker's weights after its SVRG steps, g (d,) the gradient of the whole at its weights: d floats."""
         w = v = worker.w
         if not worker.rows:
             return w
         for j in worker.rng().integers(worker.rows, size=(self.steps or worker.rows, 1)):
             change = worker.sampled_gradient(j, v) - worker.sampled_gradient(j, w)
-            v = v - self.step_size * (change + self.eta * g + self.distance * (v - w))
+            v = v - self.learning_rate * (change + self.eta * g + self.distance_weight * (v - w))
         return v
 
 
-@dataclass(frozen=True, eq=False)
-class AideState(DaneState):
-    """An iterate and the centre of the next problem."""
+@dataclass(frozen=True)
+class InexactDane(LocalSvrg[DaneState]):
+    """InexactDANE (Reddi et al. 2016): any loss. DANE whose workers take SVRG steps on their own problems.
 
-    centre: Array = field(default_factory=lambda: np.zeros(0))  # y, shape (d,)
-    zeta: float = 0.5
+    A step is v <- v - s (grad_j(v) - grad_j(w) + eta g + mu (v - w)) for a random row j, with s = learning_rate about
+    1/L of a row. Nothing keeps the objective from increasing; the run ends where it is ten times that at the start.
+    """
+
+    name = "inexact-dane"
+
+    def start(self, fleet: Fleet, w: Array) -> DaneState:
+        f, g = fleet.mean(value_and_gradient, w)
+        return DaneState(w, f, g, first=f)
+
+    def step(self, fleet: Fleet, now: DaneState) -> DaneState:
+        w = fleet.mean(self.take_svrg_steps, now.gradient)
+        return move_unless_diverged(fleet, now, w, "lower learning_rate or raise mu")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AideState(DaneState):
+    """State of AIDE.
+
+    Attributes
+    ----------
+    centre : array, shape (d,)
+        y, the centre of the next problem.
+    zeta : float
+        Parameter of the extrapolation.
+    """
+
+    centre: Array
+    zeta: float
 
 
 @dataclass(frozen=True)
-class Aide(InexactDane):
-    """AIDE (Reddi et al. 2016): any loss. InexactDANE on f + tau/2 |v - y|^2, one iteration, and y runs ahead.
+class Aide(LocalSvrg[AideState]):
+    """AIDE (Reddi et al. 2016): any loss. InexactDANE on f + tau/2 |v - y|^2, one iteration, with an extrapolated y.
 
     q = lam/(lam + tau), zeta+ the root in (0, 1) of x^2 + (zeta^2 - q) x - zeta^2, beta = zeta (1 - zeta)/(zeta^2 +
-    zeta+), y = w+ + beta (w+ - w). y needs no message: the driver adds tau (w - y) to the gradient it sends.
+    zeta+), y = w+ + beta (w+ - w). y is not sent: the driver adds tau (w - y) to the gradient that it sends.
     """
 
     tau: float = setting(0.1, ge=0, help="weight of the distance from y")
-    lam: float = setting(0.0, ge=0, help="strong convexity, as far as it is known")
+    lam: float = setting(0.0, ge=0, help="strong convexity, a lower bound")
 
     name = "aide"
-    state = AideState
-    cost = Cost("4", "2*d", "2*d + 1")
 
     def start(self, fleet: Fleet, w: Array) -> AideState:
         f, g = fleet.mean(value_and_gradient, w)
-        return AideState(w, f, g, first=f, centre=w)
+        return AideState(w, f, g, first=f, centre=w, zeta=0.5)
 
     @property
-    def distance(self) -> float:
+    def distance_weight(self) -> float:
         return self.mu + self.tau
 
-    def step(self, fleet: Fleet, now: Any) -> Any:
-        g = now.gradient + self.tau * (now.w - now.centre)
-        w = fleet.mean(self.walk, g)
+    def step(self, fleet: Fleet, now: AideState) -> AideState:
+        w = fleet.mean(self.take_svrg_steps, now.gradient + self.tau * (now.w - now.centre))
         square = now.zeta**2
         half = (square - (self.lam / (self.lam + self.tau) if self.lam else 0.0)) / 2
         zeta = sqrt(half**2 + square) - half
         beta = now.zeta * (1 - now.zeta) / (square + zeta)
-        after = arrived(fleet, now, w, "lower step_size, raise tau or mu")
+        after = move_unless_diverged(fleet, now, w, "lower learning_rate, or raise tau or mu")
         return after if after.trouble else replace(after, centre=w + beta * (w - now.w), zeta=zeta)
 
 
-def arrived(fleet: Fleet, now: D, w: Array, remedy: str) -> D:
-    """The state at w, if it is not far above the start. 2 rounds."""
+def move_unless_diverged(fleet: Fleet, now: D, w: Array, remedy: str) -> D:
+    """The state at w (d,); a failure where the objective there is far above that at the start. 2 rounds."""
     f, g = fleet.mean(value_and_gradient, w)
     if f > DIVERGED * now.first:
-        return fail(now, f"diverged: the objective would be {f:.3g}, {DIVERGED:g} times that of the start; {remedy}")
+        return fail(now, f"diverged: the objective would be {f:.3g}, {DIVERGED:g} times that at the start; {remedy}")
     return replace(now, w=w, loss=f, gradient=g)

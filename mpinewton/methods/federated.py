@@ -1,68 +1,78 @@
-"""The federated baselines: many local steps between two messages."""
+"""Federated averaging and its variants: many local steps per round."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
-from mpinewton.arrays import NAN, Array
+from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.tasks import is_diverging
 from mpinewton.settings import setting
 
-Drift = Callable[[Array], Array]  # of the local weights v (d,): what is added to every gradient
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FedAvgState(State):
-    """An iterate, which the workers have not seen."""
+    """The weights and the scale of the first update.
 
-    first: float = NAN  # how far the workers went in the first round
+    Attributes
+    ----------
+    first : float or None
+        Norm of the first update of w; None before it.
+    """
+
+    first: float | None
+
+
+A = TypeVar("A", bound=FedAvgState)
 
 
 @dataclass(frozen=True)
-class FedAvg(Method[FedAvgState]):
-    """FedAvg (McMahan et al. 2017): any smooth loss, shards that resemble one another.
+class LocalTraining(Method[A]):
+    """Base of the federated methods: each worker runs `epochs` passes of minibatch SGD with momentum from w."""
 
-    Every worker goes through its rows `epochs` times by minibatch SGD with momentum, from w on, and sends how far it
-    came; the driver goes the mean of it. Where shards differ it settles near the optimum, not at it, the farther the
-    larger lr and the number of local steps are.
-    """
+    learning_rate: float = setting(0.1, gt=0, alias=("lr", "step_size"), help="step size of the local steps")
+    momentum: float = setting(0.9, ge=0, lt=1, help="momentum of the local steps; reset after each round")
+    epochs: int = setting(1, ge=1, alias="passes", help="number of passes over the local rows per round")
+    batch_size: int | None = setting(32, ge=1, alias="batch", help="number of rows in a local step; none: all")
 
-    lr: float = setting(0.1, gt=0, help="local step size")
-    momentum: float = setting(0.9, ge=0, lt=1, help="of the local steps; forgotten after each round")
-    epochs: int = setting(1, ge=1, help="passes over the rows a round")
-    batch: int | None = setting(32, ge=1, help="rows of a local step; none: all")
-
-    name = "fedavg"
-    cost = Cost("2", "d", "d")
-
-    def start(self, fleet: Fleet, w: Array) -> FedAvgState:
-        return FedAvgState(w)
-
-    def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
-        return self.gone(now, fleet.mean(self.local, now.w))
-
-    def gone(self, now: FedAvgState, p: Array) -> FedAvgState:
-        """The iterate after w <- w - p."""
+    def update(self, now: A, p: Array) -> A:
+        """The state at w - p; a failed one if p is far longer than the first update."""
         length = float(np.linalg.norm(p))
         if is_diverging(length, now.first):
-            lr = f"set lr = {self.lr / 4:.3g} instead of {self.lr:.3g}"
-            return fail(now, f"diverged: the workers went {length:.3g} away, and at first {now.first:.3g}; {lr}")
-        return replace(now, w=now.w - p, step=self.lr, first=length if now.first != now.first else now.first)
+            remedy = f"set learning_rate = {self.learning_rate / 4:.3g} instead of {self.learning_rate:.3g}"
+            first = "" if now.first is None else f", that of the first one {now.first:.3g}"
+            return fail(now, f"diverged: the norm of the update is {length:.3g}{first}; {remedy}")
+        first_norm = length if now.first is None else now.first
+        return replace(now, w=now.w - p, step=self.learning_rate, first=first_norm)
 
-    def local(self, worker: Worker, w: Array) -> Array:
-        return w - self.walked(worker, w)[0]
-
-    def walked(
-        self, worker: Worker, w: Array, drift: Drift | None = None, late: Array | None = None
+    def train(
+        self, worker: Worker, w: Array, drift: Callable[[Array], Array] | None = None, correction: Array | None = None
     ) -> tuple[Array, int]:
-        """Where the local steps lead from w, shape (d,), and their number tau. `late` is taken off each, times lr."""
+        """Run the local steps from w.
+
+        Parameters
+        ----------
+        worker : Worker
+        w : array, shape (d,)
+        drift : function of the local weights v (d,), or None
+            Vector (d,) that is added to the gradient at v, before momentum.
+        correction : array, shape (d,), or None
+            Vector that is added to every step, after momentum.
+
+        Returns
+        -------
+        v : array, shape (d,)
+            The local weights after the last step.
+        tau : int
+            The number of steps.
+        """
         v, heavy, tau = w, np.zeros_like(w), 0
-        size = self.batch or max(1, worker.rows)
+        size = self.batch_size or max(1, worker.rows)
         for epoch in range(self.epochs):
             order = worker.rng(epoch).permutation(worker.rows)
             for first in range(0, worker.rows, size):
@@ -70,80 +80,111 @@ class FedAvg(Method[FedAvgState]):
                 part.move_to(v)
                 g = part.gradient()
                 heavy = self.momentum * heavy + (g if drift is None else g + drift(v))
-                v = v - self.lr * (heavy if late is None else heavy + late)
+                v = v - self.learning_rate * (heavy if correction is None else heavy + correction)
                 tau += 1
         return v, tau
 
 
 @dataclass(frozen=True)
-class FedProx(FedAvg):
-    """FedProx (Li et al. 2020): FedAvg with mu (v - w) added to every local gradient, against drifting apart."""
+class FedAvg(LocalTraining[FedAvgState]):
+    """FedAvg (McMahan et al. 2017): any smooth loss, shards that resemble one another.
 
-    mu: float = setting(0.01, ge=0, help="of the proximal term")
+    Every worker runs `epochs` passes of minibatch SGD with momentum from w and sends w - v, v its local weights; the
+    driver subtracts the mean. Where shards differ, it converges to a point near the optimum, whose distance grows with
+    learning_rate and the number of local steps.
+    """
+
+    name = "fedavg"
+    cost = Cost("2", "d", "d")
+
+    def start(self, fleet: Fleet, w: Array) -> FedAvgState:
+        return FedAvgState(w, first=None)
+
+    def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
+        return self.update(now, fleet.mean(self.local, now.w))
+
+    def local(self, worker: Worker, w: Array) -> Array:
+        """w - v after the local steps, d floats."""
+        return w - self.train(worker, w)[0]
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """FedProx (Li et al. 2020): FedAvg with mu (v - w) added to every local gradient, which keeps v close to w."""
+
+    mu: float = setting(0.01, ge=0, help="weight of the proximal term mu/2 |v - w|^2")
 
     name = "fedprox"
     cost = Cost("2", "d", "d")
 
     def local(self, worker: Worker, w: Array) -> Array:
-        return w - self.walked(worker, w, lambda v: self.mu * (v - w))[0]
+        """w - v after the local steps, d floats."""
+        return w - self.train(worker, w, lambda v: self.mu * (v - w))[0]
 
 
 @dataclass(frozen=True)
 class FedNova(FedAvg):
-    """FedNova (Wang et al. 2020): FedAvg where workers that take more steps do not count for more.
+    """FedNova (Wang et al. 2020): FedAvg with local updates normalised by their number of steps.
 
-    Worker i sends its way divided by a_i, which is the weight that tau_i steps with momentum give a gradient; the
-    driver goes the mean of these times the mean of the a_i. With as many steps on all workers it is FedAvg.
+    Worker i sends (w - v) / a_i, where a_i is the total weight of a gradient in tau_i steps with momentum; the driver
+    subtracts the mean times the mean of the a_i. Where all workers take equally many steps it is FedAvg.
     """
 
     name = "fednova"
     cost = Cost("2", "d", "d + 1")
 
     def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
-        p, a = fleet.mean(self.normalised, now.w)
-        return self.gone(now, a * p)
+        p, a = fleet.mean(self.normalise, now.w)
+        return self.update(now, a * p)
 
-    def normalised(self, worker: Worker, w: Array) -> tuple[Array, float]:
-        v, tau = self.walked(worker, w)
+    def normalise(self, worker: Worker, w: Array) -> tuple[Array, float]:
+        """(w - v) / a_i, shape (d,), and a_i: d + 1 floats."""
+        v, tau = self.train(worker, w)
         beta = self.momentum
         a = (tau - beta * (1.0 - beta**tau) / (1.0 - beta)) / (1.0 - beta)
-        return (w - v) / (a or 1.0), a  # a is 0 on a worker without rows alone, which has no say
+        return (w - v) / (a or 1.0), a  # a is 0 only on a worker without rows, which has zero weight
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ScaffoldState(FedAvgState):
-    """An iterate and the mean of the workers' controls."""
+    """The state of FedAvg and the control variate.
 
-    control: Array = field(default_factory=lambda: np.zeros(0))  # c, shape (d,)
+    Attributes
+    ----------
+    control : array, shape (d,)
+        c, the mean of the workers' c_i.
+    """
+
+    control: Array
 
 
 @dataclass(frozen=True)
-class Scaffold(FedAvg):
-    """SCAFFOLD (Karimireddy et al. 2020, option II): FedAvg whose local steps are corrected by c - c_i.
+class Scaffold(LocalTraining[ScaffoldState]):
+    """SCAFFOLD (Karimireddy et al. 2020, option II): FedAvg with local steps corrected by c - c_i.
 
-    c_i is the mean gradient along worker i's last way, c their mean by rows, so that the optimum is a fixed point on
-    any shards, of any sizes (the paper's plain mean is the same where all are of one size). Momentum hurts it.
+    c_i is the mean gradient along the latest local steps of worker i, and c their mean, weighted by rows, so that the
+    optimum is a fixed point for shards of any sizes. The paper's plain mean is the same for equal sizes. Use it without
+    momentum, which slows it down.
     """
 
-    momentum: float = setting(0.0, help="")
+    momentum: float = setting(0.0, ge=0, lt=1, help="momentum of the local steps; reset after each round")
 
     name = "scaffold"
-    state = ScaffoldState
     cost = Cost("2", "2*d", "2*d")
 
     def start(self, fleet: Fleet, w: Array) -> ScaffoldState:
-        return ScaffoldState(w, control=np.zeros_like(w))
+        return ScaffoldState(w, first=None, control=np.zeros_like(w))
 
-    def step(self, fleet: Fleet, now: ScaffoldState) -> ScaffoldState:  # type: ignore[override]  # its own state
-        p, change = fleet.mean(self.corrected, now.w, now.control)
-        after = self.gone(now, p)
-        assert isinstance(after, ScaffoldState)
+    def step(self, fleet: Fleet, now: ScaffoldState) -> ScaffoldState:
+        p, change = fleet.mean(self.local, now.w, now.control)
+        after = self.update(now, p)
         return after if after.trouble else replace(after, control=now.control + change)
 
-    def corrected(self, worker: Worker, w: Array, c: Array) -> tuple[Array, Array]:
+    def local(self, worker: Worker, w: Array, c: Array) -> tuple[Array, Array]:
+        """w - v after the local steps and the change of c_i, 2 d floats."""
         own = worker.memory.get("control", np.zeros_like(w))
-        v, tau = self.walked(worker, w, late=c - own)
+        v, tau = self.train(worker, w, correction=c - own)
         if not tau:
             return np.zeros_like(w), np.zeros_like(w)
-        worker.memory["control"] = new = own - c + (w - v) / (tau * self.lr)
+        worker.memory["control"] = new = own - c + (w - v) / (tau * self.learning_rate)
         return w - v, new - own

@@ -1,8 +1,8 @@
-"""FedNL: every worker learns its Hessian by compressed differences, and the driver learns the mean of them."""
+"""FedNL: every worker learns its Hessian by compressed differences, and the driver learns the mean of the estimates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,15 +22,25 @@ from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.tasks import advance, current_gradient, initial_state, linear_model
 from mpinewton.settings import setting
 
-MORE = 5  # eigenvectors that are followed beside those that are sent: the next ones to be sent
-LEAST = 1e-12  # M of a quadratic, whose cubic steps are Newton's
+EXTRA = 5  # vectors in the subspace iteration beyond the r that are sent: the next ones to be sent
+SMALLEST_M = 1e-12  # Lipschitz constant of the Hessian of a quadratic, since `cubic_step` needs M > 0
+
+START = "first H_i; exact: Hess f_i(w), which is sent; zero: nothing is sent"
+
+Arrays = tuple[AnyArray, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FedNLState(State):
-    """An iterate and what the driver has learnt of the Hessian."""
+    """The weights and the driver's estimate of the Hessian.
 
-    H: Array = field(default_factory=lambda: np.zeros((0, 0)))  # mean of the H_i, without the ridge, shape (d, d)
+    Attributes
+    ----------
+    H : array, shape (d, d)
+        Mean of the H_i, without l2.
+    """
+
+    H: Array
 
 
 F = TypeVar("F", bound=FedNLState)
@@ -38,39 +48,30 @@ F = TypeVar("F", bound=FedNLState)
 
 @dataclass(frozen=True)
 class HessianLearner(Method[F]):
-    """What the family shares: H_i, an estimate of the Hessian of f_i without its ridge, and how it is learnt.
+    """Base of the FedNL methods: H_i is an estimate of the Hessian of f_i without l2.
 
-    Worker i sends S_i = C(D_i), D_i = Hess f_i(w) - H_i, and both sides add alpha S_i to their H_i. `compressor` is
-    any of mpinewton/compress: on matrices `rank`, and on the triangle `top`, `random`, `natural`, `dithering`, ...
+    Worker i sends S_i = C(D_i), D_i = Hess f_i(w) - H_i, and both sides add alpha S_i to their estimates. C is any
+    compressor: `rank` works on matrices; `top`, `random`, `natural`, `dithering` on their triangle.
     """
 
-    compressor: str = setting("rank", help="C; or rank:r=1, top:r=123, dithering:levels=11, ...")
-    r: int | None = setting(None, help="the r of the compressor; None for its own")
-    hessian_start: Literal["exact", "zero"] = setting(
-        "exact", help="H_i at first: Hess f_i(w), sent once, or 0, nothing sent"
+    compressor: str = setting(
+        "rank", help="compressor C with its settings, as rank:r=1, top:r=123, dithering:levels=11"
     )
+    r: int | None = setting(None, help="the setting r of the compressor; none: its default")
+    hessian_start: Literal["exact", "zero"] = setting("exact", alias="h0", help=START)
     alpha: float | None = setting(
-        None, gt=0, le=1, help="the step of learning; None for 1 where C contracts, 1 / (omega + 1) where unbiased"
-    )
-    mu: float | None = setting(None, gt=0, help="least eigenvalue of the matrix that is solved with; None for l2")
-    products: int = setting(
-        3, ge=0, help="of D_i and r + 5 vectors, at most, for C = rank where |D_i| is not sent; 0 to form D_i"
-    )
-    accuracy: float = setting(
-        0.3, ge=0, help="|D_i v - e v| / |e| of an eigenvector v that is good enough; 0 to use all the products"
+        None, gt=0, le=1, help="learning rate of H_i; none: 1/(omega + 1), or 1 if C is biased"
     )
 
-    needs = ("gradient", "hessian", "hvp")
+    needs = ("gradient", "hessian", "hvp", "rows")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.C  # a compressor that cannot be made is refused here
+        _ = self.C  # raises ConfigError for a compressor that does not exist
 
     def validate(self, problem: Problem) -> None:
         super().validate(problem)
         self.C.validate(problem.dim)
-        if self.mu is None and not problem.l2 > 0:
-            raise ConfigError(f"{self.name}: with l2 = 0 the least eigenvalue mu must be given: --set mu=1e-3 for one")
 
     @property
     def C(self) -> Compressor:
@@ -78,208 +79,245 @@ class HessianLearner(Method[F]):
 
     # -- on the driver ----------------------------------------------------------------------------------------------
 
-    def begin(self, fleet: Fleet) -> Array:
-        """The first H, shape (d, d), of workers that stand at the first w."""
+    def initial_hessian(self, fleet: Fleet) -> Array:
+        """The first H, shape (d, d); the workers have moved to the first w."""
         if self.hessian_start == "exact":
             return unpack_triangle(fleet.mean(self.start_exactly))
         fleet.send(self.start_at_zero)
         return np.zeros((fleet.dim, fleet.dim))
 
-    def after(self, fleet: Fleet, H: Array, messages: list[tuple[AnyArray, ...]]) -> Array:
-        """H with what the workers have learnt."""
-        return H + self.step_of_learning(fleet.dim) * self.C.mean(messages, fleet.worker_share, fleet.dim)
+    def update(self, fleet: Fleet, H: Array, messages: list[Arrays]) -> Array:
+        """H + alpha mean S_i, shape (d, d)."""
+        return H + self.learning_rate(fleet.dim) * self.C.mean(messages, fleet.worker_share, fleet.dim)
 
-    def direction(self, fleet: Fleet, H: Array, g: Array) -> Array:
-        """-[H + l2 I]_mu^-1 g: NaN where H or g is not finite."""
-        mu = fleet.problem.l2 if self.mu is None else self.mu
-        if not np.isfinite(H).all():
-            return np.full_like(g, np.nan)
-        return -solve_positive(project_spectrum(ridged(fleet, H), mu), g).x
-
-    def step_of_learning(self, size: int) -> float:
-        return self.C.rate(size) if self.alpha is None else self.alpha
+    def learning_rate(self, dim: int) -> float:
+        """alpha."""
+        return self.C.rate(dim) if self.alpha is None else self.alpha
 
     # -- on the workers ---------------------------------------------------------------------------------------------
 
     def start_exactly(self, worker: Worker) -> Array:
+        """H_i = Hess f_i(w): its upper triangle, d (d + 1)/2 floats."""
         H = worker.point.hessian()
-        self.keep(worker, GrowingMatrix(np.zeros(0), np.zeros((0, len(H))), H))
+        worker.memory |= vars(GrowingMatrix(np.zeros(0), np.zeros((0, len(H))), H))
         return pack_triangle(H)
 
     def start_at_zero(self, worker: Worker) -> None:
-        self.keep(worker, GrowingMatrix(np.zeros(0), np.zeros((0, len(worker.w)))))
+        """H_i = 0; no reply."""
+        worker.memory |= vars(GrowingMatrix(np.zeros(0), np.zeros((0, len(worker.w)))))
 
-    def keep(self, worker: Worker, H: GrowingMatrix) -> None:
-        worker.memory |= vars(H)
+    def learn(self, worker: Worker) -> tuple[float, *Arrays]:
+        """Add alpha S_i to H_i: |D_i|, 1 float, and S_i, as many floats as C sends."""
+        D = worker.point.hessian() - self.estimate(worker)
+        message = self.C.compress(D, worker.rng())
+        worker.memory["base"] = self.estimate(worker) + self.learning_rate(len(D)) * message.value
+        return float(np.linalg.norm(D)), *message.arrays
 
-    def learn(self, worker: Worker) -> tuple[AnyArray, ...]:
-        """S_i where the worker stands; H_i has learnt it."""
+    def learn_at(self, worker: Worker, w: Array) -> tuple[float, *Arrays]:
+        """`learn` at w: 1 float and S_i."""
+        worker.move_to(w)
+        return self.learn(worker)
+
+    def estimate(self, worker: Worker) -> Array:
+        """H_i of a worker that keeps it dense, shape (d, d)."""
+        H, d = worker.memory["base"], len(worker.w)
+        return H if H.size else np.zeros((d, d))
+
+
+@dataclass(frozen=True)
+class ProjectedLearner(HessianLearner[FedNLState]):
+    """Base of the FedNL methods that step with [H + l2 I]_mu and need no |D_i|.
+
+    With C = rank a worker then needs no D_i: it follows its dominant eigenvectors by subspace iteration on products.
+    """
+
+    mu: float | None = setting(None, gt=0, help="smallest eigenvalue of [H + l2 I]_mu; none: l2")
+    products: int = setting(3, ge=0, help="for rank: maximum number of products of D_i with r + 5 vectors; 0: form D_i")
+    accuracy: float = setting(
+        0.3, ge=0, help="relative residual at which eigenvectors are accepted; 0: use all products"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.projects or self.mu is None, "mu", "none, as it has no effect with option=2")
+        used = self.projects and isinstance(self.C, Eigenpairs)
+        for name, default in (("products", 3), ("accuracy", 0.3)):
+            self.require(
+                used or getattr(self, name) == default,
+                name,
+                f"{default}, as it has no effect without rank and option=1",
+            )
+
+    def validate(self, problem: Problem) -> None:
+        super().validate(problem)
+        if self.mu is None and not problem.l2 > 0 and self.projects:
+            raise ConfigError(f"{self.name}: mu is required where l2 = 0; set mu, for example --set mu=1e-3")
+
+    @property
+    def projects(self) -> bool:
+        """Whether the step uses [H + l2 I]_mu."""
+        return True
+
+    def direction(self, fleet: Fleet, H: Array, g: Array) -> Array:
+        """-[H + l2 I]_mu^-1 g, shape (d,); NaN where H is not finite."""
+        mu = fleet.problem.l2 if self.mu is None else self.mu
+        finite = np.isfinite(H).all()
+        return -solve_positive(project_spectrum(add_l2(fleet, H), mu), g).x if finite else np.full_like(g, np.nan)
+
+    def learn_by_products(self, worker: Worker) -> Arrays:
+        """Add alpha S_i to H_i: S_i alone, as many floats as C sends."""
         if not (isinstance(self.C, Eigenpairs) and self.products):
-            return self.learn_dense(worker)[1:]
+            return self.learn(worker)[1:]
         H = GrowingMatrix(*(worker.memory[name] for name in ("e", "V", "base")))
-        d, point, start = len(worker.w), linear_point(worker), worker.memory.get("start")
+        d, point, start = len(worker.w), worker.point, worker.memory.get("start")
+        assert isinstance(point, LinearPoint)  # as of every loss that provides "rows"
         sent, worker.memory["start"] = self.C.pack_product(
             lambda V: point.hvps(V) - H.times(V),
-            worker.rng().standard_normal((d, min(self.C.r + MORE, d))) if start is None else start,
+            worker.rng().standard_normal((d, min(self.C.r + EXTRA, d))) if start is None else start,
             self.products,
             self.accuracy,
         )
         if sent:
             e, V = sent
-            self.keep(worker, H.plus(self.step_of_learning(d) * e, V.astype(np.float64)))
+            worker.memory |= vars(H.plus(self.learning_rate(d) * e, V.astype(np.float64)))
         return sent
 
-    def learn_dense(self, worker: Worker) -> tuple[float, *tuple[AnyArray, ...]]:
-        """|D_i| and S_i where the worker stands; H_i has learnt it."""
-        D = worker.point.hessian() - self.estimate(worker)
-        message = self.C.compress(D, worker.rng())
-        worker.memory["base"] = self.estimate(worker) + self.step_of_learning(len(D)) * message.value
-        return float(np.linalg.norm(D)), *message.arrays
-
-    def learn_at(self, worker: Worker, w: Array) -> tuple[AnyArray, ...]:
+    def learn_by_products_at(self, worker: Worker, w: Array) -> Arrays:
+        """`learn_by_products` at w: S_i."""
         worker.move_to(w)
-        return self.learn(worker)
-
-    def learn_dense_at(self, worker: Worker, w: Array) -> tuple[float, *tuple[AnyArray, ...]]:
-        worker.move_to(w)
-        return self.learn_dense(worker)
-
-    def estimate(self, worker: Worker) -> Array:
-        """H_i where it is kept dense, shape (d, d)."""
-        H, d = worker.memory["base"], len(worker.w)
-        return H if H.size else np.zeros((d, d))
-
-
-def ridged(fleet: Fleet, H: Array, more: float = 0.0) -> Array:
-    """H + l2 I + more I; an intercept has no l2."""
-    return np.asarray(H + np.diag(fleet.problem.l2_vector + more))
+        return self.learn_by_products(worker)
 
 
 @dataclass(frozen=True)
-class FedNL(HessianLearner[FedNLState]):
+class FedNL(ProjectedLearner):
     """FedNL (Safaryan, Islamov, Qian and Richtarik 2021, Algorithm 1): smooth convex objectives, near the optimum.
 
-    Every worker sends its gradient and S_i, a compressed part of what its estimate H_i lacks, and the driver steps with
-    the mean H of the estimates before they learn: option 1, w - [H + l2 I]_mu^-1 g, no eigenvalue below mu; option 2,
-    w - (H + (l + l2) I)^-1 g, l the mean of the |D_i|. There is no safeguard: `fednl-ls` goes on from anywhere.
+    Every worker sends its gradient and S_i. The driver steps with the mean H of the estimates before this update.
+    Option 1 is w - [H + l2 I]_mu^-1 g, where no eigenvalue is below mu; option 2 is w - (H + (l + l2) I)^-1 g, where l
+    is the mean of the |D_i|. The method is local; `fednl-ls` converges from any start.
     """
 
-    option: Literal[1, 2] = setting(1, help="")
+    option: Literal[1, 2] = setting(1, help="the paper's option; 1: projection of H; 2: H + l I, l the mean of |D_i|")
 
     name = "fednl"
     cost = Cost("3", "d", "2*d + 1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(
-            self.option == 2 or self.hessian_start == "exact",
-            "hessian_start",
-            "exact with option=1, whose first step with H = 0 would be g / mu; option=2, fednl-ls and fednl-cr can do",
-        )
+        rule = "exact with option=1, whose first step from H = 0 is -g / mu; use option=2, fednl-ls or fednl-cr"
+        self.require(not self.projects or self.hessian_start == "exact", "hessian_start", rule)
+
+    @property
+    def projects(self) -> bool:
+        return self.option == 1
 
     def start(self, fleet: Fleet, w: Array) -> FedNLState:
-        fleet.send(stand, w)
-        return FedNLState(w, H=self.begin(fleet))
+        fleet.send(move_to, w)
+        return FedNLState(w, H=self.initial_hessian(fleet))
 
     def step(self, fleet: Fleet, now: FedNLState) -> FedNLState:
-        if self.option == 1:
-            messages = fleet.gather(self.learn_at, now.w)
+        if self.projects:
+            messages = fleet.gather(self.learn_by_products_at, now.w)
             p = self.direction(fleet, now.H, fleet.mean(current_gradient))
         else:
-            messages, lack = apart(fleet, fleet.gather(self.learn_dense_at, now.w))
-            solved = solve_positive(ridged(fleet, now.H, lack), fleet.mean(current_gradient))
+            messages, lack = split_replies(fleet, fleet.gather(self.learn_at, now.w))
+            solved = solve_positive(add_l2(fleet, now.H, lack), fleet.mean(current_gradient))
             if solved.status != "solved":
                 return fail(now, "H + (l + l2) I is not positive definite: fednl needs a convex objective")
             p = -solved.x
-        return replace(now, w=now.w + p, step=1.0, H=self.after(fleet, now.H, messages))
+        return replace(now, w=now.w + p, step=1.0, H=self.update(fleet, now.H, messages))
 
 
 @dataclass(frozen=True)
-class FedNLSearch(HessianLearner[FedNLState]):
-    """FedNL-LS (Safaryan et al. 2021, Algorithm 3), from anywhere: FedNL's direction of option 1 and Armijo's rule.
+class FedNLSearch(ProjectedLearner):
+    """FedNL-LS (Safaryan et al. 2021, Algorithm 3): FedNL's option 1 with Armijo's rule, from any start.
 
-    H_i starts at 0: no Hessian ever travels, and neither do rows. With C = rank, a worker sends a rough eigenvector: it
-    follows the six largest by subspace iteration, mostly one product of D_i with six vectors, and H_i stays in factors:
-    no d^2 on a worker. Iterations to 1e-12, and with exact eigenvectors: a2a 33 for 36 (l2 1e-3), 46 for 61 (1e-4);
-    w8a 22 to 29, by seed, for 26.
+    H_i starts at 0, so no Hessian and no rows are sent. With C = rank a worker keeps H_i in factors, never a d x d
+    matrix, and approximates its six dominant eigenvectors, mostly with one product of D_i and six vectors. Iterations
+    to a gap of 1e-12, against exact eigenvectors: a2a 33 and 36 (l2 = 1e-3), 46 and 61 (1e-4); w8a 22 to 29, by seed,
+    and 26.
     """
 
-    hessian_start: Literal["exact", "zero"] = setting("zero", help="")
-    search: Backtracking = setting(factory=Backtracking, help="")
+    hessian_start: Literal["exact", "zero"] = setting("zero", alias="h0", help=START)
+    search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "fednl-ls"
     cost = Cost("5", "d + 1", "2*d + 10")
 
     def start(self, fleet: Fleet, w: Array) -> FedNLState:
         at = initial_state(fleet, w)
-        return FedNLState(w, at.loss, at.gradient, H=self.begin(fleet))
+        return FedNLState(w, at.loss, at.gradient, H=self.initial_hessian(fleet))
 
     def step(self, fleet: Fleet, now: FedNLState) -> FedNLState:
         p = self.direction(fleet, now.H, now.gradient)
         a = self.search(fleet, now, p)
         if not a:
             return fail(now, no_step(now, p))
-        H = self.after(fleet, now.H, fleet.gather(self.learn))  # at w, before the step
+        H = self.update(fleet, now.H, fleet.gather(self.learn_by_products))  # at w, before the step
         f, g = fleet.mean(advance, a)
         return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, H=H)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FedNLCubicState(FedNLState):
-    """An iterate, what has been learnt of the Hessian, and how fast that can change."""
+    """The state of FedNL and the cubic coefficient.
 
-    M: float = 0.0  # a Lipschitz constant of the Hessian
+    Attributes
+    ----------
+    M : float
+        A Lipschitz constant of the Hessian.
+    """
+
+    M: float
 
 
 @dataclass(frozen=True)
 class FedNLCubic(HessianLearner[FedNLCubicState]):
-    """FedNL-CR (Safaryan et al. 2021, Algorithm 4), from anywhere: cubic steps with H + (l + l2) I, no line search.
+    """FedNL-CR (Safaryan et al. 2021, Algorithm 4): cubic steps with H + (l + l2) I, no line search, from any start.
 
-    l, the mean of the |D_i|, makes the model an upper bound of the objective, whose steps descend; it is a cautious
-    one: `fednl-ls` takes a fifth of the rounds. M is the mean of nu |a|^3 over the rows a, nu of the loss.
+    l, the mean of the |D_i|, makes the cubic model an upper bound on the objective, so that every step decreases it.
+    The bound is conservative: `fednl-ls` takes a fifth of the rounds. M is the mean of nu |a|^3 over the rows a, nu the
+    loss's bound on the third derivative.
     """
 
-    M: float | None = setting(
-        None, gt=0, help="a Lipschitz constant of the Hessian; None asks the workers, one float each, once"
-    )
+    M: float | None = setting(None, gt=0, help="Lipschitz constant of the Hessian; none: computed at the start")
 
     name = "fednl-cr"
     cost = Cost("3", "d", "2*d + 2")
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)
-        if self.M is None and "hessian_lipschitz" not in loss.provides:
-            raise ConfigError(f"{self.name}: the third derivative of {loss.name} has no bound; set M, or use fednl-ls")
+        if self.M is None:
+            self.need(loss, "hessian_lipschitz", "M=none", "set M, or use fednl-ls")
 
     def start(self, fleet: Fleet, w: Array) -> FedNLCubicState:
-        fleet.send(stand, w)
-        return FedNLCubicState(w, H=self.begin(fleet), M=fleet.mean(third_derivative) if self.M is None else self.M)
+        fleet.send(move_to, w)
+        H = self.initial_hessian(fleet)
+        return FedNLCubicState(w, H=H, M=fleet.mean(third_derivative) if self.M is None else self.M)
 
     def step(self, fleet: Fleet, now: FedNLCubicState) -> FedNLCubicState:
-        messages, lack = apart(fleet, fleet.gather(self.learn_dense_at, now.w))
-        g, H = fleet.mean(current_gradient), ridged(fleet, now.H, lack)
+        messages, lack = split_replies(fleet, fleet.gather(self.learn_at, now.w))
+        g, H = fleet.mean(current_gradient), add_l2(fleet, now.H, lack)
         s = cubic_step(H, g, now.M).s if np.isfinite(H).all() and np.isfinite(g).all() else np.full_like(g, np.nan)
-        return replace(now, w=now.w + s, step=1.0, H=self.after(fleet, now.H, messages))
+        return replace(now, w=now.w + s, step=1.0, H=self.update(fleet, now.H, messages))
 
 
-def apart(fleet: Fleet, replies: list[Any]) -> tuple[list[tuple[AnyArray, ...]], float]:
-    """The messages, and the mean of the numbers before them."""
+def add_l2(fleet: Fleet, H: Array, more: float = 0.0) -> Array:
+    """H + (l2 + more) I, shape (d, d); an intercept has no l2."""
+    return np.asarray(H + np.diag(fleet.problem.l2_vector + more))
+
+
+def split_replies(fleet: Fleet, replies: list[Any]) -> tuple[list[Arrays], float]:
+    """The messages S_i, and l, the mean of the |D_i|."""
     return [arrays for _, *arrays in replies], float(fleet.worker_share @ np.array([lack for lack, *_ in replies]))
 
 
-def stand(worker: Worker, w: Array) -> None:
-    """Go to w."""
+def move_to(worker: Worker, w: Array) -> None:
+    """Move to w; no reply."""
     worker.move_to(w)
 
 
-def linear_point(worker: Worker) -> LinearPoint:
-    """Where the worker stands. TypeError where its model is not linear_model, as all are that provide a Hessian."""
-    if not isinstance(worker.point, LinearPoint):
-        raise TypeError(f"{type(worker.point).__name__} has no products of a Hessian with many vectors")
-    return worker.point
-
-
 def third_derivative(worker: Worker) -> float:
-    """A Lipschitz constant of the Hessian of f_i, the mean of nu |a|^3 over the rows a; above 0 for quadratics too."""
+    """The mean of nu |a|^3 over the rows a, a Lipschitz constant of the Hessian of f_i, 1 float; at least 1e-12."""
     model = linear_model(worker)
-    return max(LEAST, float(model.mean(model.loss.hessian_lipschitz(model.t) * model.rows.squares**1.5)))
+    return max(SMALLEST_M, float(model.mean(model.loss.hessian_lipschitz(model.t) * model.rows.squares**1.5)))

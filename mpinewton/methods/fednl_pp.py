@@ -1,8 +1,8 @@
-"""FedNL with partial participation: some workers an iteration."""
+"""FedNL-PP: FedNL with partial participation, some workers in every iteration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,29 +12,37 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.cholesky import solve_positive
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
-from mpinewton.methods.fednl import FedNLState, HessianLearner, ridged
+from mpinewton.methods.fednl import FedNLState, HessianLearner, add_l2
 from mpinewton.methods.support.method import Cost, fail
 from mpinewton.settings import setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FedNLPartialState(FedNLState):
-    """An iterate, and the means over all workers of what each of them last said."""
+    """The state of FedNL and the means over all workers of what each one sent last.
 
-    pull: Array = field(default_factory=lambda: np.zeros(0))  # mean of the (H_i + l_i I) w_i - grad f_i (w_i), (d,)
-    lack: float = 0.0  # mean of the l_i = |Hess f_i (w_i) - H_i|
+    Attributes
+    ----------
+    pull : array, shape (d,)
+        Mean of the (H_i + l_i I) w_i - grad f_i(w_i).
+    lack : float
+        Mean of the l_i = |Hess f_i(w_i) - H_i|.
+    """
+
+    pull: Array
+    lack: float
 
 
 @dataclass(frozen=True)
 class FedNLPartial(HessianLearner[FedNLPartialState]):
-    """FedNL-PP (Safaryan, Islamov, Qian and Richtarik 2021, Algorithm 2): tau workers an iteration, drawn at random.
+    """FedNL-PP (Safaryan, Islamov, Qian and Richtarik 2021, Algorithm 2): tau random workers in every iteration.
 
-    The driver minimises the mean of the models that the workers last sent, w = (H + (l + l2) I)^-1 mean of
-    (H_i + l_i I) w_i - grad f_i (w_i), and tau workers move their w_i to it and send how their parts have changed.
-    Smooth convex objectives, near the optimum; no safeguard. The floats are those of a worker that is drawn.
+    The driver minimises the mean of the workers' latest models, w = (H + (l + l2) I)^-1 mean of
+    (H_i + l_i I) w_i - grad f_i(w_i). Then tau workers set w_i = w and send how their terms changed. Smooth convex
+    objectives, near the optimum; there is no safeguard. The floats per worker are those of a participating worker.
     """
 
-    tau: int | None = setting(None, ge=1, help="workers an iteration; None for half of those that have rows")
+    tau: int | None = setting(None, ge=1, help="number of workers in an iteration; none: half of those that have rows")
 
     name = "fednl-pp"
     cost = Cost("2", "d", "2*d + 2")
@@ -42,53 +50,51 @@ class FedNLPartial(HessianLearner[FedNLPartialState]):
     def validate(self, problem: Problem) -> None:
         super().validate(problem)
         if (self.tau or 1) > (count := int(np.count_nonzero(problem.worker_share))):
-            raise ConfigError(f"{self.name}: tau = {self.tau}, but {count} workers have rows; set tau to fewer")
+            raise ConfigError(
+                f"{self.name}: tau = {self.tau}, but {count} workers have rows; set tau to at most {count}"
+            )
 
     def start(self, fleet: Fleet, w: Array) -> FedNLPartialState:
-        lack, pull, *triangle = fleet.mean(self.begin_at, w)
+        lack, pull, *triangle = fleet.mean(self.start_at, w)
         H = unpack_triangle(triangle[0]) if triangle else np.zeros((len(w), len(w)))
         return FedNLPartialState(w, H=H, pull=pull, lack=lack)
 
     def step(self, fleet: Fleet, now: FedNLPartialState) -> FedNLPartialState:
-        solved = solve_positive(ridged(fleet, now.H, now.lack), now.pull)
+        solved = solve_positive(add_l2(fleet, now.H, now.lack), now.pull)
         if solved.status != "solved":
             return fail(now, "H + (l + l2) I is not positive definite: fednl-pp needs a convex objective")
-        seated = np.flatnonzero(fleet.worker_share)
-        tau = self.tau or -(-len(seated) // 2)
-        drawn = np.sort(fleet.rng().choice(seated, tau, replace=False))
-        replies = fleet.gather(self.take_part, solved.x, among=drawn)
-        shares = fleet.worker_share[drawn]
+        with_rows = np.flatnonzero(fleet.worker_share)
+        tau = self.tau or -(-len(with_rows) // 2)
+        active = np.sort(fleet.rng().choice(with_rows, tau, replace=False))
+        replies = fleet.gather(self.participate, solved.x, among=active)
+        shares = fleet.worker_share[active]
         lacks, pulls, messages = zip(*((lack, pull, arrays) for lack, pull, *arrays in replies))
-        learnt = self.step_of_learning(fleet.dim) * self.C.mean(messages, shares, fleet.dim)
         return replace(
             now,
             w=solved.x,
             step=1.0,
-            H=now.H + learnt,
+            H=now.H + self.learning_rate(fleet.dim) * self.C.mean(messages, shares, fleet.dim),
             pull=now.pull + shares @ np.array(pulls),
             lack=now.lack + float(shares @ np.array(lacks)),
         )
 
-    def begin_at(self, worker: Worker, w: Array) -> tuple[Any, ...]:
-        """l_i and the pull at the first w, and the triangle of H_i where it is not 0."""
+    def start_at(self, worker: Worker, w: Array) -> tuple[Any, ...]:
+        """l_i and the pull at w, d + 1 floats; with hessian_start=exact also the triangle of H_i."""
         worker.move_to(w)
-        if self.hessian_start == "exact":
-            self.start_exactly(worker)
-        else:
-            self.start_at_zero(worker)
-        first = self.subset(worker)
-        return (*first, pack_triangle(self.estimate(worker))) if self.hessian_start == "exact" else first
+        exact = self.hessian_start == "exact"
+        (self.start_exactly if exact else self.start_at_zero)(worker)
+        terms = self.local_terms(worker)
+        return (*terms, pack_triangle(self.estimate(worker))) if exact else terms
 
-    def take_part(self, worker: Worker, w: Array) -> tuple[float, Array, *tuple[AnyArray, ...]]:
-        """Move to w and learn there: how l_i and the pull have changed, and S_i."""
+    def participate(self, worker: Worker, w: Array) -> tuple[float, Array, *tuple[AnyArray, ...]]:
+        """Set w_i = w and learn there: the changes of l_i and of the pull, d + 1 floats, and S_i."""
         lack, pull = float(worker.memory["lack"]), worker.memory["pull"]
-        worker.move_to(w)
-        arrays = self.learn_dense(worker)[1:]
-        after = self.subset(worker)
+        arrays = self.learn_at(worker, w)[1:]
+        after = self.local_terms(worker)
         return after[0] - lack, after[1] - pull, *arrays
 
-    def subset(self, worker: Worker) -> tuple[float, Array]:
-        """l_i and (H_i + l_i I) w_i - grad f_i (w_i), without the ridge; kept for the differences to come."""
+    def local_terms(self, worker: Worker) -> tuple[float, Array]:
+        """l_i and (H_i + l_i I) w_i - grad f_i(w_i), shape (d,), without l2; kept in the worker's memory."""
         H, point = self.estimate(worker), worker.point
         lack = float(np.linalg.norm(point.hessian() - H))
         pull = H @ worker.w + lack * worker.w - point.gradient()

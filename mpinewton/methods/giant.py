@@ -8,7 +8,7 @@ from typing import Literal
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import FLAT
-from mpinewton.methods.support.inner import LocalNewtonSystem, krylov
+from mpinewton.methods.support.inner import LocalNewtonSystem, krylov, solver_tolerance
 from mpinewton.methods.support.linesearch import Backtracking, descend
 from mpinewton.methods.support.method import Cost, State, fail
 from mpinewton.methods.support.tasks import initial_state
@@ -19,15 +19,16 @@ from mpinewton.settings import setting
 class Giant(LocalNewtonSystem[State]):
     """GIANT (Wang, Roosta, Xu and Mahoney 2018): strongly convex objectives, shards that resemble one another.
 
-    Every worker solves H_i v = g; p = -sum_i omega_i v_i. On a direction u with u'H_i u <= 0:
-    `stop` ends the run, as published; `truncate` takes the iterate before it (and counts
-    curvature at rounding level as none); `abs` solves |H_i| v = g in a Krylov
-    space of the same size, eigenvalues by modulus and none below `floor` times the largest. These two descend always.
+    Every worker solves H_i v = g; p = -sum_i omega_i v_i. If the solver meets a direction u with u'H_i u <= 0, `stop`
+    ends the run, as published; `truncate` takes the iterate before it, and counts curvature at rounding level as none.
+    `abs` solves |H_i| v = g in a Krylov space of `limit` dimensions, with eigenvalues by modulus and none below `floor`
+    times the largest. With `truncate` and `abs` the direction is always a descent direction.
     """
 
-    negative: Literal["stop", "truncate", "abs"] = setting("stop", help="")
-    floor: float = setting(0.001, gt=0, lt=1, help="least eigenvalue in `abs`, relative to the largest")
-    search: Backtracking = setting(factory=Backtracking, help="")
+    negative: Literal["stop", "truncate", "abs"] = setting("stop", help="what to do on negative curvature")
+    tolerance: float = solver_tolerance(solver="cg", negative=("stop", "truncate"))
+    floor: float = setting(0.001, gt=0, lt=1, help="least relative eigenvalue", only_if={"negative": "abs"})
+    search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "giant"
     shards_alike = True
@@ -42,19 +43,16 @@ class Giant(LocalNewtonSystem[State]):
         return initial_state(fleet, w)
 
     def step(self, fleet: Fleet, now: State) -> State:
-        p, bent = fleet.sum(self.direction, now.gradient)
-        if bent and self.negative == "stop":
-            return fail(
-                now,
-                f"negative curvature: the local solver failed on {bent:.0f} of {fleet.n_workers} workers; "
-                "negative=truncate, negative=abs or dino go on",
-            )
+        p, failed = fleet.sum(self.direction, now.gradient)
+        if failed and self.negative == "stop":
+            where = f"the solver failed on {failed:.0f} of {fleet.n_workers} workers"
+            return fail(now, f"negative curvature: {where}; set negative=truncate or negative=abs, or use dino")
         return descend(fleet, self.search, now, p)
 
     def direction(self, worker: Worker, g: Array) -> tuple[Array, bool]:
+        """omega_i p_i, shape (d,), and whether the solver met negative curvature: d + 1 floats."""
         if self.negative == "abs":
-            space = krylov(worker, g, self.limit)
-            return -worker.share * space.solve_absolute(self.floor), False
+            return -worker.share * krylov(worker, g, self.limit).solve_absolute(self.floor), False
         solved = self.solve(worker, g, FLAT if self.negative == "truncate" else 0.0)
-        # A worker without rows has no curvature and no say.
+        # A worker without rows has zero weight, and its Hessian does not count.
         return -worker.share * solved.x, solved.status not in ("solved", "limit") and worker.share > 0

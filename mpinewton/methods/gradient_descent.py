@@ -1,4 +1,4 @@
-"""Gradient descent with a step that follows the curvature it meets."""
+"""Gradient descent with a line search."""
 
 from __future__ import annotations
 
@@ -6,27 +6,34 @@ from dataclasses import dataclass, replace
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet
-from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search
 from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.settings import setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class GradientDescentState(State):
-    """An iterate and the length of the next trial."""
+    """State of gradient descent.
 
-    scale: float = 1.0  # the last step, as a multiple of the gradient
+    Attributes
+    ----------
+    scale : float
+        The last step, as a multiple of the gradient.
+    """
+
+    scale: float
 
 
 @dataclass(frozen=True)
 class GradientDescent(Method[GradientDescentState]):
-    """Gradient descent, w <- w - t g: any smooth loss. The baseline of baselines.
+    """Gradient descent, w <- w - t g: any smooth loss, any split of the data.
 
-    The step t is the one of least loss among 4, 2, 1, 1/2, ... times the last one: no Lipschitz constant is asked for.
+    The step t is the one of least loss among 4, 2, 1, 1/2, ... times the last one that satisfy Armijo's rule. No
+    Lipschitz constant is needed. The first trial step has a length of at most 4.
     """
 
-    search: Backtracking = setting(factory=lambda: Backtracking(largest=4.0, choose="least", first=10), help="")
+    search: Backtracking = setting(factory=least_loss_search, help="line search, with steps relative to the last one")
 
     name = "gradient-descent"
     cost = Cost("4", "d + 1", "d + 11")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -11,116 +11,147 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.methods.support.inner import LocalNewtonSystem
 from mpinewton.methods.support.linesearch import Backtracking, no_step
-from mpinewton.methods.support.method import Cost, State, fail
+from mpinewton.methods.support.method import Cost, S, State, fail
 from mpinewton.methods.support.tasks import advance, value_and_gradient
 from mpinewton.settings import setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LocalNewtonState(State):
-    """An average of models whose objective nobody knows yet, and the best average of which it is known."""
+    """State of LocalNewton; w is an average whose objective is not known yet.
 
-    best: Array = field(default_factory=lambda: np.zeros(0))  # shape (d,)
-    least: float = float("inf")  # objective there
+    Attributes
+    ----------
+    best : array, shape (d,)
+        Average of models with the least known objective.
+    least : float
+        Objective there; infinite before any is known.
+    """
+
+    best: Array
+    least: float
 
 
 @dataclass(frozen=True)
-class LocalNewton(LocalNewtonSystem[LocalNewtonState]):
-    """LocalNewton (Gupta et al. 2021, Algorithm 1): convex losses, rows dealt out at random.
+class LocalSteps(LocalNewtonSystem[S]):
+    """Base of the methods whose workers take Newton steps on their own shards."""
 
-    Every worker takes L Newton steps on its own shard, with its own line search, and the models are averaged. The
-    objective at an average comes with the next models. It is not made to arrive: the averages stop some way above the
-    optimum, and when they no longer fall the best of them is returned.
-    """
+    solver: Literal["cg", "exact"] = setting("exact", help="solver of the workers: conjugate gradients or Cholesky")
+    local_steps: int = setting(3, ge=1, help="L, number of Newton steps between two averages")
+    beta: float = setting(0.1, gt=0, le=0.5, help="fraction of the predicted decrease that a local step must achieve")
 
-    solver: Literal["cg", "exact"] = setting("exact", help="")
-    local_steps: int = setting(3, ge=1, help="L")
-    beta: float = setting(0.1, gt=0, le=0.5, help="part of the promised decrease that a local step must make")
-
-    name = "local-newton"
     shards_alike = True
     needs = ("gradient", "hvp")
     convex_only = True
-    cost = Cost("2", "d", "d + 1")
 
-    def start(self, fleet: Fleet, w: Array) -> LocalNewtonState:
-        return LocalNewtonState(w, best=w)
+    def take_steps(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
+        """f_i at w, and the worker's model (d,) after some Newton steps from there: d + 1 floats."""
+        f, models = self.take_all_steps(worker, w, steps)
+        return f, models[-1]
 
-    def step(self, fleet: Fleet, now: Any) -> Any:
-        f, w = fleet.mean(self.walk, now.w)
-        if not f < now.least:
-            return replace(now, w=now.best, finished=f"the average no longer falls: {f:.10g} after {now.least:.10g}")
-        return replace(now, w=w, best=now.w, least=f)
+    def take_all_steps(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
+        """f_i at w, and the worker's models (steps, d) after each of its Newton steps: steps d + 1 floats.
 
-    def walk(self, worker: Worker, w: Array) -> tuple[float, Array]:
-        """f_i at w, and the worker's model after L Newton steps from there."""
+        A step for which the worker's own search finds no step size is left out.
+        """
         worker.move_to(w)
-        return worker.value(), self.models(worker, self.local_steps)[-1]
-
-    def models(self, worker: Worker, steps: int) -> Array:
-        """The worker's models after each of its next Newton steps, shape (steps, d)."""
-        found = []
+        f, models = worker.value(), []
         for _ in range(steps):
-            self.newton_step(worker)
-            found.append(worker.w)
-        return np.array(found)
+            g = worker.gradient()
+            if a := Backtracking(rho=self.beta).search_locally(worker, g, self.direction(worker, g)):
+                worker.advance(a)
+            models.append(worker.w)
+        return f, np.array(models)
 
-    def newton_step(self, worker: Worker) -> None:
-        """Go along -H_i^-1 g_i, as far as the worker's own search says; nowhere, if it finds no step."""
-        g = worker.gradient()
-        p = -self.solve(worker, g).x
-        if a := Backtracking(rho=self.beta).alone(worker, g, p):
-            worker.advance(a)
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptiveLocalNewtonState(LocalNewtonState):
-    """An average, and how the method goes on from there."""
-
-    L: int = 0  # local steps of the next round; 0: GIANT
-    pending: float = 0.0  # GIANT's last step, which the workers take with the next call; 0 where they are sent w
+    def direction(self, worker: Worker, g: Array) -> Array:
+        """-H_i^-1 g at the worker's weights, shape (d,): d floats."""
+        return -self.solve(worker, g).x
 
 
 @dataclass(frozen=True)
-class AdaptiveLocalNewton(LocalNewton):
-    """Adaptive LocalNewton (Gupta et al. 2021, Algorithm 2): convex losses; it arrives where LocalNewton does not.
+class LocalNewton(LocalSteps[LocalNewtonState]):
+    """LocalNewton (Gupta et al. 2021, Algorithm 1): convex losses, rows dealt out at random.
 
-    L local steps between two averages; where an average does not lie below the best one by `delta` of it, L falls by
-    one, and after L = 1 the method goes on as GIANT for good. How the objective at an average is known:
-    `delayed`: it comes with the next models, and the decision is a round late; `at_once`: two more rounds ask for it;
-    `multi`: the averages after 1, 2, ... L local steps are all tried, two more rounds, and the best is taken; where
-    none is better than the last, fewer local steps are none either, and GIANT is next.
+    Every worker takes L Newton steps on its own shard, with its own line search, and the models are averaged. The
+    objective at an average is sent with the next models. The method does not converge to the optimum: the averages stop
+    decreasing at some distance from it, and then the best of them is returned.
     """
 
-    check: Literal["delayed", "at_once", "multi"] = setting("delayed", help="")
-    delta: float = setting(0.01, ge=0, help="least decrease of the objective, relative to the best so far")
-    keep_best: bool = setting(True, help="go on from the best average where a later one lies above it")
-    search: Backtracking = setting(factory=Backtracking, help="of GIANT")
+    name = "local-newton"
+    cost = Cost("2", "d", "d + 1")
+
+    def start(self, fleet: Fleet, w: Array) -> LocalNewtonState:
+        return LocalNewtonState(w, best=w, least=np.inf)
+
+    def step(self, fleet: Fleet, now: LocalNewtonState) -> LocalNewtonState:
+        f, w = fleet.mean(self.take_local_steps, now.w)
+        if not f < now.least:
+            why = f"the objective at the averages no longer decreases: {f:.10g} after {now.least:.10g}"
+            return replace(now, w=now.best, finished=why)
+        return replace(now, w=w, best=now.w, least=f)
+
+    def take_local_steps(self, worker: Worker, w: Array) -> tuple[float, Array]:
+        """f_i at w, and the worker's model (d,) after L Newton steps from there: d + 1 floats."""
+        return self.take_steps(worker, w, self.local_steps)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdaptiveLocalNewtonState(LocalNewtonState):
+    """State of adaptive LocalNewton.
+
+    Attributes
+    ----------
+    L : int
+        Local steps of the next iteration; 0 for GIANT.
+    pending : float
+        GIANT's last step, which the workers take with the next call; 0 where they are sent w.
+    """
+
+    L: int
+    pending: float
+
+
+@dataclass(frozen=True)
+class AdaptiveLocalNewton(LocalSteps[AdaptiveLocalNewtonState]):
+    """Adaptive LocalNewton (Gupta et al. 2021, Algorithm 2): convex losses; converges where LocalNewton does not.
+
+    There are L local steps between two averages. If the objective at an average is not below the best one by `delta`
+    times that, L decreases by one, and after L = 1 the method continues as GIANT. `check` says how the objective at an
+    average becomes known. `delayed`: it is sent with the next models, one iteration late. `at_once`: in two more
+    rounds. `multi`: in two more rounds for the averages after 1, 2, ..., L local steps, of which the best is taken; if
+    none is better than the last, GIANT follows, as fewer local steps are among those tried.
+    """
+
+    check: Literal["delayed", "at_once", "multi"] = setting("delayed", help="how objectives at averages become known")
+    delta: float = setting(
+        0.01, ge=0, help="least relative decrease of the objective", only_if={"check": ("delayed", "at_once")}
+    )
+    keep_best: bool = setting(True, help="continue from the best average where a later one is worse")
+    search: Backtracking = setting(factory=Backtracking, help="line search of GIANT")
 
     name = "adaptive-local-newton"
-    state = AdaptiveLocalNewtonState
     cost = Cost("2", "d", "d + 1", "As GIANT: 6 rounds, 2 d + 1 down, 2 d + 9 up.")
 
     def start(self, fleet: Fleet, w: Array) -> AdaptiveLocalNewtonState:
-        return AdaptiveLocalNewtonState(w, best=w, L=self.local_steps)
+        return AdaptiveLocalNewtonState(w, best=w, least=np.inf, L=self.local_steps, pending=0.0)
 
-    def step(self, fleet: Fleet, now: Any) -> Any:
+    def step(self, fleet: Fleet, now: AdaptiveLocalNewtonState) -> AdaptiveLocalNewtonState:
         if not now.L:
-            return self.giant(fleet, now)
+            return self.giant_step(fleet, now)
         note = f"L = {now.L}"
         if self.check == "delayed":
-            f, w = fleet.mean(self.walk_some, now.w, now.L)
-            return replace(self.judged(now, now.w, f, w), note=note)
-        f, *models = fleet.mean(self.walk_all if self.check == "multi" else self.walk_some, now.w, now.L)
+            f, w = fleet.mean(self.take_steps, now.w, now.L)
+            return replace(self.compare(now, now.w, f, w), note=note)
+        f, *models = fleet.mean(self.take_all_steps if self.check == "multi" else self.take_steps, now.w, now.L)
         models = np.atleast_2d(*models)
-        values = fleet.mean(self.values, models)
-        if not np.isfinite(now.least):  # the objective at the start
+        values = fleet.mean(self.evaluate_models, models)
+        if not np.isfinite(now.least):  # f is the objective at the start
             now = replace(now, best=now.w, least=f)
         k = int(np.argmin(values))
-        return replace(self.judged(now, models[k], float(values[k]), models[k]), note=note)
+        return replace(self.compare(now, models[k], float(values[k]), models[k]), note=note)
 
-    def judged(self, now: AdaptiveLocalNewtonState, w: Array, f: float, ahead: Array) -> AdaptiveLocalNewtonState:
-        """What to do now that the objective at w is f; `ahead` is the model that was found from w, or w itself."""
+    def compare(self, now: AdaptiveLocalNewtonState, w: Array, f: float, ahead: Array) -> AdaptiveLocalNewtonState:
+        """The state after the objective at w is known to be f; `ahead` is the next average, or w itself."""
         L = now.L
         if not now.least - f >= (0.0 if self.check == "multi" else self.delta) * now.least or f == now.least:
             L = 0 if self.check == "multi" else L - 1
@@ -130,7 +161,8 @@ class AdaptiveLocalNewton(LocalNewton):
             ahead = now.best
         return replace(now, w=ahead, L=L)
 
-    def giant(self, fleet: Fleet, now: AdaptiveLocalNewtonState) -> AdaptiveLocalNewtonState:
+    def giant_step(self, fleet: Fleet, now: AdaptiveLocalNewtonState) -> AdaptiveLocalNewtonState:
+        """An iteration of GIANT. 6 rounds."""
         f, g = fleet.mean(advance, now.pending) if now.pending else fleet.mean(value_and_gradient, now.w)
         p = fleet.mean(self.direction, g)
         here = State(now.w, f, g, step=now.step)
@@ -139,21 +171,10 @@ class AdaptiveLocalNewton(LocalNewton):
             return replace(fail(now, no_step(here, p)), pending=0.0)
         return replace(now, w=now.w + a * p, step=a, pending=a, note="GIANT")
 
-    def walk_some(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
-        f, models = self.walk_all(worker, w, steps)
-        return f, models[-1]
-
-    def walk_all(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
-        worker.move_to(w)
-        return worker.value(), self.models(worker, steps)
-
-    def values(self, worker: Worker, models: Array) -> Array:
-        """f_i at every model, shape (k,)."""
+    def evaluate_models(self, worker: Worker, models: Array) -> Array:
+        """f_i at every model, models of shape (k, d), shape (k,): k floats."""
         found = []
         for w in models:
             worker.move_to(w)
             found.append(worker.value())
         return np.array(found)
-
-    def direction(self, worker: Worker, g: Array) -> Array:
-        return -self.solve(worker, g).x

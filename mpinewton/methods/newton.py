@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
@@ -16,24 +14,28 @@ from mpinewton.methods.support.tasks import value_gradient_hessian
 from mpinewton.settings import setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class NewtonState(State):
-    """An iterate and the curvature there."""
+    """State of Newton's method.
 
-    triangle: Array = field(
-        default_factory=lambda: np.zeros(0)
-    )  # upper triangle of the Hessian at w, shape (d (d + 1) / 2,)
+    Attributes
+    ----------
+    triangle : array, shape (d (d + 1) / 2,), or None
+        Upper triangle of the Hessian at w; None with search=none.
+    """
+
+    triangle: Array | None
 
 
 @dataclass(frozen=True)
 class Newton(Method[NewtonState]):
-    """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue where it goes.
+    """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue at the iterates.
 
-    The workers send f_i, g_i and the upper triangle of H_i together; the driver solves H p = -g by Cholesky,
-    or by eigenvectors where H is singular. `search=none` is the naive method, step 1 and only g_i and H_i sent.
+    The workers send f_i, g_i and the upper triangle of H_i together. The driver solves H p = -g by Cholesky, or by
+    eigenvectors where H is singular. With search=none all steps are 1 and only g_i and H_i are sent.
     """
 
-    search: Backtracking | None = setting(factory=Backtracking, help="")
+    search: Backtracking | None = setting(factory=Backtracking, help="line search; none: all steps are 1")
 
     name = "newton"
     needs = ("gradient", "hessian")
@@ -41,17 +43,17 @@ class Newton(Method[NewtonState]):
 
     def start(self, fleet: Fleet, w: Array) -> NewtonState:
         if self.search is None:
-            return NewtonState(w)
+            return NewtonState(w, triangle=None)
         f, g, H = fleet.mean(value_gradient_hessian, w)
         return NewtonState(w, f, g, triangle=H)
 
     def step(self, fleet: Fleet, now: NewtonState) -> NewtonState:
-        g, H = (now.gradient, now.triangle) if self.search else fleet.mean(self.slope_and_curvature, now.w)
+        g, H = now.gradient, now.triangle
+        if H is None:
+            g, H = fleet.mean(self.gradient_and_hessian, now.w)
         solved = solve_semidefinite(unpack_triangle(H), g)
         if solved.status != "solved":
-            return fail(
-                now, "the Hessian has negative eigenvalues: newton needs a convex objective; dino and lbfgs do not"
-            )
+            return fail(now, "the Hessian has a negative eigenvalue: newton needs a convex objective; use dino")
         p = -solved.x
         if self.search is None:
             return replace(now, w=now.w + p, step=1.0)
@@ -61,9 +63,11 @@ class Newton(Method[NewtonState]):
         f, g, H = fleet.mean(self.advance, a)
         return replace(now, w=now.w + a * p, loss=f, gradient=g, triangle=H, step=a)
 
-    def slope_and_curvature(self, worker: Worker, w: Array) -> tuple[Array, Array]:
+    def gradient_and_hessian(self, worker: Worker, w: Array) -> tuple[Array, Array]:
+        """Move to w; gradient and upper triangle of the Hessian of f_i there: d + d (d + 1) / 2 floats."""
         return value_gradient_hessian(worker, w)[1:]
 
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
+        """Take the step; f_i, gradient and upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
         worker.advance(step)
         return worker.value(), worker.gradient(), pack_triangle(worker.hessian())

@@ -1,14 +1,14 @@
-"""Quantised BFGS: the rows stay, and what travels is only what the driver could not have guessed, in few bits."""
+"""Quantised BFGS: BFGS on the driver from gradients and one Hessian in few bits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.arrays import NAN, Array, Bytes
-from mpinewton.compress.rice import packed_integers, unpacked_integers
+from mpinewton.compress.rice import pack_integers, unpack_integers
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.lbfgs import bfgs_inverse
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
@@ -16,41 +16,52 @@ from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.settings import setting
 
 Integers8 = NDArray[np.int8]
-UNKNOWN = 32767  # exponent of a gradient that is not finite
+NOT_FINITE = 32767  # exponent that stands for a gradient that is not finite
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class QuantisedBfgsState(State):
-    """An iterate, what is known of the gradient there, and the inverse of the learned Hessian."""
+    """State of quantised BFGS. A `step` of 0 says that the last trial step was not taken.
 
-    g: Array = field(default_factory=lambda: np.zeros(0))  # of the objective at w, as decoded, shape (d,)
-    inverse: Array = field(default_factory=lambda: np.zeros((0, 0)))  # of the Hessian, shape (d, d)
-    scale: Array = field(default_factory=lambda: np.zeros(0))  # in which surprises are measured, shape (d,)
+    Attributes
+    ----------
+    g : array, shape (d,)
+        Gradient of the objective at w, as decoded.
+    inverse : array, shape (d, d)
+        Inverse of the approximate Hessian.
+    scale : array, shape (d,)
+        Unit of every component in the code of the gradients.
+    """
+
+    g: Array
+    inverse: Array
+    scale: Array
 
 
 @dataclass(frozen=True)
 class QuantisedBfgs(Method[QuantisedBfgsState]):
-    """BFGS at the driver from one coarse Hessian, gradients coded as surprises: convex losses, any split; rows stay.
+    """Quantised BFGS (a method of this project): convex losses, any split of the data; no rows are sent.
 
-    Once, at the start, worker i sends the triangle of D_i^-1 H_i D_i^-1, D_i powers of two, dithered to `levels` steps
-    between 0 and 1; the errors of m workers average out, and what is left of them shows in the negative eigenvalues of
-    the mean: no eigenvalue is taken to be smaller than the largest of these. Then BFGS, step 1, from that Hessian. It
-    expects a gradient of 0 where it goes, so a worker sends what is left of g_i after the mean gradient is taken off
-    what it sent before: a remainder of second order, rounded at random to steps of `coarse` times its own size. So
-    every gradient costs 3 to 4 bits a weight, whatever the accuracy, and the errors vanish with the remainders.
+    At the start worker i sends the upper triangle of D_i^-1 H_i D_i^-1, where D_i holds powers of two, dithered to
+    `levels` steps between 0 and 1. The errors of the m workers average out. The most negative eigenvalue of the mean
+    shows the size of the remaining error, and eigenvalues are raised to at least that size.
 
-    A step that meets a slope above `overshoot` times the one it set out with is not taken, and still teaches: BFGS
-    has learned the curvature on it, at least 1 + `overshoot` times what it believed; the gradient is asked for once
-    more where the step began, which takes most of the noise from it. No loss is ever sent.
+    BFGS with steps of 1 starts from that Hessian. It predicts a gradient of 0 at the next iterate, so a worker adds the
+    predicted change of the mean gradient to what it sent before and sends only the difference of g_i from that. The
+    difference is of second order. It is rounded at random to steps of `coarse` times its root mean square. So a
+    gradient costs 3 to 4 bits a weight at any accuracy, and the rounding errors vanish with the differences.
 
-    All integers go in Rice's code: the set-up 1 to 2 bits an entry of the triangle.
+    A trial step at whose end the directional derivative exceeds `overshoot` times the modulus of the one at its start
+    is not taken. BFGS is still updated with it: the curvature along it is at least 1 + `overshoot` times the model's.
+    The gradient at the start of the step is then sent once more, which removes most of its rounding error. No loss is
+    ever sent.
+
+    All integers are sent in Rice's code; the initial Hessian takes 1 to 2 bits an entry of the triangle.
     """
 
-    levels: int = setting(
-        0, ge=0, help="of the dithered triangle; 0: 8 sqrt(d / m), m the number of workers of equal size"
-    )
-    coarse: float = setting(0.5, gt=0, le=2, help="step of the gradients' code, in root mean squares of the remainder")
-    overshoot: float = setting(0.5, gt=0, lt=1, help="")
+    levels: int = setting(0, ge=0, help="levels of the dithered Hessian; 0: 8 sqrt(d / m) for m workers of equal size")
+    coarse: float = setting(0.5, gt=0, le=2, help="step of the gradients' code", unit="root mean squares")
+    overshoot: float = setting(0.5, gt=0, lt=1, help="relative directional derivative above which a step is not taken")
 
     name = "quantised-bfgs"
     needs = ("gradient", "hessian")
@@ -60,92 +71,94 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
     # -- set-up ---------------------------------------------------------------------------------------------------
 
     def start(self, fleet: Fleet, w: Array) -> QuantisedBfgsState:
-        ridge, shares = fleet.problem.l2_vector, fleet.worker_share[having_rows(fleet)]
+        l2, shares = fleet.problem.l2_vector, fleet.worker_share[workers_with_rows(fleet)]
         levels = self.levels or int(np.ceil(8 * np.sqrt(fleet.dim * (shares @ shares))))
         H = np.zeros((fleet.dim, fleet.dim))
-        messages = fleet.gather(self.coarse_hessian, w, float(levels), among=having_rows(fleet))
+        messages = fleet.gather(self.encode_hessian, w, float(levels), among=workers_with_rows(fleet))
         for share, (exponents, data) in zip(shares, messages):
-            H += share * self.decoded_hessian(exponents, data, levels)
-        H = without_noise(H) + np.diag(ridge)
+            H += share * self.decode_hessian(exponents, data, levels)
+        H = remove_noise(H) + np.diag(l2)
         scale = np.sqrt(np.diagonal(H))
         fleet.send(self.prepare, scale)
-        now = QuantisedBfgsState(
-            w, g=ridge * w, inverse=np.asarray(np.linalg.inv(H)), scale=scale
-        )  # nothing told of the losses
-        return replace(now, g=self.heard(fleet, now, w, np.zeros_like(w))[0])
+        now = QuantisedBfgsState(w, g=l2 * w, inverse=np.asarray(np.linalg.inv(H)), scale=scale)  # losses count as 0
+        return replace(now, g=self.collect_gradient(fleet, now, w, np.zeros_like(w))[0])
 
-    def coarse_hessian(self, worker: Worker, w: Array, levels: float) -> tuple[Integers8, Bytes]:
-        """Exponents of D_i, shape (d,), and the packed levels of the triangle of D_i^-1 H_i D_i^-1."""
+    def encode_hessian(self, worker: Worker, w: Array, levels: float) -> tuple[Integers8, Bytes]:
+        """Exponents of D_i, shape (d,), and the packed levels of the triangle of D_i^-1 H_i D_i^-1: no floats."""
         worker.move_to(w)
         H = worker.point.hessian()
         exponents = np.clip(np.frexp(np.sqrt(np.diagonal(H)))[1], -120, 120).astype(np.int8)
-        x = pack_triangle(scaled(H, -exponents))  # between -1 and 1: |H_jk|^2 <= H_jj H_kk
+        x = pack_triangle(multiply_both_sides(H, -exponents))  # between -1 and 1: |H_jk|^2 <= H_jj H_kk
         dithered = np.sign(x) * np.floor(np.abs(x) * levels + worker.rng(0).random(len(x)))
-        return exponents, packed_integers(dithered.astype(np.int64))
+        return exponents, pack_integers(dithered.astype(np.int64))
 
-    def decoded_hessian(self, exponents: Integers8, data: Bytes, levels: int) -> Array:
-        """What the driver makes of such a message, shape (d, d)."""
+    def decode_hessian(self, exponents: Integers8, data: Bytes, levels: int) -> Array:
+        """H_i of such a message, shape (d, d)."""
         d = len(exponents)
-        return scaled(unpack_triangle(unpacked_integers(data, d * (d + 1) // 2) / levels), exponents)
+        return multiply_both_sides(unpack_triangle(unpack_integers(data, d * (d + 1) // 2) / levels), exponents)
 
     def prepare(self, worker: Worker, scale: Array) -> None:
-        worker.memory |= {"scale": scale, "told": np.zeros_like(scale), "tried": np.zeros_like(scale)}
+        """Keep the scale (d,), and 0 as the gradients sent; no reply."""
+        worker.memory |= {"scale": scale, "sent": np.zeros_like(scale), "trial": np.zeros_like(scale)}
 
     # -- iterations -----------------------------------------------------------------------------------------------
 
     def step(self, fleet: Fleet, now: QuantisedBfgsState) -> QuantisedBfgsState:
-        if now.step == 0.0:  # what is known of the gradient here may be all noise: ask again, and most of that is gone
-            g, _ = self.heard(fleet, now, now.w, now.g)
-            return replace(now, g=g, step=NAN, note="asked again")
+        if now.step == 0.0:  # the known gradient may be all rounding error; a second message removes most of it
+            g, _ = self.collect_gradient(fleet, now, now.w, now.g)
+            return replace(now, g=g, step=NAN, note="gradient sent again")
         s = -(now.inverse @ now.g)
-        g, finite = self.heard(fleet, now, now.w + s, np.zeros_like(s))
-        if not finite:
-            return replace(now, inverse=now.inverse / 16, step=0.0, note="not finite there: shorter steps")
+        g, finite = self.collect_gradient(fleet, now, now.w + s, np.zeros_like(s))
+        if not finite:  # shorter by an arbitrary factor
+            return replace(now, inverse=now.inverse / 16, step=0.0, note="trial gradient not finite: shorter steps")
         inverse = bfgs_inverse(now.inverse, s, g - now.g)
         if g @ s > self.overshoot * abs(now.g @ s):
-            return replace(now, inverse=inverse, step=0.0, note="overshot: learned from, not taken")
+            return replace(now, inverse=inverse, step=0.0, note="overshoot: step not taken")
         return replace(now, w=now.w + s, g=g, inverse=inverse, step=1.0, note="")
 
-    def heard(self, fleet: Fleet, now: QuantisedBfgsState, w: Array, expected: Array) -> tuple[Array, bool]:
-        """The gradient at w as decoded, told what is expected of it, and whether it is finite."""
+    def collect_gradient(self, fleet: Fleet, now: QuantisedBfgsState, w: Array, expected: Array) -> tuple[Array, bool]:
+        """The decoded gradient at w, shape (d,), where `expected` (d,) is predicted; and whether it is finite."""
         change = (expected - now.g) - fleet.problem.l2_vector * (w - now.w)  # of the mean gradient of the losses
-        taken = float(now.step != 0.0)
-        messages = fleet.gather(self.surprise, w, change, taken, among=having_rows(fleet))
-        surprises = [np.ldexp(unpacked_integers(data, len(w)).astype(np.float64), e) for e, data in messages]
-        g = expected + now.scale * np.einsum("i,ij->j", fleet.worker_share[having_rows(fleet)], surprises)
-        return g, all(e != UNKNOWN for e, _ in messages)
+        taken, among = float(now.step != 0.0), workers_with_rows(fleet)
+        messages = fleet.gather(self.encode_gradient, w, change, taken, among=among)
+        differences = [np.ldexp(unpack_integers(data, len(w)).astype(np.float64), e) for e, data in messages]
+        g = expected + now.scale * np.einsum("i,ij->j", fleet.worker_share[among], differences)
+        return g, all(e != NOT_FINITE for e, _ in messages)
 
-    def surprise(self, worker: Worker, w: Array, change: Array, taken: float) -> tuple[np.int16, Bytes]:
-        """What g_i differs by from what was told plus this change: exponent of the step, and packed levels."""
+    def encode_gradient(self, worker: Worker, w: Array, change: Array, taken: float) -> tuple[np.int16, Bytes]:
+        """Move to w; g_i less (what was sent + change): exponent of the unit, and packed integers. No floats.
+
+        `taken` says whether the last trial step was taken, so that its gradient counts as sent.
+        """
         worker.move_to(w)
         if taken:
-            worker.memory["told"] = worker.memory["tried"]
-        scale, expected = worker.memory["scale"], worker.memory["told"] + change
+            worker.memory["sent"] = worker.memory["trial"]
+        scale, expected = worker.memory["scale"], worker.memory["sent"] + change
         x = (worker.point.gradient() - expected) / scale
         size = self.coarse * float(np.sqrt(x @ x / len(x)))
         if not np.isfinite(size):
-            return np.int16(UNKNOWN), packed_integers(np.zeros(len(x), dtype=np.int64))
+            return np.int16(NOT_FINITE), pack_integers(np.zeros(len(x), dtype=np.int64))
         exponent = int(np.rint(np.log2(size))) if size > 0 else 0
         levels = np.floor(np.ldexp(x, -exponent) + worker.rng(1).random(len(x)))
-        worker.memory["tried"] = expected + scale * np.ldexp(levels, exponent)
-        return np.int16(exponent), packed_integers(levels.astype(np.int64))
+        worker.memory["trial"] = expected + scale * np.ldexp(levels, exponent)
+        return np.int16(exponent), pack_integers(levels.astype(np.int64))
 
 
-def having_rows(fleet: Fleet) -> NDArray[np.intp]:
-    """The workers that have a say."""
+def workers_with_rows(fleet: Fleet) -> NDArray[np.intp]:
+    """Indices of the workers with a positive share."""
     return np.flatnonzero(fleet.worker_share)
 
 
-def scaled(H: Array, exponents: Integers8) -> Array:
-    """D H D, D the powers of two of these exponents; exact."""
+def multiply_both_sides(H: Array, exponents: Integers8) -> Array:
+    """D H D, shape (d, d), for D the powers of two with these exponents (d,); exact."""
     e = exponents.astype(np.int32)
     return np.asarray(np.ldexp(H, e[:, None] + e))
 
 
-def without_noise(H: Array) -> Array:
-    """The nearest matrix to a noisy H (d, d) >= 0 whose eigenvalues are above the noise, in units of its diagonal.
+def remove_noise(H: Array) -> Array:
+    """H (d, d), a noisy positive semidefinite matrix, with eigenvalues raised to its noise, in units of its diagonal.
 
-    True eigenvalues are not negative: the most negative one tells how large the noise is.
+    The true eigenvalues are not negative, so the most negative one shows the size of the noise.
     """
     size = np.sqrt(np.maximum(np.diagonal(H), 0.0))
     size[size == 0] = 1.0

@@ -1,15 +1,15 @@
-"""The honest baseline: send the data once, and solve where they are."""
+"""The baseline for methods that send rows: send all data once, and solve on the driver."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.arrays import Array, Bytes
-from mpinewton.compress.bits import Bits, Entries, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
+from mpinewton.compress.bits import Bits, join_entries, pack_bits, pack_rows, unpack_rows, width_of
 from mpinewton.data.shard import Shard
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
@@ -20,74 +20,85 @@ from mpinewton.methods.support.tasks import linear_model
 from mpinewton.settings import setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ShipDataState(KnownRowsState):
-    """An iterate and all the data."""
+    """State of ship-data: all rows, and
 
-    y: Array = field(default_factory=lambda: np.zeros(0))  # labels, (N,)
-    weight: Array = field(default_factory=lambda: np.zeros(0))  # of the rows, (N,); none where all weigh the same
+    Attributes
+    ----------
+    y : array, shape (N,)
+        Labels.
+    weight : array, shape (N,)
+        Weights of the rows.
+    """
+
+    y: Array
+    weight: Array
 
 
 @dataclass(frozen=True)
 class ShipData(Method[ShipDataState]):
-    """Ship the data once, solve on the driver: any convex loss with a Hessian.
+    """Send the data once, then Newton's method with Armijo's rule on the driver: convex losses with rows and a Hessian.
 
-    Rows, labels and row weights travel; Newton's method with Armijo's rule then costs nothing. What every method that
-    lets rows travel must be compared with. Sparse rows go as the features of their entries, in ceil(log2 d) bits each,
-    with values only where these are not all 1; labels of few kinds in as many bits as tell them apart.
+    After the start nothing is sent. Compare every method that sends rows with this one. Sparse rows are sent as the
+    features of their entries, in ceil(log2 d) bits each, with values only where these are not all 1; labels with few
+    distinct values in as many bits as these need.
     """
 
-    search: Backtracking = setting(factory=Backtracking, help="")
+    search: Backtracking = setting(factory=Backtracking, help="line search, on the driver")
 
     name = "ship-data"
-    needs = ("gradient", "hessian")
+    needs = ("gradient", "hessian", "rows")
     rows_travel = True
     convex_only = True
     cost = Cost("0", "0", "0")
 
     def start(self, fleet: Fleet, w: Array) -> ShipDataState:
-        problem = fleet.problem
+        problem, replies = fleet.problem, fleet.gather(self.send_data)
         rows, labels, weights = [], [], []
-        for k, share, (data, values, kinds, weight) in zip(
-            problem.rows, problem.worker_share, fleet.gather(self.shipment)
-        ):
+        for k, share, (data, values, distinct, weight) in zip(problem.rows, problem.worker_share, replies):
             bits = Bits(data)
             rows.append(unpack_rows(bits, values, k, problem.features))
-            labels.append(kinds[bits.take(k, width_of(len(kinds)))] if len(kinds) < k else kinds)
+            labels.append(distinct[bits.take(k, width_of(len(distinct)))] if len(distinct) < k else distinct)
             weights.append(share * (weight if len(weight) else np.full(k, 1.0 / max(1, k))))
-        every, y, weight = joined_entries(rows), np.concatenate(labels), np.concatenate(weights)
-        now = ShipDataState(w, counts=every.counts, features=every.features, values=every.values, y=y, weight=weight)
-        there = self.placed(fleet, now)
-        return replace(now, loss=there.value(), gradient=there.gradient())
+        every, y, weight = join_entries(rows), np.concatenate(labels), np.concatenate(weights)
+        now = ShipDataState(w, place=np.arange(len(y)), y=y, weight=weight, **every._asdict())
+        whole = self.worker_with_all(fleet, now)
+        return replace(now, loss=whole.value(), gradient=whole.gradient())
 
     def step(self, fleet: Fleet, now: ShipDataState) -> ShipDataState:
-        there = self.placed(fleet, now)
-        solved = solve_semidefinite(there.hessian(), now.gradient)
+        whole = self.worker_with_all(fleet, now)
+        solved = solve_semidefinite(whole.hessian(), now.gradient)
         if solved.status != "solved":
-            return fail(now, "the Hessian has negative eigenvalues: the objective is not convex here; dino goes on")
-        p, steps = -solved.x, self.search.grid
-        there.set_direction(p)
-        a = self.search.passing(steps, there.losses(steps), now.loss, float(now.gradient @ p), now.step)
-        if not (a and now.gradient @ p < 0):
-            return fail(now, no_step(now, p))
-        there.advance(a)
-        return replace(now, w=there.w, loss=there.value(), gradient=there.gradient(), step=a)
+            return fail(now, "the Hessian has a negative eigenvalue: ship-data needs a convex objective; use dino")
+        a = self.search.search_locally(whole, now.gradient, -solved.x, now.step)
+        if not a:
+            return fail(now, no_step(now, -solved.x))
+        whole.advance(a)
+        return replace(now, w=whole.w, loss=whole.value(), gradient=whole.gradient(), step=a)
 
-    def placed(self, fleet: Fleet, now: ShipDataState) -> Worker:
-        """A worker on the driver that has all the data, where the iterate is."""
-        X = Entries(now.counts, now.features, now.values).matrix(fleet.problem.features)
-        worker = Worker(0, Shard(X, now.y, now.weight), fleet.problem)
+    def worker_with_all(self, fleet: Fleet, now: ShipDataState) -> Worker:
+        """A worker on the driver that has all the data, at now.w."""
+        worker = Worker(0, Shard(now.entries.matrix(fleet.problem.features), now.y, now.weight), fleet.problem)
         worker.move_to(now.w)
         return worker
 
-    def shipment(self, worker: Worker) -> tuple[Bytes, NDArray[Any], Array, Array]:
-        """Rows and labels, packed; entries of rows; kinds of labels (labels, if many); weights, if not all the same."""
+    def send_data(self, worker: Worker) -> tuple[Bytes, NDArray[Any], Array, Array]:
+        """The worker's data.
+
+        Returns
+        -------
+        bits : packed structure of the rows, and the labels as indices of the distinct ones
+        values : of the entries, none where all are 1
+        distinct : distinct labels; all labels, in order, if these are as many as the rows
+        weight : of the rows, shape (m,); shape (0,) where all are equal
+        """
         model = linear_model(worker)
         fields, values = pack_rows(model.rows.X, np.arange(worker.rows))
-        kinds, number = np.unique(model.y, return_inverse=True)
-        if len(kinds) >= worker.rows:
-            kinds = model.y
+        distinct, index = np.unique(model.y, return_inverse=True)
+        if len(distinct) >= worker.rows:
+            distinct = model.y
         else:
-            fields.append((number, width_of(len(kinds))))
+            fields.append((index, width_of(len(distinct))))
         weight = np.zeros(0) if isinstance(model.row_weight, float) else model.row_weight
-        return pack_bits(*fields), values, kinds, weight
+        return pack_bits(*fields), values, distinct, weight

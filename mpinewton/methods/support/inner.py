@@ -1,12 +1,11 @@
-"""Methods that solve linear systems on the way: the settings they share."""
+"""Linear systems that workers solve with their own Hessians H_i."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mpinewton.arrays import Array
-from mpinewton.errors import ConfigError
 from mpinewton.fleet import Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
 from mpinewton.linalg.krylov import Lanczos, Solution, cg, lanczos
@@ -17,42 +16,42 @@ from mpinewton.settings import setting
 
 
 def krylov(worker: Worker, b: Array, limit: int) -> Lanczos:
-    """At most `limit` steps of Lanczos from b with the Hessian of f_i where the worker stands.
+    """At most `limit` steps of Lanczos from b (d,) with the Hessian of f_i at the worker's weights.
 
-    A shard of few dense rows, one logit each, works in the span of its rows; where an intercept goes free the ridge
-    does not map that span into itself.
+    A shard of few dense rows with one logit each works in the span of its rows. With an intercept, which is not
+    regularised, that span is not invariant, and products with all d weights are used.
     """
-    point, ridge = worker.point, worker.l2_vector
-    if isinstance(point, LinearPoint) and point.model.outputs == 1 and (ridge == ridge[0]).all():
+    point, l2 = worker.point, worker.l2_vector
+    if isinstance(point, LinearPoint) and point.model.outputs == 1 and (l2 == l2[0]).all():
         span = point.model.rows.span
         if span is not None:
-            return span.lanczos(point.model.row_weight * point.second, float(ridge[0]), b, limit)
-    return lanczos(worker.hvp, b, limit, 0.0)
+            return span.lanczos(point.model.row_weight * point.second, float(l2[0]), b, limit)
+    return lanczos(worker.hvp, b, limit)
+
+
+def solver_tolerance(**only_if: Any) -> float:
+    """The setting `tolerance` of a solver that stops on its residual, under these other settings."""
+    return setting(1e-4, gt=0, lt=1, help="relative tolerance of the solver on the residual", only_if=only_if)
 
 
 @dataclass(frozen=True)
-class Inner(Method[S]):
-    """Base of the methods with a Krylov solver inside."""
+class LocalNewtonSystem(Method[S]):
+    """Base of the methods whose workers solve H_i v = g: `exact` by Cholesky, `cg` by products with H_i."""
 
-    limit: int = setting(50, ge=1, help="iterations of the inner solver")
-    tolerance: float = setting(0.0001, gt=0, lt=1, help="of the inner solver, relative to the right-hand side")
-
-
-@dataclass(frozen=True)
-class LocalNewtonSystem(Inner[S]):
-    """Base of the methods whose workers solve H_i v = g: `exact` by Cholesky, `cg` without forming H_i."""
-
-    solver: Literal["cg", "exact"] = setting("cg", help="")
+    solver: Literal["cg", "exact"] = setting("cg", help="solver of the workers: conjugate gradients or Cholesky")
+    limit: int = setting(50, ge=1, help="maximum number of iterations of the solver", only_if={"solver": "cg"})
+    tolerance: float = solver_tolerance(solver="cg")
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)
-        if self.solver == "exact" and "hessian" not in loss.provides:
-            raise ConfigError(
-                f"{self.name} with solver=exact needs hessian, which {loss.name} does not provide; use solver=cg"
-            )
+        if self.solver == "exact":
+            self.need(loss, "hessian", "solver=exact", "use solver=cg")
 
     def solve(self, worker: Worker, g: Array, flat: float = 0.0) -> Solution:
-        """H_i^-1 g where the worker stands, shape (d,); a status but "solved" and "limit" says curvature <= 0."""
+        """H_i^-1 g at the worker's weights, shape (d,); a status other than "solved" and "limit" means H_i is not > 0.
+
+        `flat` is that of `cg`.
+        """
         if self.solver == "exact":
             return solve_semidefinite(worker.hessian(), g)
         return cg(worker.hvp, g, self.limit, self.tolerance, flat)

@@ -1,4 +1,4 @@
-"""The line search all methods share: many trial steps on one ray, in one reduction."""
+"""The line search of all methods: Armijo's rule, with many trial steps on one ray in one round trip."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mpinewton.methods.support.method import State, fail
 from mpinewton.methods.support.tasks import advance
 from mpinewton.settings import Configured, setting
 
-# Losses that differ by less than this many ulps are the same: near the optimum a test without slack fails on rounding.
-# Where they are all the same, the largest step up to the last one is taken: a longer one would go to and fro for ever.
+# Losses that differ by at most this, relative to max(1, |f|), count as equal: near the optimum a test without slack
+# fails on rounding errors, of some ulps in a sum. Where all losses are equal, the largest step up to the last step is
+# taken: longer ones would let the iterates oscillate for ever.
 SLACK = 8 * np.finfo(np.float64).eps
 
 S = TypeVar("S", bound=State)
@@ -24,74 +25,102 @@ S = TypeVar("S", bound=State)
 class Backtracking(Configured):
     """Armijo's rule on the grid largest, largest/2, ..., 2^-50: f(w + a p) <= f(w) + a rho <p, g> + slack.
 
-    The workers evaluate the `first` steps of the grid at once, on the ray of their logits, and send that many losses;
-    the others only if none of these passes, in two more rounds. (Crane and Roosta 2020 send all 51: first = 51.)
+    The workers evaluate the `first` steps of the grid along the ray of their logits and send that many losses. Only if
+    none of these steps satisfies the rule they send the others, in two more rounds. Crane and Roosta (2020) send all 51
+    at once: first = 51.
     """
 
-    rho: float = setting(0.0001, gt=0, lt=1, help="part of the promised decrease that is asked for")
-    largest: float = setting(1.0, ge=1, help="")
-    choose: Literal["largest", "least"] = setting(
-        "largest", help="among the steps that pass: the largest, or the one of least loss"
-    )
-    first: int = setting(8, ge=1, help="")
+    rho: float = setting(0.0001, gt=0, lt=1, help="fraction of the predicted decrease that a step must achieve")
+    largest: float = setting(1.0, ge=1, help="largest step of the grid")
+    choose: Literal["largest", "least"] = setting("largest", help="which step: the largest, or the one of least loss")
+    first: int = setting(8, ge=1, help="number of steps that are evaluated in the first round trip")
 
     name = "search"
 
     @property
     def grid(self) -> Array:
+        """The trial steps, decreasing."""
         steps = self.largest * 0.5 ** np.arange(200.0)
         return steps[steps >= 0.5**50]
 
     def __call__(self, fleet: Fleet, now: State, p: Array, last: float | None = None) -> float:
-        """The step along p; 0 where no step of the grid passes. 2 rounds, or 4. `last` is the last step, now.step."""
-        return self.found(fleet, now, p, last)[0]
+        """The step along p; 0 where no step of the grid satisfies the rule. 2 rounds, or 4.
 
-    def found(self, fleet: Fleet, now: State, p: Array, last: float | None = None) -> tuple[float, float]:
-        """The step as of a call, and the loss that the workers found there; NaN for step 0."""
-        steps, slope = self.grid, float(now.gradient @ p)
+        Parameters
+        ----------
+        fleet : Fleet
+        now : State
+            With loss and gradient.
+        p : array, shape (d,)
+            Direction.
+        last : float
+            The last step; default now.step.
+        """
+        return self.find_step(fleet, now, p, last)[0]
+
+    def find_step(self, fleet: Fleet, now: State, p: Array, last: float | None = None) -> tuple[float, float]:
+        """The step, as `__call__` returns it, and the objective there; NaN for a step of 0."""
+        steps, derivative = self.grid, float(now.gradient @ p)
         last = now.step if last is None else last
-        if not slope < 0:
+        if not derivative < 0:
             return 0.0, NAN
         losses = fleet.mean(self.try_first, p)
-        a = self.passing(steps[: self.first], losses, now.loss, slope, last)
+        a = self.select(steps[: self.first], losses, now.loss, derivative, last)
         if not a and self.first < len(steps):
             losses, steps = fleet.mean(self.try_others, float(self.first)), steps[self.first :]
-            a = self.passing(steps, losses, now.loss, slope, last)
+            a = self.select(steps, losses, now.loss, derivative, last)
         return a, float(losses[np.flatnonzero(steps == a)[0]]) if a else NAN
 
-    def alone(self, worker: Worker, g: Array, p: Array) -> float:
-        """The same search by one worker on its own loss, g its gradient there: no message. 0 where no step passes."""
-        steps, slope = self.grid, float(g @ p)
-        if not slope < 0:
+    def search_locally(self, worker: Worker, g: Array, p: Array, last: float = np.inf) -> float:
+        """The same search by one worker on its own f_i, with gradient g (d,), along p (d,), without messages."""
+        steps, derivative = self.grid, float(g @ p)
+        if not derivative < 0:
             return 0.0
         worker.set_direction(p)
         f = worker.value()
-        a = self.passing(steps[: self.first], worker.losses(steps[: self.first]), f, slope)
-        return a or self.passing(steps[self.first :], worker.losses(steps[self.first :]), f, slope)
+        a = self.select(steps[: self.first], worker.losses(steps[: self.first]), f, derivative, last)
+        return a or self.select(steps[self.first :], worker.losses(steps[self.first :]), f, derivative, last)
 
-    def passing(self, steps: Array, losses: Array, f: float, slope: float, last: float = np.inf) -> float:
-        """The step to take among these, given their losses; 0 where none passes."""
+    def select(self, steps: Array, losses: Array, f: float, derivative: float, last: float = np.inf) -> float:
+        """The step to take among `steps`, decreasing, shape (k,); 0 where none satisfies the rule.
+
+        Parameters
+        ----------
+        steps, losses : arrays, shape (k,)
+            Trial steps, and the objective at each.
+        f, derivative : float
+            Objective and directional derivative at step 0.
+        last : float
+            The last step; where all losses are equal to rounding, no step is longer.
+        """
         noise = SLACK * max(1.0, abs(f))
-        good = losses <= f + steps * self.rho * slope + noise
-        blind = bool(np.all(losses[good] >= f - noise))
-        if blind:
+        good = losses <= f + steps * self.rho * derivative + noise
+        flat = bool(np.all(losses[good] >= f - noise))
+        if flat:
             good &= ~(steps > last)
         if not good.any():
             return 0.0
-        largest = blind or self.choose == "largest"
+        largest = flat or self.choose == "largest"
         best = np.argmax(good) if largest else np.argmin(np.where(good, losses, np.inf))
         return float(steps[best])
 
     def try_first(self, worker: Worker, p: Array) -> Array:
+        """Set the direction p; f_i at the first steps of the grid along p: `first` floats."""
         worker.set_direction(p)
         return worker.losses(self.grid[: self.first])
 
     def try_others(self, worker: Worker, first: float) -> Array:
+        """f_i at the other steps of the grid: 51 floats or more, less the first."""
         return worker.losses(self.grid[int(first) :])
 
 
+def least_loss_search() -> Backtracking:
+    """The default search of quasi-Newton methods: the step of least loss among 4, 2, 1, 1/2, ..."""
+    return Backtracking(largest=4.0, choose="least", first=10)
+
+
 def descend(fleet: Fleet, search: Backtracking, now: S, p: Array, last: float | None = None) -> S:
-    """Search along p and go there; workers step too, so that one float goes down, not d. 4 rounds."""
+    """Search along p (d,) and take the step. The workers take it too: one float is sent, not d. 4 rounds."""
     a = search(fleet, now, p, last)
     if not a:
         return fail(now, no_step(now, p))
@@ -100,8 +129,8 @@ def descend(fleet: Fleet, search: Backtracking, now: S, p: Array, last: float | 
 
 
 def no_step(now: State, p: Array) -> str:
-    """Why a search failed, in a sentence."""
-    slope = float(now.gradient @ p)
-    if not slope < 0:
-        return f"the direction does not descend: <p, g> = {slope:.3g}"
-    return f"the line search found no step that lowers the objective, although <p, g> = {slope:.3g}"
+    """Why a search along p (d,) failed, in a sentence."""
+    derivative = float(now.gradient @ p)
+    if not derivative < 0:
+        return f"the direction is no descent direction: <p, g> = {derivative:.3g}"
+    return f"the line search found no step that decreases the objective, although <p, g> = {derivative:.3g}"

@@ -1,4 +1,4 @@
-"""What a method is: a frozen dataclass of settings with `start` and `step`. Everything around it wraps it from outside."""
+"""What a method is: a frozen dataclass of settings with `start` and `step`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PISA's Q: what a worker solves with, (sigma I + rho Q) D = r. All give y = sigma D, finite for any sigma."""
+"""Preconditioners Q of PISA: a worker solves (sigma I + rho Q) D = r. All return y = sigma D, finite for any sigma."""
 
 from __future__ import annotations
 
@@ -9,27 +9,40 @@ from typing import Literal
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.errors import ConfigError
 from mpinewton.fleet import Worker
 from mpinewton.linalg.cholesky import solve_diagonal_and_rows, solve_positive
 from mpinewton.linalg.krylov import cg
 from mpinewton.linalg.orthogonal import newton_schulz
 from mpinewton.losses.linear import LinearModel
 from mpinewton.losses.loss import Shape
+from mpinewton.settings import Configured, setting
 
-DENSE = 1000  # up to here a matrix of d x d is formed and factored
+DENSE = 1000  # largest d for which the d x d matrix is formed and factored; chosen by trial on one core
 Solver = Literal["auto", "cholesky", "woodbury", "cg"]
 
 
 def hidden_weights(shapes: Sequence[Shape]) -> Array:
-    """Which weights are of matrices between layers, shape (d,), bool."""
+    """Mask of the weights in matrices between hidden layers, shape (d,)."""
     return np.concatenate([np.full(shape.size, shape.hidden) for shape in shapes])
 
 
-def orthogonalised(v: Array, shapes: Sequence[Shape], steps: int, scale: bool) -> Array:
-    """v (d,) with every hidden matrix replaced by its Newton-Schulz, the others as they are: shape (d,).
+def orthogonalise(v: Array, shapes: Sequence[Shape], steps: int, scale: bool) -> Array:
+    """Replace every hidden matrix in v (d,) by its approximate orthogonal factor, from Newton-Schulz iterations.
 
-    With `scale`, times (max(1, rows/columns))^(1/2), so that a step is of one size for any shape.
+    Parameters
+    ----------
+    v : array, shape (d,)
+    shapes : sequence of Shape
+        Shapes of the weights, in the order in which v holds them.
+    steps : int
+        Number of Newton-Schulz iterations.
+    scale : bool
+        Multiply by max(1, rows/columns)^(1/2), so that steps have the same size for matrices of any shape (Muon).
+
+    Returns
+    -------
+    array, shape (d,)
+        Other weights are those of v.
     """
     out, first = v.copy(), 0
     for shape in shapes:
@@ -43,24 +56,18 @@ def orthogonalised(v: Array, shapes: Sequence[Shape], steps: int, scale: bool) -
 
 
 @dataclass(frozen=True)
-class SecondMoment:
-    """Q = diag(min(sqrt(m), eta)) of r = pi + g, by one of three schemes (4.3 to 4.5 of the paper)."""
+class SecondMoment(Configured):
+    """Q = diag(min(sqrt(m), eta) + eps), m a second moment of r = pi + g (PISA paper, equations 4.3 to 4.5)."""
 
-    scheme: Literal["sum", "mean", "corrected"] = "corrected"  # I, II, III
-    beta: float = 0.999  # memory of mean and corrected
-    eta: float | None = None  # cap of sqrt(m)
-    eps: float = 1e-8  # added to it
+    scheme: Literal["sum", "mean", "corrected"] = setting("corrected", help="the paper's scheme I, II or III for m")
+    beta: float = setting(0.999, gt=0, lt=1, only_if={"scheme": ("mean", "corrected")}, help="decay rate of m")
+    eta: float | None = setting(None, gt=0, help="upper bound of sqrt(m); none: no bound")
+    eps: float = setting(1e-8, ge=0, help="number added to sqrt(m)")
 
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < 1:
-            raise ConfigError(f"second: beta = {self.beta!r}, but it must be between 0 and 1")
-        if self.eta is not None and not self.eta > 0:
-            raise ConfigError(f"second: eta = {self.eta!r}, but it must be greater than 0")
-        if not self.eps >= 0:
-            raise ConfigError(f"second: eps = {self.eps!r}, but it must be 0 or more")
+    name = "second"
 
     def root(self, memory: dict[str, Array], r: Array, iteration: int) -> Array:
-        """Learn from r (d,): min(sqrt(m), eta) + eps, shape (d,)."""
+        """Update m in the worker's memory with r (d,) and return the diagonal of Q, shape (d,)."""
         before = memory.get("moment", np.zeros_like(r))
         if self.scheme == "sum":
             memory["moment"] = m = before + r * r
@@ -73,55 +80,61 @@ class SecondMoment:
 
 
 @dataclass(frozen=True)
-class NewtonSchulz:
-    """NSISA's direction (Algorithm 3): the momentum of every hidden matrix, orthogonalised; other weights by SISA."""
+class NewtonSchulz(Configured):
+    """The direction of NSISA (PISA paper, Algorithm 3): orthogonalised momentum b <- mu b + g of hidden matrices."""
 
-    mu: float = 0.95  # of the momentum b = mu b + g
-    steps: int = 5
-    nesterov: bool = False  # orthogonalise g + mu b instead of b
-    scale: bool = True
-    moment: Literal["scheme", "current"] = "scheme"  # q by the scheme of `second`, or |r| of this step alone
-    other_sigma: float | None = None  # of weights in no hidden matrix; none: estimated, if convex
-    other_rho: float = 100.0
+    mu: float = setting(0.95, ge=0, lt=1, help="momentum")
+    steps: int = setting(5, ge=3, le=10, help="number of Newton-Schulz iterations")
+    nesterov: bool = setting(False, help="orthogonalise g + mu b instead of b")
+    scale: bool = setting(True, help="multiply by sqrt(max(1, rows/columns)), as Muon does")
+    moment: Literal["scheme", "current"] = setting("scheme", help="Q: by the scheme of `second`, or |r| of this step")
+    other_sigma: float | None = setting(None, gt=0, help="sigma of the other weights; none: estimated if convex")
+    other_rho: float = setting(100.0, ge=0, help="rho of the other weights")
 
-    def __post_init__(self) -> None:
-        for holds, name, rule in (
-            (0 <= self.mu < 1, "mu", "0 or more and less than 1"),
-            (3 <= self.steps <= 10, "steps", "3 to 10"),
-            (self.other_sigma is None or self.other_sigma > 0, "other_sigma", "greater than 0"),
-            (self.other_rho >= 0, "other_rho", "0 or more"),
-        ):
-            if not holds:
-                raise ConfigError(f"schulz: {name} = {getattr(self, name)!r}, but it must be {rule}")
+    name = "schulz"
 
     def direction(self, memory: dict[str, Array], g: Array, shapes: Sequence[Shape]) -> Array:
-        """What takes the place of the gradient, shape (d,)."""
+        """Update the momentum in the worker's memory with g (d,); the vector used in place of g, shape (d,)."""
         memory["momentum"] = b = self.mu * memory.get("momentum", np.zeros_like(g)) + g
-        seen = g + self.mu * b if self.nesterov else b
-        o = orthogonalised(seen, shapes, self.steps, self.scale)
+        o = orthogonalise(g + self.mu * b if self.nesterov else b, shapes, self.steps, self.scale)
         return np.where(hidden_weights(shapes), o, g)
 
 
-def solve_curved(part: Worker, r: Array, ratio: float, freed: Array, solver: Solver) -> Array:
-    """(I + ratio Q)^-1 r, shape (d,), Q the Hessian of f_i on these rows less diag(freed); NaN where it has no factor.
+def solve_hessian(part: Worker, r: Array, ratio: float, l2_driver: Array, solver: Solver) -> Array:
+    """Solve (I + ratio Q) y = r, where Q is the Hessian of f_i on some rows minus diag(l2_driver).
 
-    Cholesky of d x d for small d; for a linear model on fewer rows than weights, the Woodbury formula on rows x rows;
-    else conjugate gradients on Hessian-vector products.
+    Parameters
+    ----------
+    part : Worker
+        The worker on these rows, moved to the weights.
+    r : array, shape (d,)
+    ratio : float
+        rho / sigma.
+    l2_driver : array, shape (d,)
+        The part of l2 that the driver handles.
+    solver : str
+        `cholesky` factors the d x d matrix; `woodbury` a rows x rows matrix, for linear models of one output; `cg` uses
+        Hessian-vector products; `auto` chooses cholesky for d <= 1000, else woodbury where rows < d, else cg.
+
+    Returns
+    -------
+    array, shape (d,)
+        NaN where the matrix has no Cholesky factor.
     """
     model = part.model
-    thin = isinstance(model, LinearModel) and model.outputs == 1 and part.rows < len(r)
+    is_thin = isinstance(model, LinearModel) and model.outputs == 1 and part.rows < len(r)
     if solver == "auto":
-        solver = "cholesky" if len(r) <= DENSE else "woodbury" if thin else "cg"
+        solver = "cholesky" if len(r) <= DENSE else "woodbury" if is_thin else "cg"
     if solver == "cholesky":
         M = ratio * part.hessian()
-        M[np.diag_indices_from(M)] += 1.0 - ratio * freed
+        M[np.diag_indices_from(M)] += 1.0 - ratio * l2_driver
         solved = solve_positive(M, r)
         return solved.x if solved.status == "solved" else np.full_like(r, np.nan)
     if solver == "woodbury" and isinstance(model, LinearModel):
         return solve_diagonal_and_rows(
-            1.0 + ratio * (part.l2_vector - freed),
+            1.0 + ratio * (part.l2_vector - l2_driver),
             model.rows.X,
             ratio * model.row_weight * part.point.second_derivatives(),
             r,
         )
-    return cg(lambda v: v + ratio * (part.hvp(v) - freed * v), r, 100, 1e-8).x
+    return cg(lambda v: v + ratio * (part.hvp(v) - l2_driver * v), r, 100, 1e-8).x

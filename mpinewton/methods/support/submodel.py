@@ -1,4 +1,4 @@
-"""A linear model with some of its weights alone."""
+"""A linear model restricted to some of its weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ from mpinewton.losses.linear import LinearModel
 
 
 class SubModel:
-    """Products of a linear model for some of its weights, at the cost of these: the others count as 0.
+    """Products of a linear model with some of its weights kept and the others 0, at the cost of those kept.
 
-    Weights are a matrix (p, C); worked with are the features and the outputs of which any weight is kept.
+    The weights are a matrix (p, C). The products use the features and outputs that have any kept weight.
 
     Parameters
     ----------
     model : LinearModel
     kept : bool array, shape (d,)
+
+    Attributes
+    ----------
+    outputs : int array
+        Outputs with a kept weight.
+    runs : list of slice
+        Runs of neighbouring features with a kept weight.
+    within : bool array, shape (number of such features, number of such outputs)
+        Which weights are kept.
+    work : float
+        Cost of a product, relative to one with all weights.
     """
 
     def __init__(self, model: LinearModel, kept: NDArray[np.bool_]) -> None:
@@ -27,14 +38,14 @@ class SubModel:
         grid = kept.reshape(-1, model.outputs)
         features: NDArray[np.bool_] = np.asarray(grid.any(axis=1))
         self.outputs = np.flatnonzero(grid.any(axis=0))
-        # Neighbouring features are one product.
+        # Neighbouring features make one product.
         turns = np.flatnonzero(features[1:] != features[:-1]) + 1
         self.runs = [slice(a, b) for a, b in pairwise([0, *turns.tolist(), len(features)]) if features[a]]
         self.within = grid[features][:, self.outputs]
-        self.work = self.within.size / kept.size  # of a product with all weights
+        self.work = self.within.size / kept.size
 
     def logits(self, w: Array) -> Array:
-        """X w, shape (n,) or (n, C), for w of shape (d,) whose other weights are 0."""
+        """X w, shape (n,) or (n, C), for w (d,) whose other weights are 0."""
         rows, C = self.model.rows, self.model.outputs
         if C == 1:
             return sum((rows.times_some(w[run], run) for run in self.runs), np.zeros(rows.n))
@@ -44,7 +55,7 @@ class SubModel:
         return z
 
     def gradient(self, z: Array) -> Array:
-        """What the mean loss, without l2, has as gradient for the kept weights where the logits are z: shape (k,)."""
+        """Gradient of the mean loss, without l2, in the k kept weights at logits z (n,) or (n, C): shape (k,)."""
         if not self.runs:
             return np.zeros(0)
         weight, r = self.model.row_weight, self.model.loss.derivatives(z, self.model.t)

@@ -1,4 +1,4 @@
-"""What most methods ask of the workers."""
+"""Worker tasks that several methods use. A task runs on one worker; the docstring gives the floats of its reply."""
 
 from __future__ import annotations
 
@@ -14,103 +14,121 @@ from mpinewton.losses.linear import LinearModel
 from mpinewton.methods.support.method import State
 
 Sampling = Literal["fresh", "epochs"]
+# A gradient or step longer than this multiple of the first one counts as divergence. A round number, not tuned: far
+# above what a run with a usable learning rate needs, and far below overflow.
 RUNAWAY = 1e6
 
 
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
-    """Go to w: f_i and its gradient there, d + 1 floats."""
+    """Move to w; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.move_to(w)
     return worker.value(), worker.gradient()
 
 
-def minibatch(worker: Worker, batch: float | None, sampling: Sampling = "fresh") -> Worker:
-    """The worker on a minibatch of (seed, worker, iteration), placed nowhere: rows without replacement.
+def minibatch(worker: Worker, size: float | None, sampling: Sampling = "fresh") -> Worker:
+    """A copy of the worker on a minibatch of its rows, drawn without replacement; it must be moved to weights first.
 
-    `batch` is a number of rows from 1 on, a share of the worker's rows below 1, and None, or more than there are, all.
-    `fresh` draws from all rows every time; `epochs` goes through a permutation of them, and then draws another, so that
-    none is left out for long; the few rows that are left at its end are dropped.
+    Parameters
+    ----------
+    worker : Worker
+        The draw depends on (seed, worker, iteration).
+    size : float or None
+        From 1 on a number of rows; below 1 a share of the worker's rows; None, or more than the rows, for all rows.
+    sampling : str
+        `fresh` draws from all rows every time. `epochs` goes through a permutation of the rows and then draws another,
+        so that every row is used regularly; the rows that are left at the end of a permutation, too few for a
+        minibatch, are dropped.
     """
-    size = worker.rows if batch is None else int(batch) if batch >= 1 else max(1, round(batch * worker.rows))
-    if size >= worker.rows:
+    k = worker.rows if size is None else int(size) if size >= 1 else max(1, round(size * worker.rows))
+    if k >= worker.rows:
         return worker.subset()
     if sampling == "fresh":
-        return worker.subset(worker.rng().choice(worker.rows, size, replace=False))
+        return worker.subset(worker.rng().choice(worker.rows, k, replace=False))
     left: Any = worker.memory.get("left")
-    if left is None or len(left) < size:
+    if left is None or len(left) < k:
         left = worker.rng().permutation(worker.rows)
-    worker.memory["left"] = left[size:]
-    return worker.subset(left[:size])
+    worker.memory["left"] = left[k:]
+    return worker.subset(left[:k])
 
 
-def is_diverging(length: float, first: float) -> bool:
-    """Whether a gradient or a way of this length, after a first one, means that the step size is too large."""
-    return not length <= RUNAWAY * first if first == first else length != length
+def is_diverging(length: float, first: float | None) -> bool:
+    """Whether the length of a gradient or step is NaN, or over `RUNAWAY` times the first one (None if unknown)."""
+    return not length <= (np.inf if first is None or np.isnan(first) else RUNAWAY * first)
 
 
 def initial_state(fleet: Fleet, w: Array) -> State:
-    """The iterate at w, f and g known. 2 rounds."""
+    """The state at w (d,) with objective and gradient. 2 rounds."""
     f, g = fleet.mean(value_and_gradient, w)
     return State(w, f, g)
 
 
 def advance(worker: Worker, step: float) -> tuple[float, Array]:
-    """Go the step along the direction that was searched: f_i and its gradient there, d + 1 floats."""
+    """Take a step along the direction of the search; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.advance(step)
     return worker.value(), worker.gradient()
 
 
 def gradient_at(worker: Worker, w: Array) -> Array:
-    """Go to w: the gradient of f_i there, d floats."""
+    """Move to w; the gradient of f_i there, shape (d,): d floats."""
     worker.move_to(w)
     return worker.gradient()
 
 
 def current_gradient(worker: Worker) -> Array:
-    """The gradient of f_i where the worker stands, d floats."""
+    """The gradient of f_i at the worker's weights, shape (d,): d floats."""
     return worker.gradient()
 
 
 def value_at(worker: Worker, w: Array) -> float:
-    """Go to w: f_i there, 1 float."""
+    """Move to w; f_i there: 1 float."""
     worker.move_to(w)
     return worker.value()
 
 
 def move(worker: Worker, step: float) -> None:
-    """Go the step along the direction that was searched."""
+    """Take a step along the direction of the search; no reply."""
     worker.advance(step)
 
 
 def hessian_triangle(worker: Worker, w: Array) -> Array:
-    """Go to w: the upper triangle of the Hessian of f_i there, d (d + 1) / 2 floats."""
+    """Move to w; the upper triangle of the Hessian of f_i there: d (d + 1) / 2 floats."""
     worker.move_to(w)
     return pack_triangle(worker.hessian())
 
 
 def value_gradient_hessian(worker: Worker, w: Array) -> tuple[float, Array, Array]:
-    """Go to w: f_i, its gradient and the upper triangle of its Hessian there, 1 + d + d (d + 1) / 2 floats."""
+    """Move to w; f_i, its gradient and the upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
     worker.move_to(w)
     return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
 
 
 def linear_model(worker: Worker) -> LinearModel:
-    """The rows of the worker and the loss on them. TypeError where its model is not one of rows and logits."""
+    """The worker's rows and the loss on them, for methods that need "rows".
+
+    Raises
+    ------
+    TypeError
+        If the loss is not that of a linear model. Methods that declare the need "rows" refuse such a loss before.
+    """
     if not isinstance(worker.model, LinearModel):
-        raise TypeError(f"{type(worker.model).__name__} has no rows: only losses with a formula per row have")
+        raise TypeError(f"{type(worker.model).__name__} is not a linear model: the method must declare the need 'rows'")
     return worker.model
 
 
 def smoothness_constant(worker: Worker) -> float:
-    """L_i: the largest eigenvalue of sum_j weight_j gamma_j a_j a_j' over the rows, gamma a bound of loss''."""
+    """L_i, the largest eigenvalue of sum_j weight_j gamma_j a_j a_j' over the rows, gamma_j a bound of loss'': 1 float.
+
+    An upper bound up to rounding, by 50 steps of Lanczos.
+    """
     model = linear_model(worker)
     gamma = model.loss.hessian_bound(model.t)
     start = worker.rng().standard_normal(model.dim)
-    space = lanczos(lambda v: model.pull_back(gamma * model.logits(v)), start, 50, 0.0)
+    space = lanczos(lambda v: model.pull_back(gamma * model.logits(v)), start, 50)
     e, Y = np.linalg.eigh(space.T[:-1])
-    # Of a Krylov space comes a lower bound; an eigenvalue is no further from it than its residual is long.
+    # The largest Ritz value is a lower bound; an eigenvalue is at most the norm of its residual away.
     return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))
 
 
 def hvp(worker: Worker, v: Array) -> Array:
-    """The Hessian of f_i where the worker stands, times v: d floats."""
+    """The Hessian of f_i at the worker's weights times v, shape (d,): d floats."""
     return worker.hvp(v)
