@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from fleets import on_many, on_one, states
-from problems import ZOO, Problem
 from scipy.optimize import BFGS
 
 from mpinewton.errors import ConfigError
 from mpinewton.methods.newton import Newton
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.methods.support.tasks import smoothness_constant
+from mpinewton.testing.problems import ZOO, Problem
 
 L = 3.0
 IDENTITIES = ["identity", "random:r=6", "bernoulli:p=1,of=identity"]
@@ -39,7 +39,7 @@ def test_without_compression_they_are_gradient_descent(compressor):
     np.testing.assert_allclose(dcgd, descent(problem, 1 / L), atol=1e-13)
     diana = iterates(make_method("diana", settings), on_many(problem), problem.start)
     np.testing.assert_allclose(diana, descent(problem, 2 / (L + problem.l2)), atol=1e-12)
-    half = iterates(make_method("dcgd", settings | {"eta": 0.1}), on_many(problem), problem.start)
+    half = iterates(make_method("dcgd", {"compressor": compressor, "eta": 0.1}), on_many(problem), problem.start)
     np.testing.assert_allclose(half, descent(problem, 0.1), atol=1e-13)
 
 
@@ -153,10 +153,11 @@ def test_bfgs_of_steps_1_begins_as_newton_and_sees_no_split():
     [
         ("diana", {"compressor": "top"}, "top is biased"),
         ("dcgd", {"compressor": "rank"}, "rank is for symmetric matrices"),
-        ("dcgd", {"eta": 0.0}, "eta = 0.0"),
+        ("dcgd", {"eta": 0.0}, "learning_rate = 0.0"),
         ("adiana", {"smoothness": -1.0}, "smoothness = -1.0"),
+        ("bfgs", {"smoothness": 1.0}, "no effect with hessian_start = 'scaled'"),
         ("bfgs", {"search": None}, "exact or bound with search=none"),
-        ("bfgs", {"hessian_start": "zero"}, "one of scaled, exact, bound"),
+        ("bfgs", {"hessian_start": "zero"}, "choose from scaled, exact, bound"),
     ],
 )
 def test_bad_settings_are_refused(name, settings, says):
@@ -168,10 +169,10 @@ def test_problems_that_do_not_fit_are_refused():
     poisson, flat = on_many(ZOO["poisson-csr"]).problem, on_many(ZOO["logistic-csr"]).problem
     object.__setattr__(flat, "l2", 0.0)
     for name, settings, where, says in (
-        ("diana", {}, poisson, "second derivative of poisson is known; set smoothness"),
-        ("bfgs", {"hessian_start": "bound"}, poisson, "second derivative of poisson has no bound"),
+        ("diana", {}, poisson, "needs hessian_bound, which poisson does not provide; set smoothness"),
+        ("bfgs", {"hessian_start": "bound"}, poisson, "bound needs hessian_bound, which poisson does not provide"),
         ("adiana", {}, flat, "needs l2 > 0"),
-        ("dcgd", {"compressor": "random:r=7"}, flat, "r = 7, but a message has 6 numbers"),
+        ("dcgd", {"compressor": "random:r=7"}, flat, "r = 7, but x has 6 coordinates"),
     ):
         with pytest.raises(ConfigError, match=says):
             make_method(name, settings).validate(where)

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from fleets import iterates, on_many, on_one
-from problems import ZOO
 
 from mpinewton.methods.dino import Dino
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.support.linesearch import Backtracking
+from mpinewton.testing.problems import ZOO
 
 PROBLEMS = ["logistic-dense", "squared-csr", "softmax-csr", "poisson-dense"]
 EXACT = {"limit": 60, "tolerance": 1e-14}

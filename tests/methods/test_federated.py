@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fleets import on_many, on_one, states
-from problems import ZOO, Problem
 
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.methods.federated import FedAvg, FedNova, FedProx, Scaffold
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
+from mpinewton.testing.problems import ZOO, Problem
 
-LR = {"lr": 0.05}
+LR = {"learning_rate": 0.05}
 
 
 def iterates(method, fleet, w, count=6):
@@ -42,7 +42,7 @@ def test_fedprox_without_mu_is_fedavg(name):
 def test_fednova_with_as_many_steps_everywhere_is_fedavg(momentum):
     problem = ZOO["squared-dense"]
     avg, nova = (
-        iterates(m(**LR, momentum=momentum, batch=8), evenly(problem), problem.start) for m in (FedAvg, FedNova)
+        iterates(m(**LR, momentum=momentum, batch_size=8), evenly(problem), problem.start) for m in (FedAvg, FedNova)
     )
     np.testing.assert_allclose(nova, avg, rtol=0, atol=1e-12)
 
@@ -60,7 +60,7 @@ def test_one_full_step_is_gradient_descent(kind, name):
     problem, w = ZOO[name], [ZOO[name].start]
     for _ in range(6):
         w.append(w[-1] - 0.05 * problem.objective(w[-1])[1])
-    found = iterates(kind(**LR, momentum=0.0, batch=None), on_many(problem), problem.start)
+    found = iterates(kind(**LR, momentum=0.0, batch_size=None), on_many(problem), problem.start)
     np.testing.assert_allclose(found, w, rtol=0, atol=1e-12)
 
 
@@ -69,7 +69,7 @@ def test_fednova_is_its_formulae(momentum):
     """Unequal shards, two epochs of full steps: as many gradients, weighed by hand."""
     problem, lr = ZOO["squared-csr"], 0.05
     fleet, w = on_many(problem), problem.start
-    found = iterates(FedNova(lr=lr, momentum=momentum, epochs=2, batch=20), on_many(problem), w, 1)[1]
+    found = iterates(FedNova(learning_rate=lr, momentum=momentum, epochs=2, batch_size=20), on_many(problem), w, 1)[1]
     top = bottom = 0.0
     for worker in fleet.host.workers:
         worker.iteration = 1
@@ -89,7 +89,7 @@ def test_fednova_is_its_formulae(momentum):
 
 def test_scaffold_arrives_on_unequal_shards_and_fedavg_does_not():
     problem = ZOO["squared-csr"]
-    settings = {"lr": 0.1, "momentum": 0.0, "epochs": 4, "batch": None}
+    settings = {"learning_rate": 0.1, "momentum": 0.0, "epochs": 4, "batch_size": None}
     (w, _), far = problem.optimum, []
     for kind in (Scaffold, FedAvg):
         found = iterates(kind(**settings), on_many(problem), problem.start, 250)
@@ -106,7 +106,7 @@ def test_a_step_too_long_ends_the_run_with_advice(kind):
     ended = run(method, fleet, problem.start, [Iterations(500)])
     assert ended.kind == "trouble"
     assert ended.reason.startswith("diverged: the ")
-    assert "set lr = 2 instead of 8" in ended.reason
+    assert "set learning_rate = 2 instead of 8" in ended.reason
     assert ended.row.iteration < 20
 
 

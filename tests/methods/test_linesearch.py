@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fleets import on_many
-from problems import ZOO
 
 from mpinewton.errors import ConfigError
 from mpinewton.methods.gradient_descent import GradientDescent
 from mpinewton.methods.support.linesearch import Backtracking, descend
 from mpinewton.methods.support.method import State
 from mpinewton.methods.support.tasks import value_and_gradient
+from mpinewton.testing.problems import ZOO
 
 
 def placed(search, scale):
@@ -34,7 +34,7 @@ def test_takes_the_largest_step_that_passes(scale, first):
     rounds = fleet.ledger.rounds
     assert fleet.method.search(fleet, now, p) == a
     assert fleet.ledger.rounds - rounds == (2 if a in search.grid[:first] else 4)
-    step, loss = fleet.method.search.found(fleet, now, p)
+    step, loss = fleet.method.search.find_step(fleet, now, p)
     assert (step, loss) == (a, pytest.approx(problem.objective(now.w + a * p)[0], rel=1e-13))
 
 
@@ -57,7 +57,7 @@ def test_refuses_to_climb():
     search = Backtracking()
     _, fleet, now, p = placed(search, 1.0)
     after = descend(fleet, fleet.method.search, now, -p)
-    assert "does not descend" in after.trouble
+    assert "no descent direction" in after.trouble
     assert np.array_equal(after.w, now.w)
 
 
@@ -65,17 +65,17 @@ def test_rounding_slack_lets_the_last_step_pass():
     search = Backtracking()
     f = 0.3
     # A promised decrease of 1e-18 that shows as an increase of one ulp is a decrease for all we know.
-    assert search.passing(np.array([1.0]), np.array([np.nextafter(f, 1)]), f, -1e-18) == 1.0
-    assert search.passing(np.array([1.0]), np.array([f * (1 + 1e-13)]), f, -1e-18) == 0.0
+    assert search.select(np.array([1.0]), np.array([np.nextafter(f, 1)]), f, -1e-18) == 1.0
+    assert search.select(np.array([1.0]), np.array([f * (1 + 1e-13)]), f, -1e-18) == 0.0
 
 
 def test_a_nan_loss_is_no_step():
-    assert Backtracking().passing(np.array([1.0, 0.5]), np.array([np.nan, 0.1]), 1.0, -1.0) == 0.5
-    assert Backtracking(choose="least").passing(np.array([1.0, 0.5]), np.array([np.nan, 0.1]), 1.0, -1.0) == 0.5
+    assert Backtracking().select(np.array([1.0, 0.5]), np.array([np.nan, 0.1]), 1.0, -1.0) == 0.5
+    assert Backtracking(choose="least").select(np.array([1.0, 0.5]), np.array([np.nan, 0.1]), 1.0, -1.0) == 0.5
 
 
 @pytest.mark.parametrize("settings", [{"rho": 0.0}, {"rho": 1.0}, {"largest": 0.5}, {"first": 0}])
 def test_settings_out_of_range_are_refused(settings):
     (name,) = settings
-    with pytest.raises(ConfigError, match=f"search: {name} = .* but it must be"):
+    with pytest.raises(ConfigError, match=f"search: {name} = .*: expected a value"):
         Backtracking(**settings)

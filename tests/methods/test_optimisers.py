@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fleets import on_many, states
-from problems import ZOO
 
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
@@ -14,6 +13,7 @@ from mpinewton.linalg.orthogonal import newton_schulz
 from mpinewton.losses import make_loss
 from mpinewton.methods.optimisers import Adam, AdamW, Muon, Sgdm
 from mpinewton.methods.support.schedules import Decay
+from mpinewton.testing.problems import ZOO
 
 NAMES = ["squared-dense", "logistic-csr", "softmax-csr"]
 HALVED = Decay(kind="step", length=4)
@@ -30,7 +30,7 @@ def test_sgdm(name):
     for step in range(10):
         a = 0.8 * a + problem.objective(w[-1])[1]
         w.append(w[-1] - 0.05 * 0.5 ** (step // 4) * a)
-    method = Sgdm(lr=0.05, momentum=0.8, decay=HALVED)
+    method = Sgdm(learning_rate=0.05, momentum=0.8, decay=HALVED)
     np.testing.assert_allclose(iterates(method, on_many(problem), problem.start), w, rtol=0, atol=1e-12)
 
 
@@ -43,7 +43,7 @@ def test_adam_and_adamw(name, decay):
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
         p = (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.99**step)) + 1e-8)
         w.append(w[-1] - lr * decay * w[-1] - lr * p)
-    settings = {"lr": 0.02, "beta2": 0.99, "decay": HALVED}
+    settings = {"learning_rate": 0.02, "beta2": 0.99, "decay": HALVED}
     method = AdamW(weight_decay=decay, **settings) if decay else Adam(**settings)
     np.testing.assert_allclose(iterates(method, on_many(problem), problem.start), w, rtol=0, atol=1e-11)
 
@@ -70,5 +70,5 @@ def test_muon_moves_hidden_matrices_by_newton_schulz_and_the_rest_by_adam(nester
 
 
 def test_muon_refuses_a_model_without_hidden_matrices():
-    with pytest.raises(ConfigError, match="squared has none: use adam"):
+    with pytest.raises(ConfigError, match="squared has none; use adam"):
         Muon().validate(on_many(ZOO["squared-dense"]).problem)

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 from fleets import on_many
-from problems import ZOO
 
 from mpinewton.linalg.lbfgs import bfgs_inverse
-from mpinewton.methods.quantised_bfgs import QuantisedBfgs, scaled, without_noise
+from mpinewton.methods.quantised_bfgs import QuantisedBfgs, multiply_both_sides, remove_noise
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
+from mpinewton.testing.problems import ZOO
 
 PROBLEM = ZOO["logistic-csr"]
 
@@ -45,6 +45,7 @@ def test_the_inverse_is_updated_as_the_hessian():
     assert bfgs_inverse(H, s, -y) is H
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 3, 50])
 def test_the_coarse_hessian_is_right_in_the_mean(levels):
     fleet, method, total, draws = on_many(PROBLEM), QuantisedBfgs(), 0.0, 4000
@@ -54,8 +55,8 @@ def test_the_coarse_hessian_is_right_in_the_mean(levels):
     H, d = worker.point.hessian(), fleet.dim
     size = np.sqrt(np.diagonal(H))
     for worker.iteration in range(draws):
-        exponents, data = method.coarse_hessian(worker, PROBLEM.start, float(levels))
-        total = total + method.decoded_hessian(exponents, data, levels)
+        exponents, data = method.encode_hessian(worker, PROBLEM.start, float(levels))
+        total = total + method.decode_hessian(exponents, data, levels)
     # One entry errs by at most 2 |H_jj H_kk|^1/2 2^2 / levels, half of that in the root mean square.
     error = np.abs(total / draws - H) / np.outer(size, size)
     assert error.max() < 5 * 4 / (2 * levels * np.sqrt(draws))
@@ -88,17 +89,17 @@ def test_noise_does_not_pass_for_small_curvature():
     Q = np.linalg.qr(rng.standard_normal((6, 6)))[0]
     H = (Q * [5, 3, 1, 1e-3, 1e-3, -0.2]) @ Q.T
     size = np.sqrt(np.diagonal(H))
-    e = np.linalg.eigvalsh(without_noise(H) / np.outer(size, size))
+    e = np.linalg.eigvalsh(remove_noise(H) / np.outer(size, size))
     noise = -np.linalg.eigvalsh(H / np.outer(size, size))[0]
     assert e[0] == pytest.approx(noise, rel=1e-9)
     good = (Q * [5, 3, 1, 1, 1, 0.2]) @ Q.T
-    np.testing.assert_allclose(without_noise(good), good, atol=1e-12)
+    np.testing.assert_allclose(remove_noise(good), good, atol=1e-12)
 
 
 def test_powers_of_two_are_undone_exactly():
     H = np.random.default_rng(4).standard_normal((4, 4))
     e = np.array([3, -7, 0, 60], dtype=np.int8)
-    assert np.array_equal(scaled(scaled(H, e), -e), H)
+    assert np.array_equal(multiply_both_sides(multiply_both_sides(H, e), -e), H)
 
 
 @pytest.mark.parametrize("far", [1.0, 10.0, 100.0])

@@ -18,7 +18,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
 from mpinewton.fleet.transport.session import LocalSession
 from mpinewton.losses import make_loss
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
@@ -36,6 +36,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_it_learns(method):
     (X, y), classes = load_digits(return_X_y=True), tuple(map(float, range(10)))
@@ -90,12 +91,14 @@ def bits(processes: int, method: str, digits: Path, out: Path, iterations: int) 
     return result["history_sha256"], result["w_sha256"]
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_one_process_and_three_and_after_a_stop(digits, tmp_path):
     one = bits(1, "nsisa", digits, tmp_path / "one", 6)
     assert bits(3, "nsisa", digits, tmp_path / "halves", 4) != one
     assert bits(1, "nsisa", digits, tmp_path / "halves", 6) == one
 
 
+@pytest.mark.slow
 def test_second_order_to_the_same_bits_and_a_model_that_predicts(digits, tmp_path, capsys):
     one = bits(1, "dino", digits, tmp_path / "one", 2)
     assert bits(2, "dino", digits, tmp_path / "two", 2) == one
@@ -113,7 +116,7 @@ def test_second_order_to_the_same_bits_and_a_model_that_predicts(digits, tmp_pat
 @pytest.mark.parametrize(
     ("loss", "sentence"),
     [
-        ("torch", "which module"),
+        ("torch", "no module is given"),
         ("torch:module=modules:normalised", "use GroupNorm"),
         ("torch:module=mpinewton.losses.torch.networks:small_cnn,input=1x28x28", "does not take rows of 64 features"),
     ],

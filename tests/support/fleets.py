@@ -5,32 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from problems import Problem
-from scipy import sparse
 
 from mpinewton.arrays import Array
-from mpinewton.data.shard import Shard
-from mpinewton.fleet.local import LocalFleet, local_fleet
+from mpinewton.fleet.local import LocalFleet
 from mpinewton.methods import Method
+from mpinewton.testing.problems import on_many, on_one, together
 
-
-def on_many(problem: Problem) -> LocalFleet:
-    """The problem as it lies in the zoo, on five workers, one of them without rows."""
-    return local_fleet(problem.shards, problem.loss, problem.classes, problem.l2)
-
-
-def on_one(problem: Problem) -> LocalFleet:
-    """The same rows on one worker."""
-    return local_fleet([together(problem.shards)], problem.loss, problem.classes, problem.l2)
-
-
-def together(shards: list[Shard]) -> Shard:
-    """All rows as one shard."""
-    stack = sparse.vstack if sparse.issparse(shards[0].X) else np.vstack
-    X = stack([shard.X for shard in shards])
-    weight = None if shards[0].sample_weight is None else np.concatenate([shard.sample_weight for shard in shards])
-    X = sparse.csr_array(X) if sparse.issparse(X) else X
-    return Shard(X, np.concatenate([shard.y for shard in shards]), weight)
+__all__ = ["iterates", "on_many", "on_one", "states", "together"]
 
 
 def states(method: Method, fleet: LocalFleet, w: Array, count: int) -> list[Any]:

@@ -14,7 +14,7 @@ from mpinewton.data.loading import load_rows
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import LocalFleet, local_fleet
 from mpinewton.losses import make_loss
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.history import Row
 from mpinewton.runs.loop import Evaluation, Outcome, run
 

@@ -15,7 +15,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import LocalFleet, local_fleet
 from mpinewton.losses import make_loss
 from mpinewton.methods import Method
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from problems import ZOO, Problem
+import pytest
 
-from mpinewton.errors import ConfigError
 from mpinewton.methods import Method
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
+from mpinewton.testing.method_checks import Expected
+from mpinewton.testing.methods import checks
 
 
 class Variant(NamedTuple):
-    """A method with settings, and how far it gets on the problems of the zoo.
+    """A method with settings, and what may be expected of it; see `mpinewton.testing.method_checks.Expected`.
 
-    limit : iterations it may take.
-    not_on : losses on which it need not arrive; a comment at the entry says why.
-    gap : where a method is not made to arrive exactly, the part of P(start) - P* that it may leave; else |g| <= 1e-8.
-    monotone : whether no iterate of it lies above the one before, convex or not.
+    At an entry with `not_on` or `gap` a comment says why.
     """
 
     method: str
@@ -26,21 +24,21 @@ class Variant(NamedTuple):
     not_on: tuple[str, ...] = ()
     gap: float = 0.0
     monotone: bool = False
+    warm_up: int = 0
 
     def made(self) -> Method:
         return make_method(self.method, self.settings)
 
-    def fits(self, problem: Problem) -> bool:
-        """Whether the method takes such a loss at all."""
-        try:
-            self.made().validate_loss(problem.loss)
-        except ConfigError:
-            return False
-        return True
+    @property
+    def expected(self) -> Expected:
+        return Expected(self.limit, self.gap, self.not_on, self.monotone, self.warm_up)
 
 
 VARIANTS = {
     "newton": Variant("newton", {}, 30),
+    "newton-cg": Variant("newton-cg", {}, 200, monotone=True),
+    "newton-cg-none": Variant("newton-cg", {"preconditioner": "none"}, 200, monotone=True),
+    "newton-cg-residual": Variant("newton-cg", {"forcing": "residual"}, 60, monotone=True),
     # Steps of 1 without a search go to and fro where the curvature is 0 beyond a threshold.
     "newton-naive": Variant("newton", {"search": None}, 30, not_on=("huber",)),
     "giant": Variant("giant", {}, 5000),
@@ -71,10 +69,11 @@ VARIANTS = {
     "adaptive-local-newton-multi": Variant("adaptive-local-newton", {"check": "multi"}, 5000),
     "sgd": Variant("sgd", {"step_size": 0.1}, 300, gap=0.1),
     "local-sgd": Variant("local-sgd", {"step_size": 1.0}, 40, not_on=("poisson",), gap=0.2),
-    "auto": Variant("auto", {}, 200, monotone=True),
+    "auto": Variant("auto", {}, 200, monotone=True, warm_up=3),
     "gradient-descent": Variant("gradient-descent", {}, 2000, monotone=True),
     "newton-coefficients": Variant("newton-coefficients", {}, 30, not_on=("huber",)),
-    "newton-coefficients-dense": Variant("newton-coefficients", {"option": 2, "rows": "dense"}, 30, not_on=("huber",)),
+    "newton-coefficients-known": Variant("newton-coefficients", {"option": 2}, 30, not_on=("huber",)),
+    "newton-coefficients-dense": Variant("newton-coefficients", {"rows": "dense"}, 30, not_on=("huber",)),
     # Rows whose curvature is 0 at the optimum and not on the way there make beta infinite.
     "max-newton": Variant("max-newton", {}, 500, not_on=("huber",)),
     "newton-star": Variant("newton-star", {}, 200),
@@ -144,16 +143,15 @@ VARIANTS = {
         not_on=("huber", "poisson"),
     ),
     "ranl-resources": Variant("ranl", {"policy": "resources", "budget": "18,9"}, 500, not_on=("huber", "poisson")),
-    "ranl-short-steps": Variant("ranl", {"step": 0.5}, 500, not_on=("huber", "poisson")),
+    "ranl-short-steps": Variant("ranl", {"step_size": 0.5}, 500, not_on=("huber", "poisson")),
 }
 
 
-def pairs(convex: bool, **wanted: Any) -> list[tuple[str, str]]:
-    """Names of variants and problems that go together, of variants with the wanted attributes."""
-    return [
-        (variant, name)
-        for variant, v in VARIANTS.items()
-        for name, problem in ZOO.items()
-        if problem.loss.convex is convex and problem.loss.name not in v.not_on and v.fits(problem)
-        if all(getattr(v, attribute) == value for attribute, value in wanted.items())
-    ]
+def marks(variant: str) -> list[pytest.MarkDecorator]:
+    """The marker slow for all but one variant of each method, which has its name."""
+    return [] if variant == VARIANTS[variant].method else [pytest.mark.slow]
+
+
+# What `check_method` tests, check by check. All variants on rows in CSR with weights on five workers, one of each
+# method on dense rows on one worker too: storage, weights and workers are crossed in the tests of rows and fleets.
+CHECKS = {variant: list(checks(v.made(), v.expected, dense=variant == v.method)) for variant, v in VARIANTS.items()}
