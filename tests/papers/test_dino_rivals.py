@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 import pytest
 from reference import ALL_AT_ONCE, blocks, digits, loss_at, recorded, rounds_to, shuffled, squares
+from rounding import assert_as_seen
 from sklearn.datasets import load_digits
 
 from mpinewton.runs.stopping import GapBelow, Iterations, Rounds
@@ -37,8 +38,10 @@ def test_rounds_to_every_gap(cell):
     assert [row.loss for row in rows[1:4]] == pytest.approx(losses, rel=1e-4)
     for gap, wanted in zip(GAPS, rounds):
         found = rounds_to(rows, gap)
-        # An iteration of DINGO has 4 rounds; DiSCO's k may be one step off where the residual is at the tolerance.
-        assert abs(found - wanted) <= 2, (gap, found, wanted)
+        # An iteration of DINGO has 4 rounds. DiSCO's k is one step off, in any iteration, where rounding decides if
+        # the residual is at the tolerance.
+        slack = 2 * next(row.iteration for row in rows if row.gap <= gap) if name == "disco" else 0
+        assert abs(found - wanted) <= slack, (gap, found, wanted)
 
 
 def test_dingo_batched_sends_51_gradients_an_iteration():
@@ -171,11 +174,11 @@ class TestNonlinearLeastSquares:
         assert [row.note for row in rows[1:5]] == ["case 1", "case 1", "case 3", "case 3"]
         assert [row.step for row in rows[1:4]] == [1.0, 2.0**-24, 2.0**-17]
 
-    # Past the first iterations rounding decides the third digit of a Krylov solution in a singular system.
+    # GIANT truncates at curvature that is zero but for rounding: the processor decides.
     @pytest.mark.parametrize(
         ("name", "settings", "losses", "tolerance"),
         [
-            ("giant", {"negative": "truncate"}, (3.413, 3.344, 3.337), 0.005),
+            ("giant", {"negative": "truncate"}, (3.413, 3.344, 3.337), None),
             ("giant", {"negative": "abs", "floor": 1e-2}, (3.431, 3.373), 1e-3),
             ("giant", {"negative": "abs"}, (3.357, 3.344), 1e-3),
             ("lbfgs", {}, (3.402, 3.357, 3.345), 1e-3),
@@ -188,4 +191,7 @@ class TestNonlinearLeastSquares:
     def test_losses_at_60_rounds_and_later(self, name, settings, losses, tolerance):
         marks = (60, 120, 180)[: len(losses)]
         _, rows, _ = recorded(name, settings, squares(), [Rounds(marks[-1])])
-        assert [loss_at(rows, rounds) for rounds in marks] == pytest.approx(losses, rel=tolerance)
+        if tolerance is None:
+            assert_as_seen(rows, losses={f"{rounds} rounds": loss for rounds, loss in zip(marks, losses)})
+        else:
+            assert [loss_at(rows, rounds) for rounds in marks] == pytest.approx(losses, rel=tolerance)

@@ -24,6 +24,7 @@ from reference import (
     shuffled,
     squares,
 )
+from rounding import assert_as_seen
 from sklearn.datasets import load_digits
 
 from mpinewton.data.loading import load_rows
@@ -43,20 +44,23 @@ def assert_rounds(rows, wanted):
         assert abs(found - iterations) <= max(1, 0.15 * iterations), (gap, found, iterations)
 
 
-# settings, rounds, losses after 1, 2, 3 iterations, their tolerance: LSMR's own rounding moves the fourth digit
+# settings, rounds, losses after 1, 2, 3 iterations
 CONSTANTS = {
-    "lsmr-250": ({"limit": 250}, (14, 26, 32, 38, 50, 68), (0.324120, 0.278846, 0.214562), 2e-3),
-    "phi-3": (LANCZOS | {"phi": 1e-3}, (14, 20, 38, 56, 110, 164), (0.309130, 0.232647, 0.210067), 1e-4),
-    "theta-10": (LANCZOS | {"theta": 10.0}, (14, 26, 38, 44, 62, 74), (0.332448, 0.297485, 0.255939), 1e-4),
+    "lsmr-250": ({"limit": 250}, (14, 26, 32, 38, 50, 68), (0.324120, 0.278846, 0.214562)),
+    "phi-3": (LANCZOS | {"phi": 1e-3}, (14, 20, 38, 56, 110, 164), (0.309130, 0.232647, 0.210067)),
+    "theta-10": (LANCZOS | {"theta": 10.0}, (14, 26, 38, 44, 62, 74), (0.332448, 0.297485, 0.255939)),
 }
 
 
 @pytest.mark.parametrize("cell", CONSTANTS)
 def test_other_constants_on_softmax(cell):
-    settings, rounds, losses, tolerance = CONSTANTS[cell]
+    settings, rounds, losses = CONSTANTS[cell]
     _, rows, fleet = recorded("dino", settings | ALL_AT_ONCE, digits(5), [GapBelow(1e-8), Iterations(40)])
+    if cell == "lsmr-250":
+        assert_as_seen(rows, dict(zip(GAPS, rounds)), dict(zip("123", losses)), each=6)
+        return
     assert_rounds(rows, rounds)
-    assert [row.loss for row in rows[1:4]] == pytest.approx(losses, rel=tolerance)
+    assert [row.loss for row in rows[1:4]] == pytest.approx(losses, rel=1e-4)
     if cell == "phi-3":
         assert int(fleet.ledger.floats_down.max() + fleet.ledger.floats_up.max()) == 71859
 
@@ -73,8 +77,8 @@ def test_dino_where_shards_are_unequal_or_hold_two_labels():
     X, y, order = X / 16, y.astype(float), shuffled(1797)
     unequal = digits(5)._replace(shards=blocks(X[order], y[order], [60, 120, 240, 480, 897]))
     _, rows, _ = recorded("dino", {}, unequal, [GapBelow(1e-8), Rounds(240)])
-    assert_rounds(rows, (14, 26, 32, 44, 80, 158))
-    assert [row.loss for row in rows[1:4]] == pytest.approx((0.322444, 0.240790, 0.212830), rel=1e-3)
+    losses = dict(zip("123", (0.322444, 0.240790, 0.212830)))
+    assert_as_seen(rows, dict(zip(GAPS, (14, 26, 32, 44, 80, 158))), losses, each=6)
     order = order[np.argsort(y[order], kind="stable")]
     labels = digits(5)._replace(shards=blocks(X[order], y[order], [360, 360, 359, 359, 359]))
     _, rows, _ = recorded("dino", LANCZOS, labels, [GapBelow(1e-4), Rounds(300)])
@@ -154,20 +158,25 @@ def images(rows: int, workers: int) -> Split:
 class TestImages:
     """MNIST's test images: 2000 on 5 workers, softmax; 5000 on 50, least squares."""
 
+    # Dozens of Krylov steps in 7840 unknowns: rounding decides which step passes the search, and which of CG is last.
     @pytest.mark.parametrize(
-        ("name", "settings", "rounds"),
+        ("name", "settings", "rounds", "each"),
         [
-            ("dino", LANCZOS, (32, 68)),
-            ("dino", LARGEST, (26, 50)),  # iterations 3 and 6, at 8 rounds
-            ("giant", {}, (50, 80)),
-            ("lbfgs", {}, (58, 126)),
-            ("disco", {}, (102, 156)),
+            ("dino", LANCZOS, (32, 68), 6),
+            ("dino", LARGEST, (26, 50), 8),
+            ("giant", {}, (50, 80), 6),
+            ("lbfgs", {}, (58, 126), 4),
+            ("disco", {}, (102, 156), 2),
         ],
         ids=["dino", "dino-adaptive", "giant", "lbfgs", "disco"],
     )
-    def test_softmax(self, name, settings, rounds):
-        _, rows, _ = recorded(name, settings, images(2000, 5), [GapBelow(1e-2), Rounds(160)])
-        assert [rounds_to(rows, gap) for gap in (1e-1, 1e-2)] == list(rounds)
+    def test_softmax(self, name, settings, rounds, each):
+        _, rows, _ = recorded(name, settings, images(2000, 5), [GapBelow(1e-2), Rounds(300)])
+        if each in (2, 6):  # DiSCO, GIANT and DINO
+            assert_as_seen(rows, dict(zip(GAPS, rounds)), each=each)
+        else:
+            for gap, wanted in zip(GAPS, rounds):
+                assert abs(rounds_to(rows, gap) - wanted) <= each, (gap, wanted)
 
     def test_least_squares(self):
         _, rows, _ = recorded("lbfgs", {}, images(5000, 50), [Rounds(122)])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from splits import SHARED, SPLITS, optimum, placed
 
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, Iterations
 

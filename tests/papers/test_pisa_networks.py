@@ -19,8 +19,8 @@ from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import Loss, make_loss
 from mpinewton.losses.loss import PointRay, Shape
-from mpinewton.methods.registry import make_method
-from mpinewton.runs.loop import look
+from mpinewton.methods.settings import make_method
+from mpinewton.runs.loop import evaluate
 
 CLASSES = tuple(float(label) for label in range(10))
 
@@ -47,9 +47,9 @@ def trained(
         now = made.step(fleet, now)
         assert not now.trouble, now.trouble
         if fleet.iteration in (90, 100, 110):
-            early.append(fleet.mean(look, now.w)[0])
+            early.append(fleet.mean(evaluate, now.w)[0])
     right = fleet.problem.loss.on_shard(test, CLASSES).predict(now.w) == test.y
-    return fleet.mean(look, now.w)[0], 100 * right.mean(), float(np.mean(early)) if early else np.nan
+    return fleet.mean(evaluate, now.w)[0], 100 * right.mean(), float(np.mean(early)) if early else np.nan
 
 
 def test_rows():

@@ -15,7 +15,7 @@ from launch import launch, launch_serial
 from splits import SHARED, optimum, placed
 
 from mpinewton.methods import ranl
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.folder import read_history
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, Iterations
