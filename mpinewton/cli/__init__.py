@@ -1,10 +1,12 @@
-"""The command line. One file a command; it is read on the driver only, and a command's file only when it is called."""
+"""The command line: one file for each command, imported when the command is called, on the driver only."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,24 +18,24 @@ if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
 COMMANDS = {
-    "pack": "Cut data into one checked HDF5 file per worker.",
+    "pack": "Write data as one HDF5 file (shard) per worker.",
     "check": "Verify digests and shapes of shards.",
-    "info": "Say what is inside a folder of shards, a model or a checkpoint.",
-    "run": "Train; the same command goes on where it was stopped.",
-    "compare": "Run a grid of methods, data and settings, and draw it.",
-    "plot": "Draw gap against rounds, bits and seconds.",
-    "report": "Write one HTML page about runs.",
-    "predict": "Use a model on data.",
-    "evaluate": "Say how well a model does on data.",
-    "methods": "List the methods: cost, needs, settings.",
-    "losses": "List the losses.",
-    "slurm": "Print a SLURM job script to read and edit.",
-    "doctor": "Say what MPI, Python and this machine are like, for a bug report.",
+    "info": "Show the content of shards, a model or a checkpoint.",
+    "run": "Train a model; the same command resumes a run.",
+    "compare": "Run a grid of methods, data and settings, and report on it.",
+    "plot": "Plot the gap against rounds, bits and seconds.",
+    "report": "Write an HTML page about runs.",
+    "predict": "Predict labels of data with a model.",
+    "evaluate": "Evaluate a model on data.",
+    "methods": "List the methods, with cost, requirements and settings.",
+    "losses": "List the losses, with settings and formulae.",
+    "slurm": "Print a SLURM job script.",
+    "doctor": "Describe MPI, Python and this machine, for a bug report.",
 }
 
 
 class LazyGroup(click.Group):
-    """Commands whose files are imported when they are called, so that --help and mistakes answer at once."""
+    """Commands that are imported when they are called, so that --help and usage errors are fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -46,7 +48,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS:
-            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+            ctx.fail(f"unknown command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -57,14 +59,14 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mpinewton")
 def main() -> None:
-    """Second-order distributed optimisation over MPI: a driver, workers, and a ledger of every bit that crosses.
+    """Second-order distributed optimisation over MPI: a driver, workers, and a ledger of every bit that is sent.
 
-    Alone a command uses one process; `mpiexec -n N mpinewton run ...`, or `mpinewton run --nproc W ...`, uses many.
+    A command runs in one process, or in several with `mpiexec -n N mpinewton run ...` or `mpinewton run --nproc W ...`.
     """
 
 
 def run_command_line(session: Session, arguments: list[str] | None = None) -> int:
-    """Carry out one command; its exit code. Errors made on purpose are printed, others raised."""
+    """Run one command. Returns its exit code; prints errors of the user and raises all others."""
     show_log()
     try:
         result = main.main(args=arguments, prog_name="mpinewton", obj=session, standalone_mode=False)
@@ -80,8 +82,22 @@ def run_command_line(session: Session, arguments: list[str] | None = None) -> in
     return result if isinstance(result, int) else 0
 
 
+def asks_for_portable_bits(arguments: list[str]) -> bool:
+    """Whether a command line asks for portable bits, itself or by its file; numpy is not imported."""
+    if not arguments or arguments[0] not in ("run", "compare"):
+        return False
+    command = main.get_command(click.Context(main), arguments[0])
+    assert command is not None
+    said = command.make_context(arguments[0], arguments[1:], resilient_parsing=True).params
+    file = said.get("config") or said.get("experiment")
+    if said["bits"] is None and file is not None:
+        with contextlib.suppress(OSError, ValueError):  # the command says what is wrong with its file
+            return bool(tomllib.loads(file.read_text()).get("bits") == "portable")
+    return bool(said["bits"] == "portable")
+
+
 def show_log() -> None:
-    """Send what runs log to standard output."""
+    """Send the log to standard output."""
     log = logging.getLogger("mpinewton")
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -1,4 +1,4 @@
-"""mpinewton check: are the shards what was packed?"""
+"""`mpinewton check`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from mpinewton.errors import DataError
 @click.argument("path", type=click.Path(path_type=Path))
 @click.pass_context
 def command(ctx: click.Context, path: Path) -> None:
-    """Verify every digest, shape and number of a packed folder or of one shard; exit code 2 on any fault.
+    """Verify digests, shapes and values of a folder of shards or of one shard.
 
-    One line a shard: ok, or what is wrong. Data from strangers belong in a sandbox until they have been checked.
+    Prints one line per shard: ok, or the fault. Exit code 2 if there is a fault. Check data from untrusted sources in a
+    sandbox.
     """
     from mpinewton.data.manifest import read_manifest
     from mpinewton.data.pack import one_by_one
@@ -32,11 +33,13 @@ def command(ctx: click.Context, path: Path) -> None:
     for name, result in zip(names, results):
         click.echo(f"{name}: {result['fault'] or 'ok, {} rows'.format(result['rows'])}")
     if faulty := sum(result["fault"] is not None for result in results):
-        raise DataError(f"{path}: {faulty} of {len(results)} shards are faulty; copy them again or pack the data again")
+        raise DataError(
+            f"{path}: {faulty} of {len(results)} shards have faults; copy them again or pack the data again"
+        )
 
 
 def check_shard(item: dict[str, Any]) -> dict[str, Any]:
-    """Rows of one shard, or the fault found in it."""
+    """Number of rows of one shard, or its fault. JSON-able."""
     from mpinewton.data.manifest import read_manifest
     from mpinewton.data.shard_io import read_file, read_shard
 

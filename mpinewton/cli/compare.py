@@ -1,4 +1,4 @@
-"""mpinewton compare: a grid of runs and its figures."""
+"""`mpinewton compare`."""
 
 from __future__ import annotations
 
@@ -7,75 +7,80 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpinewton.cli.run import bits_option, launch
+
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
 
 HELP = """
-Run every method of EXPERIMENT.toml on every objective and data set, and draw them.
+Run every method of EXPERIMENT.toml on every objective and data set, and write figures and tables.
 
-Each run is an ordinary run folder, DIR/<data>/<objective>/<label>. Finished ones are not run again, unfinished ones
-go on; a failing one does not stop the others. Then DIR has a figure for each problem, tables.md and report.html.
+Each run has a run folder, DIR/<data>/<objective>/<label>. Finished runs are not repeated, unfinished runs are resumed.
+If a run fails, the others continue. At the end DIR contains a figure for each problem, tables.md and report.html.
 
 \b
   title = "Digits"
-  seeds = [0, 1]                     # [0] if left out
-  quantity = "test_accuracy"         # of the figures; test_loss, gap, loss, grad_norm; found by itself if left out
-  measure_every = 10                 # what no method needs, the loss of minibatch methods above all; 1 if left out
-  axes = ["rounds", "bits"]          # and "seconds", if left out
+  seeds = [0, 1]                     # default: [0]
+  quantity = "test_accuracy"         # of the figures; or test_loss, gap, loss, grad_norm; default: depends on the runs
+  measure_every = 10                 # iterations between measurements that the method itself does not need; default: 1
+  axes = ["rounds", "bits"]          # default: these and "seconds"
+  bits = "portable"                  # the same bits on every x86-64 processor with AVX2; default: "fast"
 \b
   [[data]]                           # packed once, into DIR/data/digits
   name = "digits"
-  source = "sklearn:digits"          # as for `pack`; or folder = "shards", packed before
-  workers = 4                        # and partition, sample, seed, scale, dtype, storage, rows, features, format, ...
-  test = "digits-test.csv"           # records accuracy and loss there
+  source = "sklearn:digits"          # as for `pack`; or folder = "shards" for packed data
+  workers = 4                        # also partition, sample, seed, scale, dtype, storage, rows, features, format, ...
+  test = "digits-test.csv"           # test data: accuracy and loss on them are recorded
 \b
   [[objective]]
   loss = "softmax"
-  name = "softmax"                   # in headings and file names; the loss if left out
-  l2 = [1e-3, 1e-5]                  # one number or several; 1/rows if left out
+  name = "softmax"                   # in headings and file names; default: the loss
+  l2 = [1e-3, 1e-5]                  # a number or a list; default: 1/rows
   intercept = true
   start = "zero"
-  data = ["digits"]                  # all if left out
+  data = ["digits"]                  # default: all
 \b
   [[method]]
   method = "dino"
   label = "DINO"
-  settings = { solver = ["lsmr", "lanczos"], theta = 1e-4 }     # a list: one run for every value
+  settings = { solver = ["lsmr", "lanczos"], theta = 1e-4 }     # a list: one run for each value
 \b
-  [[claim]]                          # put to the runs: holds, does not hold
+  [[claim]]                          # is tested on the runs
   says = "DINO needs half the rounds of L-BFGS"
   better = "DINO"                    # labels; or reaches = ..., monotone = ..., fails = ...
   than = "lbfgs"
   by = 2
-  opposite = false                   # true: the claim is that it is not so
+  opposite = false                   # true: claim the opposite
   measure = "rounds"                 # or iterations, bits_up, floats_up, seconds, ...
   gap = 1e-6                         # the target; or loss, grad_norm, test_accuracy, test_loss
-  on = ["digits/*"]                  # problems it is about; a [[method]] may have this, too
+  on = ["digits/*"]                  # problems; also for [[method]]; default: all
 \b
-  [stop]                             # the stops of `run`, for every run
+  [stop]                             # stopping rules of `run`
   gap = 1e-8
   reference = "auto"
   max_rounds = 500
 
-Paths are relative to the file, and $NAME in them is an environment variable.
+Paths are relative to the file; $NAME in a path is an environment variable.
 
-Exit codes: 0 every run finished or used up its budget; 1 some failed; 2 bad settings or data, no run was started;
-3 stopped by a signal: run the same command again.
+Exit codes: 0 all runs finished; 1 some failed; 2 invalid settings or data, no run was started; 3 stopped by a signal:
+run the same command again.
 """  # fmt: skip
 
 
 @click.command("compare", help=HELP)
 @click.argument("experiment", type=click.Path(path_type=Path), metavar="EXPERIMENT.toml")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where all goes.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
+@click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
+@click.option("--only", default="", metavar="PATTERN", help="Run only what matches, such as 'a9a/*/DINO*'.")
 @click.option(
-    "--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers, once."
+    "--page",
+    type=click.Path(path_type=Path),
+    metavar="FILE.md",
+    help="Also write figures, tables and claims as this page.",
 )
-@click.option("--only", default="", metavar="PATTERN", help="Only the runs whose name fits, as 'a9a/*/DINO*'.")
-@click.option(
-    "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Write figures, tables and claims up there, too."
-)
-@click.option("--fresh", is_flag=True, help="Move older runs aside and begin anew.")
+@bits_option
+@click.option("--fresh", is_flag=True, help="Move older runs aside and start again.")
 @click.pass_obj
 def command(
     session: Session,
@@ -85,16 +90,15 @@ def command(
     nproc: int | None,
     only: str,
     page: Path | None,
+    bits: str | None,
     fresh: bool,
 ) -> int:
     from mpinewton.experiments.grid import cells, read_experiment
 
-    read = read_experiment(experiment)
+    read = read_experiment(experiment, bits)
     cells(read, output, only)
     if nproc is not None:
-        from mpinewton.cli.run import launched
-
-        return launched(session, nproc)
+        return launch(session, nproc)
     from mpinewton.experiments.compare import compare
 
     return compare(session, read, output, only, fresh, page)

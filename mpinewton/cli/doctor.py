@@ -1,4 +1,4 @@
-"""mpinewton doctor: what Python, MPI, threads, files and messages are like here, and what is wrong with them."""
+"""`mpinewton doctor`: a description of Python, MPI, threads, files and messages, with warnings."""
 
 from __future__ import annotations
 
@@ -31,25 +31,23 @@ NAMES = {8: "8 B", 1024: "1 kB", 1 << 20: "1 MB"}
 
 @click.command("doctor")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path())
-@click.option(
-    "--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers."
-)
+@click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
 @click.pass_obj
 def command(session: Session, /, folder: Path, nproc: int | None) -> int:
-    """Say what Python, MPI, threads and messages are like here, and what the disk under DIR is like.
+    """Describe Python, MPI, threads, messages, and the disk of DIR (default: the current folder).
 
-    Under mpiexec, srun or --nproc it compares all hosts and times the messages between their ranks.
+    Under mpiexec, srun or --nproc, compare all hosts and time messages between the ranks.
     """
     if nproc is not None:
-        from mpinewton.cli.run import launched
+        from mpinewton.cli.run import launch
 
-        return launched(session, nproc)
+        return launch(session, nproc)
     click.echo(examine(session, folder))
     return 0
 
 
 def examine(session: Session, folder: Path) -> str:
-    """Everything, as one block of text.
+    """The report as text.
 
     Raises
     ------
@@ -58,11 +56,11 @@ def examine(session: Session, folder: Path) -> str:
     """
     ranks = [facts(), *session.each(facts, list(range(1, session.ranks)))]
     promised = promised_ranks()
-    timings = session.measured(NUMBERS)
+    timings = session.time_collectives(NUMBERS)
     files, wrong_files = about_folder(session, folder)
     lines = [
         *about_versions(ranks[0]),
-        ("MPI", " ".join(ranks[0]["mpi"].split()) or f"not in use: one process; there is {_installed_mpi()}"),
+        ("MPI", " ".join(ranks[0]["mpi"].split()) or f"not in use (one process); installed: {_installed_mpi()}"),
         ("launcher", f"{beside_python('mpiexec') or 'no mpiexec'}; {_promise(promised, session.ranks)}"),
         ("ULFM", _ulfm(ranks[0]["mpi"])),
         *[("host", line) for line in about_hosts(ranks)],
@@ -75,16 +73,16 @@ def examine(session: Session, folder: Path) -> str:
 
 
 def facts(_: object = None) -> dict[str, Any]:
-    """What one process has to say; JSON-able."""
+    """Versions, cores and threads of this process; JSON-able."""
     import threadpoolctl
 
     blas = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-    told = introduction()
+    process = introduction()
     return {
-        "host": told["host"],
-        "mpi": told["mpi"],
-        "versions": versions() | {"mpi4py": told["mpi4py"]},
-        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(told["cores"])),
+        "host": process["host"],
+        "mpi": process["mpi"],
+        "versions": versions() | {"mpi4py": process["mpi4py"]},
+        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(process["cores"])),
         "blas": sorted(
             {f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', '?')})" for pool in blas}
         ),
@@ -94,7 +92,7 @@ def facts(_: object = None) -> dict[str, Any]:
 
 
 def sees(path: str) -> bool:
-    """Whether this process sees a file."""
+    """Whether a file exists for this process."""
     return Path(path).exists()
 
 
@@ -106,26 +104,26 @@ def about_versions(rank: Facts) -> list[tuple[str, str]]:
 
 
 def about_hosts(ranks: Sequence[Facts]) -> list[str]:
-    """A line a host: its ranks, their cores and threads."""
+    """One line per host: its ranks, their cores and threads."""
     lines = []
     for host, numbers in _by(ranks, lambda rank: str(rank["host"])).items():
         mine = [ranks[n] for n in numbers]
         cores = _span([len(rank["cores"]) for rank in mine])
         lines.append(
-            f"{host}: rank {_listed(numbers)}; {cores} cores a rank, {len(_cores(mine))} together; "
-            f"{_span([rank['threads'] for rank in mine])} BLAS threads a rank"
+            f"{host}: rank {_ranges(numbers)}; {cores} cores per rank, {len(_cores(mine))} in total; "
+            f"{_span([rank['threads'] for rank in mine])} BLAS threads per rank"
         )
     return lines
 
 
 def about_messages(timings: Sequence[Timing]) -> list[str]:
-    """Times and rates of the collectives, and what the fixed order of sums costs."""
+    """Times and rates of the collectives, and the cost of sums in fixed order."""
     if not timings:
-        return ["one process: nothing to time; mpinewton doctor --nproc 2 does"]
+        return ["not measured with one process; try mpinewton doctor --nproc 2"]
     lines = [f"{'':6}{'broadcast':>24}{'reduce by MPI.SUM':>24}{'sum in fixed order':>24}"]
     for t in timings:
         size = 8 * t.numbers
-        # What a short message takes is latency; a rate would say nothing.
+        # The time of a short message is latency: its rate has no meaning.
         cells = [
             f"{1e3 * s:.3f} ms" + (f"  {size / s / 1e6:7.1f} MB/s" if size >= 1 << 16 else 14 * " ")
             for s in (t.broadcast, t.reduce, t.fixed)
@@ -153,22 +151,20 @@ def about_folder(session: Session, folder: Path) -> tuple[str, list[str]]:
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from None
     if blind:
-        wrong.append(f"rank {_listed(blind)} does not see {folder.resolve()}: shards must lie where all ranks see them")
-    if fault:
         wrong.append(
-            f"{folder.resolve()}: no HDF5 file locks ({fault}); mpinewton reads without, other programs may not"
+            f"rank {_ranges(blind)} cannot access {folder.resolve()}: keep shards in a folder that all ranks can access"
         )
+    if fault:
+        wrong.append(f"{folder.resolve()}: HDF5 file locks do not work ({fault}); other programs may need them")
     free = shutil.disk_usage(folder).free / 2**30
     return f"{folder.resolve()}: {free:.1f} GiB free, HDF5 file locks {'fail' if fault else 'work'}", wrong
 
 
 def warnings(ranks: Sequence[Facts], promised: int) -> list[str]:
-    """What is wrong, a sentence each."""
+    """Warnings, one sentence each."""
     found = []
     if promised not in (0, len(ranks)):
-        found.append(
-            f"the launcher promised {promised} ranks, and MPI sees {len(ranks)}: they belong to different MPIs"
-        )
+        found.append(f"the launcher started {promised} ranks, but MPI sees {len(ranks)}: they are of different MPIs")
     for name in ranks[0]["versions"]:
         found += _difference(name, ranks, lambda rank, name=name: str(rank["versions"].get(name)))
     found += _difference("the MPI library", ranks, lambda rank: str(rank["mpi"]))
@@ -178,7 +174,7 @@ def warnings(ranks: Sequence[Facts], promised: int) -> list[str]:
         if threads > cores:
             found.append(
                 f"{host}: {len(mine)} ranks have {threads} threads on {cores} cores: "
-                "OMP_NUM_THREADS=1, fewer ranks, or other binding options of the launcher"
+                "set OMP_NUM_THREADS=1, use fewer ranks, or change the binding options of the launcher"
             )
     return found
 
@@ -188,7 +184,7 @@ def _difference(what: str, ranks: Sequence[Facts], of: Any) -> list[str]:
     if len(hosts) == 1:
         return []
     said = "; ".join(f"{value} on {', '.join(where)}" for value, where in hosts.items())
-    return [f"{what} is not the same everywhere: {said}. Install one on all hosts"]
+    return [f"{what} differs between hosts: {said}. Install the same on all hosts"]
 
 
 def _lock_fault(path: Path) -> str:
@@ -203,29 +199,33 @@ def _lock_fault(path: Path) -> str:
 
 
 def _installed_mpi() -> str:
-    """The library that Python would use, asked in a process of its own: to load MPI is to start it."""
+    """The MPI library that Python would use, from a process of its own, since loading MPI starts it."""
     command = [sys.executable, "-m", "mpi4py", "--mpi-lib-version"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: S603
     except subprocess.TimeoutExpired:
-        return "an MPI library that does not start within 60 s"
+        return "a library that does not start within 60 s"
     said = (asked.stdout if asked.returncode == 0 else asked.stderr).strip().splitlines()
-    return " ".join((said[0] if asked.returncode == 0 else f"none that loads: {said[-1]}").split()) if said else "none"
+    return (
+        " ".join((said[0] if asked.returncode == 0 else f"none that can be loaded: {said[-1]}").split())
+        if said
+        else "none"
+    )
 
 
 def _promise(promised: int, ranks: int) -> str:
-    return f"{promised} ranks promised, {ranks} seen" if promised else "not used"
+    return f"started {promised} ranks, MPI sees {ranks}" if promised else "not used"
 
 
 def _ulfm(library: str) -> str:
     found = re.match(r"Open MPI v(\d+)", library)
     if found and int(found[1]) >= 5:
-        return "there, when started by mpiexec --with-ft ulfm"
-    return "not there: when a rank dies the job ends, and the same command goes on from the checkpoint"
+        return "available with mpiexec --with-ft ulfm"
+    return "not available: when a rank dies the job ends, and the same command resumes from the checkpoint"
 
 
 def _by(ranks: Sequence[Facts], of: Any) -> dict[str, list[int]]:
-    """Numbers of the ranks, by what is said of them."""
+    """Numbers of the ranks, grouped by a value."""
     groups: dict[str, list[int]] = defaultdict(list)
     for number, rank in enumerate(ranks):
         groups[of(rank)].append(number)
@@ -240,6 +240,6 @@ def _span(values: Sequence[int]) -> str:
     return f"{values[0]}" if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _ranges(numbers: Sequence[int]) -> str:
     whole = len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
     return f"{numbers[0]}-{numbers[-1]}" if whole else ", ".join(map(str, numbers))

@@ -1,4 +1,4 @@
-"""mpinewton info: what is inside?"""
+"""`mpinewton info`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SHOWN, DEPTH = 400, 3
 @click.command("info")
 @click.argument("path", type=click.Path(path_type=Path))
 def command(path: Path) -> None:
-    """Say what is inside a packed folder, a shard, a model or a checkpoint. Nothing is verified: see check."""
+    """Show the content of PATH: a folder of shards, a shard, a model or a checkpoint. `check` verifies it."""
     click.echo("\n".join(folder_lines(path) if path.is_dir() else file_lines(path)))
 
 
 def folder_lines(folder: Path) -> list[str]:
-    """The manifest, one fact a line, then the shards."""
+    """Lines that describe a folder of shards: the manifest, then each shard."""
     import msgspec
 
     from mpinewton.data.manifest import read_manifest
@@ -33,17 +33,17 @@ def folder_lines(folder: Path) -> list[str]:
     facts = msgspec.to_builtins(manifest)
     shards = facts.pop("shards")
     lines = [f"{name:12} {_short(value)}" for name, value in facts.items()]
-    return lines + [f"{shard['file']}  {shard['rows']} rows, mass {shard['mass']:g}" for shard in shards]
+    return lines + [f"{shard['file']}  {shard['rows']} rows, total weight {shard['mass']:g}" for shard in shards]
 
 
 def file_lines(path: Path) -> list[str]:
-    """Attributes and data sets of one of our HDF5 files."""
-    from mpinewton.data.shard_io import attribute, opened
+    """Lines that describe an HDF5 file of mpinewton: attributes and data sets."""
+    from mpinewton.data.shard_io import attribute, open_shard
 
-    with opened(path) as file:
+    with open_shard(path) as file:
         form = str(attribute(file, path, "format")) if "format" in file.attrs else ""
         if not form.startswith(OURS):
-            raise DataError(f"{path}: is not a file of mpinewton (its format is {form or 'not given'!r})")
+            raise DataError(f"{path}: not a file of mpinewton (format {form or 'not given'!r})")
         return _group_lines(file, path)
 
 
@@ -58,13 +58,13 @@ def _group_lines(group: h5py.Group, path: Path) -> list[str]:
         try:
             value = _short(attribute(group, path, name))
         except DataError:
-            value = "(neither short text nor a few numbers)"
+            value = "(not a short text or a few numbers)"
         lines.append(f"{prefix + name:12} {value}")
     for name in sorted(group):
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            lines.append(f"{prefix + name:12} (a link elsewhere, not followed)")
+            lines.append(f"{prefix + name:12} (a link to another file, not followed)")
         elif isinstance(item := group[name], h5py.Group):
-            deeper = prefix.count("/") < DEPTH  # a group may hold itself
+            deeper = prefix.count("/") < DEPTH  # a group may contain itself
             lines += _group_lines(item, path) if deeper else [f"{prefix + name:12} ..."]
         else:
             lines.append(f"{prefix + name:12} {item.dtype} {'x'.join(map(str, item.shape)) or 'one'}")

@@ -1,4 +1,4 @@
-"""mpinewton pack: from a source of rows to a folder of shards."""
+"""`mpinewton pack`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mpinewton.errors import ConfigError
 
@@ -15,30 +16,32 @@ if TYPE_CHECKING:
 
 @click.command("pack")
 @click.argument("source")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--workers", type=int, required=True, help="Number of logical workers, one shard each.")
-@click.option("--partition", default="iid", show_default=True, metavar="RULE", help="Which worker gets which rows.")
-@click.option("--features", type=click.IntRange(1), help="Number of features, where the last columns may be empty.")
-@click.option("--rows", type=click.IntRange(1), help="Only the first so many rows.")
-@click.option("--sample", type=click.IntRange(1), help="Only so many rows, drawn at random, in the order of drawing.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and the partition.")
-@click.option("--scale", default="1", show_default=True, help="Factor of the features, such as 0.5 or 1/255.")
-@click.option("--dense", is_flag=True, help="Store dense rows.  [default: as the source is]")
-@click.option("--sparse", is_flag=True, help="Store sparse rows.")
+@click.option("--partition", default="iid", show_default=True, metavar="RULE", help="How rows are assigned to workers.")
+@click.option("--features", type=click.IntRange(1), help="Number of features.  [default: as found in the source]")
+@click.option("--rows", type=click.IntRange(1), help="Use only this many rows, the first ones.")
+@click.option("--sample", type=click.IntRange(1), help="Use only this many rows, drawn at random, in random order.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample and the partition.")
+@click.option("--scale", default="1", show_default=True, help="Factor for all features, such as 0.5 or 1/255.")
+@click.option("--dense", is_flag=True, help="Store dense rows.  [default: as the source]")
+@click.option("--sparse", is_flag=True, help="Store sparse rows.  [default: as the source]")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float64", "float32", "uint8"]),
     default="auto",
     show_default=True,
-    help="Of the stored features; uint8: bytes, multiplied by --scale when they are read. auto: so images and text.",
+    help="Data type of the stored features. uint8: bytes, scaled when read; auto: uint8 for images and text.",
 )
 @click.option("--compress", is_flag=True, help="Compress the shards (lzf).")
 @click.option("--format", "form", default="auto", show_default=True, help="libsvm, csv, npz, npy, idx or parquet.")
-@click.option("--label-column", help="Name or number (from 1; -1 is the last, the default) of a table's labels.")
-@click.option("--weight-column", help="Name or number of a table's row weights.")
-@click.option("--max-features", type=click.IntRange(1, (1 << 31) - 1), default=1 << 24, show_default=True)
-@click.option("--allow-partial-last-line", is_flag=True, help="Accept a text file that does not end in a newline.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier pack in the output folder.")
+@click.option("--label-column", help="Name or number (from 1) of the label column of a table.  [default: the last]")
+@click.option("--weight-column", help="Name or number of the column of sample weights of a table.  [default: none]")
+@click.option(
+    "--max-features", type=click.IntRange(1, 2**31 - 1), default=2**24, show_default=True, help="Refuse more features."
+)
+@click.option("--allow-partial-last-line", is_flag=True, help="Accept a text file that does not end with a newline.")
+@click.option("--overwrite", is_flag=True, help="Replace packed data in the output folder.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -57,29 +60,32 @@ def command(
     allow_partial_last_line: bool,
     **settings: Any,
 ) -> None:
-    """Write one HDF5 file per logical worker, and a manifest.
+    """Write one HDF5 file (shard) per logical worker, and a manifest.
 
     SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; images of an idx pair; Parquet),
     sklearn:NAME (digits, iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic,
-    least-squares, blobs, poisson, pisa). text:FILE?context=32&from=0&to=100000 cuts characters from..to of a text into
-    rows of 32, each with the next character as its label; python:topics is the text of Python's own help.
+    least-squares, blobs, poisson, pisa). text:FILE?context=32&from=0&to=100000 divides the characters from..to of a
+    text into rows of 32, labelled with the next character; python:topics is the text of Python's help.
 
     \b
     RULE is one of
-      iid             a random permutation, dealt to the workers in turn
-      blocks          file order, or that of --sample, in equal parts; blocks:n1,n2,... in these sizes
-      round-robin     the same order, dealt to the workers in turn
-      sizes:n1,n2,... a random permutation, in parts of these sizes
-      label-skew:s    worker i holds label i mod K and s - 1 random others
-      dirichlet:a     each label shared out by Dirichlet(a) proportions
-      quantity:a      a random permutation, cut by Dirichlet(a) proportions
-      as-given        the shards that the source prescribes (synthetic:pisa)
+      iid             random permutation, assigned to the workers in turn
+      blocks          consecutive rows, in equal parts; blocks:n1,n2,... in parts of these sizes
+      round-robin     consecutive rows, assigned to the workers in turn
+      sizes:n1,n2,... random permutation, in parts of these sizes
+      label-skew:s    worker i has label i mod K and s - 1 random others
+      dirichlet:a     every label is divided in Dirichlet(a) proportions
+      quantity:a      random permutation, in parts of Dirichlet(a) proportions
+      as-given        the shards that the source defines (synthetic:pisa)
     """
     from mpinewton.data.blocks import Reading
     from mpinewton.data.pack import one_by_one, pack
 
     if dense and sparse:
-        raise ConfigError("--dense and --sparse: rows are stored in one of the two ways; leave one out")
+        raise ConfigError("--dense and --sparse contradict each other; give one of them")
+    drawn = settings["sample"] or not settings["partition"].startswith(("blocks", "round-robin", "as-given"))
+    if not drawn and ctx.get_parameter_source("seed") is ParameterSource.COMMANDLINE:
+        raise ConfigError(f"--seed has no effect: --partition {settings['partition']} without --sample is not random")
     reading = Reading(
         format=form,
         features=features,
@@ -102,7 +108,7 @@ def command(
 
 
 def summary(packed: Packed) -> str:
-    """What was packed, in a few lines."""
+    """Description of the packed data, in a few lines."""
     import statistics
 
     import numpy as np
@@ -113,7 +119,7 @@ def summary(packed: Packed) -> str:
     width = np.dtype(m.dtype).itemsize
     memory = packed.stored * (width + 4) + 8 * m.rows if m.sparse else m.rows * m.features * width
     kind = "sparse" if m.sparse else "dense"
-    bytes_ = ", of which torch keeps the bytes; other losses make floats of them" if m.dtype == "uint8" else ""
+    bytes_ = " (losses of torch keep bytes; other losses convert them to floats)" if m.dtype == "uint8" else ""
     lines = [
         f"{m.rows} rows, {m.features} features, {packed.stored} entries ({share:.2%}), {kind} {m.dtype}",
         f"  shards   {m.workers}, rows {min(sizes)} / {statistics.median(sizes):g} / {max(sizes)} (min/median/max)",
@@ -128,5 +134,5 @@ def summary(packed: Packed) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A class name on one line, seen: of a character that is blank or unprintable, how Python writes it."""
+    """A class name on one line; as Python's repr if it is blank or not printable."""
     return name if name.isprintable() and name.strip() else repr(name)

@@ -1,4 +1,4 @@
-"""mpinewton plot: figures of runs."""
+"""`mpinewton plot`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mpinewton.errors import ConfigError
     type=click.Path(path_type=Path),
     default=Path("figure.png"),
     show_default=True,
-    help="The figure: .png, .pdf or .svg. The plotted points go beside it as .csv.",
+    help="The figure: .png, .pdf or .svg. The plotted points are written beside it as .csv.",
 )
-@click.option("--axes", default="rounds,bits,seconds", show_default=True, help="Panels, left to right.")
+@click.option("--axes", default="rounds,bits,seconds", show_default=True, help="Horizontal axes, one panel each.")
 @click.option(
     "--quantity",
     metavar="gap|grad_norm|loss|test_accuracy|test_loss",
-    help="What to show; by default the gap where all runs have one.",
+    help="Vertical axis.  [default: gap, if all runs have one]",
 )
 @click.option("--bits-per-float", type=int, help="Restate bits as if a float had this many; the papers count 32.")
-@click.option("--title", help="Words above the figure.")
-@click.option("--show-settings", is_flag=True, help="Print the settings inside figures drawn earlier.")
+@click.option("--title", help="Title of the figure.")
+@click.option("--show-settings", is_flag=True, help="Print the settings in figures instead; RUN... are figures.")
 def command(
     paths: tuple[Path, ...],
     output: Path,
@@ -38,9 +38,9 @@ def command(
     title: str | None,
     show_settings: bool,
 ) -> None:
-    """Draw run folders, or all runs inside a folder: gap against rounds, bits and seconds.
+    """Plot run folders, or all runs inside a folder: the gap against rounds, bits and seconds.
 
-    The figure carries the settings, versions and data digests of its runs; --show-settings FIGURE prints them.
+    The figure contains the settings, versions and data digests of its runs; --show-settings FIGURE prints them.
     """
     from mpinewton.report.figures import draw
     from mpinewton.report.provenance import read_settings

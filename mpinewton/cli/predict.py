@@ -13,12 +13,15 @@ from mpinewton.errors import ConfigError
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File to write, one prediction a line.  [default: print]"
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write, one prediction per line.  [default: print]"
 )
-@click.option("--label-column", help="Of a table, by name or number, as for `pack`.  [default: the last]")
-@click.option("--weight-column", help="Of a table, as for `pack`.")
+@click.option("--label-column", help="Label column of a table, by name or number.  [default: the last]")
+@click.option("--weight-column", help="Column of sample weights of a table, by name or number.")
 def command(model: Path, data: str, label_column: str | None, weight_column: str | None, output: Path | None) -> None:
-    """Predict a label, or a number, for every row of DATA: a folder of shards or anything `pack` reads."""
+    """Predict a label or a number for every row of DATA.
+
+    MODEL is the model.h5 of a run. DATA is a folder of shards or anything that `pack` reads.
+    """
     from mpinewton.cli.pack import shown_name
     from mpinewton.data.blocks import Reading
     from mpinewton.data.loading import load_rows
@@ -27,12 +30,12 @@ def command(model: Path, data: str, label_column: str | None, weight_column: str
     trained = read_model(model)
     reading = Reading(label_column=label_column, weight_column=weight_column)
     shard, _ = load_rows(data, trained.features, trained.class_names or (), trained.scale, reading)
-    said = trained.predict(shard)
+    predictions = trained.predict(shard)
     if trained.class_names is not None:
         words = [shown_name(name) for name in trained.class_names]
-        lines = [words[number] for number in said.astype(int)]
+        lines = [words[number] for number in predictions.astype(int)]
     else:
-        lines = [f"{value:.17g}" for value in said]
+        lines = [f"{value:.17g}" for value in predictions]
     text = "".join(f"{line}\n" for line in lines)
     if output is None:
         click.echo(text, nl=False)

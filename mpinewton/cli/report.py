@@ -1,4 +1,4 @@
-"""mpinewton report: one page about many runs."""
+"""`mpinewton report`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mpinewton.errors import ConfigError
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The page, .html; or its tables alone, .md or .txt.  [default: DIR/report.html]",
+    help="The page (.html), or only its tables (.md or .txt).  [default: DIR/report.html]",
 )
 @click.option("--title", help="Heading of the page.  [default: the name of DIR]")
 def command(folder: Path, output: Path | None, title: str | None) -> None:
-    """Write one HTML page about a run folder, or all runs inside a folder: figures, tables, settings."""
+    """Write an HTML page about a run folder, or all runs inside a folder: figures, tables, settings."""
     from mpinewton.report.html import page
     from mpinewton.report.reading import read_runs
     from mpinewton.report.tables import rounds_to, summary
@@ -34,7 +34,7 @@ def command(folder: Path, output: Path | None, title: str | None) -> None:
     elif suffix == ".txt":
         content = f"{summary(runs).text()}\n\n{rounds_to(runs).text()}\n"
     else:
-        raise ConfigError(f"{output} ends in {output.suffix!r}; a report is .html, .md or .txt")
+        raise ConfigError(f"{output}: unknown suffix {output.suffix!r}; choose from: .html, .md, .txt")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(content, encoding="utf-8")

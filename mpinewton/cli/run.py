@@ -16,62 +16,76 @@ if TYPE_CHECKING:
     from mpinewton.runs.job import Job
 
 
+bits_option = click.option(
+    "--bits",
+    type=click.Choice(["fast", "portable"]),
+    help="portable gives the same bits on every x86-64 processor with AVX2.  [default: fast]",
+)
+
+
 @click.command("run")
 @click.argument("method", required=False)
 @click.argument("data", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/METHOD-DATA]")
-@click.option(
-    "--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W ranks of workers."
-)
+@click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
 @click.option(
     "--set",
     "pairs",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A setting of the method, as theta=0.1; of a part, as search.first=51.",
+    help="A setting of the method, such as theta=0.1 or search.first=51; `mpinewton methods METHOD` lists them.",
 )
-@click.option("--loss", help="Loss, as huber:delta=1.5.  [default: by the labels]")
-@click.option("--l2", type=float, help="Coefficient of |w|^2/2.  [default: 1/rows]")
-@click.option("--intercept/--no-intercept", default=None, help="Add a feature that is always 1; it is not regularised.")
-@click.option("--tol", type=float, help="Stop at this gradient norm.  [default: 1e-8 if no other goal is given]")
-@click.option("--rtol", type=float, help="Stop at this part of the first gradient norm.")
-@click.option("--gap", type=float, help="Stop at this gap to the optimum; needs --reference.")
+@click.option("--loss", help="Loss, such as huber:delta=1.5.  [default: depends on the labels]")
+@click.option("--l2", type=float, help="Regularisation: coefficient of |w|^2/2.  [default: 1/rows]")
+@click.option("--intercept/--no-intercept", default=None, help="Add an intercept, which is not regularised.")
+@click.option("--tol", type=float, help="Tolerance on the gradient norm.  [default: 1e-8 if no other goal is given]")
+@click.option("--rtol", type=float, help="Relative tolerance on the gradient norm: a fraction of the first.")
+@click.option("--gap", type=float, help="Tolerance on the gap to the optimal value; requires --reference.")
 @click.option(
-    "--reference", metavar="auto|VALUE", help="The optimal value; auto computes it once and keeps it beside the shards."
+    "--reference",
+    metavar="auto|VALUE",
+    help="Optimal value, for the gap; auto computes and saves it beside the shards.",
 )
-@click.option("--max-iterations", type=click.IntRange(0), help="[default: 1000 if no other budget is given]")
-@click.option("--max-rounds", type=click.IntRange(0))
-@click.option("--max-bits", type=float, help="Bits on the busiest worker's link, down and up.")
-@click.option("--max-seconds", type=float)
-@click.option("--max-hours", type=float, help="Time limit: checkpoint and exit 3, to be run again.")
-@click.option("--start", metavar="auto|zero|FILE|optimum+C", help="First weights.  [default: auto: the loss's own]")
-@click.option("--seed", type=int, help="[default: 0]")
 @click.option(
-    "--dtype", type=click.Choice(["float64", "float32"]), help="Storage of the data; sums are float64 always."
+    "--max-iterations", type=click.IntRange(0), help="Maximum number of iterations.  [default: 1000 if no other limit]"
 )
-@click.option("--test", metavar="DATA", help="Record accuracy and loss on these data, outside clock and ledger.")
+@click.option("--max-rounds", type=click.IntRange(0), help="Maximum number of rounds: broadcasts and reductions.")
+@click.option("--max-bits", type=float, help="Maximum number of bits on the link of the busiest worker.")
+@click.option("--max-seconds", type=float, help="Maximum time in seconds, without evaluation for the record.")
+@click.option("--max-hours", type=float, help="Time limit in hours: write a checkpoint and end with exit code 3.")
+@click.option(
+    "--start",
+    metavar="auto|zero|FILE|optimum+C",
+    help="Initial weights; FILE is a model.  [default: auto: the loss's own]",
+)
+@click.option("--seed", type=int, help="Seed of the random numbers of the method.  [default: 0]")
+@click.option(
+    "--dtype", type=click.Choice(["float64", "float32"]), help="Data type of the data in memory.  [default: float64]"
+)
+@click.option("--test", metavar="DATA", help="Test data: record accuracy and loss on them, outside clock and ledger.")
 @click.option(
     "--measure-every",
     type=click.IntRange(1),
     metavar="K",
-    help="What the method does not know is measured, for the record and the goals, at every K-th iterate alone.",
+    help="Measure what the method itself does not compute only every K iterations.  [default: 1]",
 )
 @click.option(
     "--sums",
     type=click.Choice(["fixed", "mpi"]),
-    help="Order of sums: fixed gives the same bits on any number of ranks.",
+    help="Order of sums over workers: fixed gives the same bits on any number of ranks.  [default: fixed]",
 )
+@bits_option
 @click.option(
-    "--checkpoint-seconds", type=float, help="Time between checkpoints; 0 means every iteration.  [default: 600]"
+    "--checkpoint-seconds", type=float, help="Seconds between checkpoints; 0 for one per iteration.  [default: 600]"
 )
-@click.option("--fresh", is_flag=True, help="Move an older run in the folder aside, instead of going on with it.")
+@click.option("--fresh", is_flag=True, help="Move an older run in the folder aside instead of resuming it.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE.toml",
-    help="Options from a file, as config.toml of a run folder; the command line wins.",
+    help="Read options from a file, such as the config.toml of a run; the command line takes precedence.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print result.json instead of log lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print result.json; the log goes to standard error.")
 @click.pass_obj
 def command(
     session: Any,
@@ -84,21 +98,21 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Train METHOD on DATA, a folder that `mpinewton pack` wrote.
+    """Train a model with METHOD on DATA, a folder written by `mpinewton pack`.
 
-    The same command on the same folder goes on from its checkpoint, on any number of ranks, to the same bits.
+    The same command resumes from the checkpoint, on any number of ranks, with the same bits.
 
-    Exit codes: 0 finished (converged, or the budget is used up); 1 failed; 2 bad settings or data, nothing was started;
+    Exit codes: 0 finished (converged, or a maximum reached); 1 failed; 2 invalid settings or data, nothing was started;
     3 stopped by a signal or the time limit: run the same command again.
     """  # fmt: skip
-    job, manifest = asked_for(config, pairs, **options)
+    job, manifest = parse_job(config, pairs, **options)
     if nproc is not None:
-        return launched(session, nproc)
+        return launch(session, nproc)
     if as_json:
         _log_to_stderr()
     from mpinewton.runs.execute import execute
 
-    path = output or Path("runs") / f"{job.method}-{Path(job.data).name}"
+    path = output or Path("runs") / f"{job.algorithm.name}-{Path(job.data).name}"
     result = execute(session, job, manifest, path, fresh)
     code: int = result.pop("exit_code")
     if as_json:
@@ -106,23 +120,38 @@ def command(
     return code
 
 
-def asked_for(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tuple[Job, Manifest]:
-    """The run that a command line means, checked as far as can be without starting it, and the manifest of its data."""
-    from mpinewton.methods.registry import overlaid, parsed_settings
+def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tuple[Job, Manifest]:
+    """The complete job of a command line, and the manifest of its data.
+
+    Parameters
+    ----------
+    config : Path or None
+        A TOML file of options; `options` take precedence.
+    pairs : tuple of str
+        Settings as `key=value`.
+    **options
+        Options by the names of the fields of `Job`; None if not given.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If an option is not valid, or the data cannot be read.
+    """
+    from mpinewton.methods.settings import overlay, parse_settings
     from mpinewton.runs.job import Job, load_job, read_options
 
     content = read_options(config) if config else {}
     content |= {name: value for name, value in options.items() if value is not None}
-    content["settings"] = overlaid(content.get("settings", {}), parsed_settings(pairs))
+    content["settings"] = overlay(content.get("settings", {}), parse_settings(pairs))
     return load_job(Job.of(content, str(config) if config else "command line"))
 
 
-def launched(session: Any, nproc: int) -> int:
-    """Start the same command under mpiexec: a driver and nproc ranks of workers."""
+def launch(session: Any, nproc: int) -> int:
+    """Start the same command under mpiexec with a driver and `nproc` worker ranks. Returns its exit code."""
     from mpinewton.launcher import start
 
     if session.ranks > 1:
-        raise ConfigError("--nproc starts mpiexec, and this is under mpiexec already: leave one of the two out")
+        raise ConfigError("--nproc starts mpiexec, but the command already runs under mpiexec: use one of the two")
     return start(nproc + 1, _without_nproc(sys.argv[1:]))
 
 

@@ -10,27 +10,27 @@ from mpinewton.errors import ConfigError
 
 SCRIPT = """\
 #!/bin/bash
-# A run that outlives its time limit: submit it once with `sbatch`, it queues itself until it is done.
-# Read it, change what your site wants otherwise, keep the order of the parts.
+# A run that may take longer than the time limit: submit it once with `sbatch`; it requeues itself until it is finished.
+# Read it and adapt it to your site; keep the order of the parts.
 
 #SBATCH --job-name={name}
-#SBATCH --ntasks={ntasks}  # a driver and {workers} ranks of workers; any number gives the same bits
-#SBATCH --cpus-per-task={cpus}  # threads of the linear algebra in each rank
+#SBATCH --ntasks={ntasks}  # a driver and {workers} worker ranks; any number gives the same bits
+#SBATCH --cpus-per-task={cpus}  # threads of linear algebra per rank
 #SBATCH --time={time}
-#SBATCH --signal=USR1@{notice}  # so many seconds before the end every rank is told to stop after this iteration
-#SBATCH --requeue  # allows the job to go back into the queue, here and after a node has failed
-#SBATCH --open-mode=append  # the log goes on, too
+#SBATCH --signal=USR1@{notice}  # seconds before the end; the run then stops after the iteration
+#SBATCH --requeue  # the job may be requeued, below and after a node failure
+#SBATCH --open-mode=append  # append to the log
 #SBATCH --output=%x-%j.log
 {more}
 set -u
 
-# --mpi=pmi2 for MPICH, which `pip install mpinewton[mpich]` brings; --mpi=pmix for most sites' Open MPI. If they do not
-# fit, mpinewton says so and stops, and `srun --mpi=... mpinewton doctor` shows what there is.
-# The same command starts the run and goes on with it.
+# --mpi=pmi2 is for MPICH, as installed by `pip install mpinewton[mpich]`; --mpi=pmix for Open MPI at most sites. If it
+# does not match, mpinewton stops with an error; `srun --mpi=... mpinewton doctor` shows more.
+# The same command starts and resumes the run.
 srun --mpi={mpi} mpinewton run {arguments}
 code=$?
 
-# 3: stopped by the signal, with a checkpoint. Everything else is final: 0 finished, 1 failed, 2 bad settings or data.
+# 3: stopped by the signal, with a checkpoint. Otherwise it is final: 0 finished, 1 failed, 2 invalid settings or data.
 if [ "$code" -eq 3 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
@@ -40,23 +40,23 @@ exit "$code"
 
 @click.command("slurm", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option(
-    "--ntasks", type=click.IntRange(2), default=9, show_default=True, help="Ranks: a driver and its workers'."
+    "--ntasks", type=click.IntRange(2), default=9, show_default=True, help="Ranks: a driver and worker ranks."
 )
-@click.option("--cpus-per-task", type=click.IntRange(1), default=1, show_default=True, help="Threads of a rank.")
-@click.option("--time", "limit", default="04:00:00", show_default=True, help="Limit; the job then queues again.")
-@click.option("--notice", type=click.IntRange(1), default=300, show_default=True, help="Seconds to end in before it.")
-@click.option("--mpi", type=click.Choice(["pmi2", "pmix"]), default="pmi2", show_default=True)
+@click.option("--cpus-per-task", type=click.IntRange(1), default=1, show_default=True, help="Threads per rank.")
+@click.option("--time", "limit", default="04:00:00", show_default=True, help="Time limit; the job is then requeued.")
+@click.option("--notice", type=click.IntRange(1), default=300, show_default=True, help="Seconds from signal to limit.")
+@click.option("--mpi", type=click.Choice(["pmi2", "pmix"]), default="pmi2", show_default=True, help="Plugin of srun.")
 @click.option("--name", default="mpinewton", show_default=True, help="Name of the job.")
-@click.option("--partition")
-@click.option("--account")
+@click.option("--partition", help="Partition of the cluster.")
+@click.option("--account", help="Account to charge.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="run METHOD DATA ...")
 def command(
     ntasks: int, cpus_per_task: int, limit: str, notice: int, mpi: str, name: str,
     partition: str | None, account: str | None, arguments: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Print a job script for `mpinewton run METHOD DATA ...`, to read, to edit and to submit.
+    """Print a job script for `mpinewton run METHOD DATA ...`, to read, edit and submit.
 
-    The arguments are those of `run`, checked now: what would be refused is refused before it has waited in a queue.
+    The arguments of `run` are validated now, before the job waits in a queue.
 
     mpinewton slurm --ntasks 33 run dino shards/a9a --tol 1e-8 -o runs/a9a > a9a.sbatch
     """
@@ -64,22 +64,20 @@ def command(
 
     if arguments[0] != "run":
         raise ConfigError(
-            f"slurm prints job scripts for `run`, not for {arguments[0]!r}: mpinewton slurm run METHOD ..."
+            f"slurm prints job scripts for `run`, not for {arguments[0]!r}: mpinewton slurm run METHOD DATA"
         )
     options = run.command.make_context("run", list(arguments[1:])).params
-    for about_output in ("output", "as_json"):  # no matter of what is run
+    for about_output in ("output", "as_json"):  # do not change the run
         options.pop(about_output)
     if options.pop("fresh"):
-        raise ConfigError(
-            "--fresh would move the run aside each time that the job queues again: move the folder yourself"
-        )
+        raise ConfigError("--fresh would move the run aside each time the job is requeued: move the folder yourself")
     if options.pop("nproc"):
         raise ConfigError("--nproc starts mpiexec on one machine; under SLURM srun starts the ranks: give --ntasks")
-    job, manifest = run.asked_for(**options)
+    job, manifest = run.parse_job(**options)
     if ntasks - 1 > manifest.workers:
         raise ConfigError(
-            f"--ntasks {ntasks} is a driver and {ntasks - 1} ranks, but {job.data} holds {manifest.workers} workers: "
-            f"at most {manifest.workers + 1}, or pack the data for more workers"
+            f"--ntasks {ntasks} is a driver and {ntasks - 1} worker ranks, but {job.data} has {manifest.workers} "
+            f"workers: give at most {manifest.workers + 1}, or pack the data for more workers"
         )
     more = [f"#SBATCH --{key}={value}\n" for key, value in (("partition", partition), ("account", account)) if value]
     text = SCRIPT.format(

@@ -1,1 +1,1 @@
-"""A grid of methods, data and settings: its runs, its claims, its figures and its page."""
+"""Comparisons: a grid of methods, data and settings, with its runs, claims, figures and page."""

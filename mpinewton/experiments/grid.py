@@ -1,22 +1,24 @@
-"""A comparison as its TOML file describes it: every objective on every data set by every method, setting and seed.
+"""The TOML file of a comparison: every objective on every data set, with every method, setting and seed.
 
-    title     heading of the page; `text`: what stands below it; `bits_per_float`: restate bits as if a float had these
-    quantity  what the figures show: gap, loss, grad_norm, test_accuracy, test_loss; decided by the runs if left out
-    axes      what they show it against; ["rounds", "bits", "seconds"] if left out
-    seeds     of the methods' random numbers; [0] if left out
-    measure_every  what is recorded but not used by a method: at every so many iterates
-    [[data]]  `name`, and `folder` (shards packed before) or `source` with options of `mpinewton pack` by their names:
-              workers, partition, sample, seed, scale, dtype, storage, rows, features, format, label_column,
-              allow_partial_last_line; `test`: rows to test on
-    [[objective]]  `loss`; `name`, for headings and files, where the loss's is too long; `l2`, one number or several;
-              `intercept`; `start`; `data`: names of the data it is for, all if left out
-    [[method]]     `method`; `label`; `settings`, where a list means one run for every value; `on`: patterns of the
-              problems it is for, "a9a/*" for one
-    [[claim]] what is said of the methods, put to the runs: the fields of `mpinewton.experiments.claims.Claim`
-    [stop]    the stops of `mpinewton run` by their names: tol, rtol, gap, reference, max_iterations, ...
+    title     heading of the page; `text`: its introduction; `bits_per_float`: restate bits as if a float had this many
+    quantity  quantity of the figures: gap, loss, grad_norm, test_accuracy or test_loss; by default it depends on the
+              runs
+    axes      horizontal axes of the figures; ["rounds", "bits", "seconds"] by default
+    bits      "fast" by default; "portable": the same bits on every x86-64 processor with AVX2
+    seeds     seeds of the methods' random numbers; [0] by default
+    measure_every  number of iterations between measurements of what a method does not compute itself; 1 by default
+    [[data]]  `name`, and `folder` (packed shards) or `source` with options of `mpinewton pack` by their names: workers,
+              partition, sample, seed, scale, dtype, storage, rows, features, format, label_column,
+              allow_partial_last_line; `test`: test data
+    [[objective]]  `loss`; `name`, for headings and files, by default that of the loss; `l2`, a number or a list;
+              `intercept`; `start`; `data`: names of data sets, by default all
+    [[method]]     `method`; `label`; `settings`, where a list means one run for each value; `on`: patterns of problems,
+              such as ["a9a/*"], by default all
+    [[claim]] a claim that is tested on the runs: the fields of `mpinewton.experiments.claims.Claim`
+    [stop]    stopping rules of `mpinewton run` by their names: tol, rtol, gap, reference, max_iterations, ...
 
-A section of which there is one may be written [data], [objective], [method]. Paths are relative to the file; $NAME in
-them is an environment variable.
+A single section may be written [data], [objective] or [method]. Paths are relative to the file; $NAME in them is an
+environment variable.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from mpinewton.bits import Bits
 from mpinewton.data.sources import RECIPES, absolute
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.experiments.claims import Claim
+from mpinewton.extensions import located, shown
 from mpinewton.runs.job import Job, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
@@ -48,7 +52,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Data(Section, frozen=True, kw_only=True):
-    """Where rows come from."""
+    """A data set: packed shards, or a source to pack."""
 
     name: str
     folder: str | None = None
@@ -69,7 +73,7 @@ class Data(Section, frozen=True, kw_only=True):
 
 
 class Objective(Section, frozen=True, kw_only=True):
-    """What is minimised."""
+    """An objective."""
 
     loss: str
     name: str | None = None
@@ -80,7 +84,7 @@ class Objective(Section, frozen=True, kw_only=True):
 
 
 class Runner(Section, frozen=True, kw_only=True):
-    """Who minimises it."""
+    """A method with its settings."""
 
     method: str
     label: str | None = None
@@ -98,6 +102,7 @@ class Experiment(Section, frozen=True, kw_only=True):
     bits_per_float: int | None = None
     quantity: Literal["gap", "loss", "grad_norm", "test_accuracy", "test_loss"] | None = None
     axes: tuple[Literal["rounds", "bits", "seconds"], ...] = ("rounds", "bits", "seconds")
+    bits: Bits = "fast"
     seeds: tuple[int, ...] = (0,)
     measure_every: int | None = None
     data: list[Data]
@@ -112,7 +117,17 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {"data": Data, "objective": Objectiv
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison. `problem` names data and objective, `label` the method with what is varied."""
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    data : Data
+    problem : str
+        Name of data and objective.
+    label : str
+        Name of the method, with the settings and the seed that vary.
+    job : Job
+    """
 
     data: Data
     problem: str
@@ -125,77 +140,95 @@ class Cell:
         return f"{self.problem}/{plain(self.label)}"
 
 
-def read_experiment(path: Path) -> Experiment:
-    """Read and check the file; paths come out absolute.
+def read_experiment(path: Path, bits: str | None = None) -> Experiment:
+    """Read and validate the file, and make its paths absolute.
+
+    Parameters
+    ----------
+    path : Path
+    bits : str, optional
+        "fast" or "portable"; takes precedence over the file.
 
     Raises
     ------
     ConfigError
-        If something in it is unknown, missing or of the wrong kind, naming the place.
+        If an entry is unknown, missing or of the wrong type.
     """
     content = read_options(path)
-    _refuse_unknown(content, Experiment, str(path))
+    _check_names(content, Experiment, str(path))
     for name, section in SECTIONS.items():
         tables = content.get(name, [])
         content[name] = tables = [tables] if isinstance(tables, dict) else tables
         if not tables and name != "claim":
-            raise ConfigError(f"{path}: there is no [[{name}]], and a comparison needs at least one")
+            raise ConfigError(f"{path}: [[{name}]] is missing; a comparison needs at least one")
         for number, table in enumerate(tables if isinstance(tables, list) else [], 1):
-            _refuse_unknown(table, section, f"{path}: [[{name}]] number {number}")
+            _check_names(table, section, f"{path}: [[{name}]] number {number}")
     stop = content.get("stop", {})
     for key in stop if isinstance(stop, dict) else ():
         if key not in STOPS:
-            raise ConfigError(f"{path}: [stop] has no {key!r}{did_you_mean(key, STOPS)}")
+            raise ConfigError(f"{path}: [stop]: unknown entry {key!r}{did_you_mean(key, STOPS)}")
     try:
         experiment = msgspec.convert(content, Experiment)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from None
-    _refuse_contradiction(experiment, path)
+    _check_consistency(experiment, path)
     return msgspec.structs.replace(
         experiment,
+        bits=bits or experiment.bits,
         title=experiment.title or path.stem,
-        file=_shown(path),
+        file=_relative(path),
         digest=_digest(content),
-        data=[_located(data, path.parent, ("folder", "source", "test")) for data in experiment.data],
-        objective=[_located(objective, path.parent, ("start",)) for objective in experiment.objective],
+        data=[_with_absolute_paths(data, path.parent, ("folder", "source", "test")) for data in experiment.data],
+        objective=[
+            _with_absolute_paths(objective, path.parent, ("start", "loss")) for objective in experiment.objective
+        ],
+        method=[_with_absolute_paths(runner, path.parent, ("method",)) for runner in experiment.method],
     )
 
 
 def cells(experiment: Experiment, folder: Path, only: str = "") -> list[Cell]:
-    """The runs of the comparison in `folder`, all or those whose name fits the pattern, in the order of the file.
+    """The runs of the comparison, in the order of the file.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    folder : Path
+        Folder of the comparison.
+    only : str
+        A pattern that the names of the runs must match; "" for all.
 
     Raises
     ------
     ConfigError
-        If a job is not valid as far as can be told without data, two have the same name, or none fits.
+        If a job is not valid, two runs have the same name, or no name matches.
     """
     found: dict[str, Cell] = {}
     for data, objective in itertools.product(experiment.data, experiment.objective):
         if objective.data is None or data.name in objective.data:
             for cell in _cells_of(experiment, data, objective, folder):
                 if cell.name in found:
-                    raise ConfigError(f"two runs would be called {cell.name}: give the methods different labels")
+                    raise ConfigError(f"two runs have the name {cell.name}; give the methods different labels")
                 found[cell.name] = cell
     for claim in experiment.claim:
         claim.check(list(dict.fromkeys(cell.label for cell in found.values())))
     chosen = [cell for name, cell in found.items() if not only or fnmatch(name, f"*{only}*")]
     if not chosen:
-        raise ConfigError(f"--only {only!r} fits no run; there are: {', '.join(found)}")
+        raise ConfigError(f"--only {only!r} matches no run; choose from: {', '.join(found)}")
     return chosen
 
 
 def packed_folder(data: Data, folder: Path) -> Path:
-    """Where the shards are."""
+    """The folder of the shards."""
     return folder / "data" / data.name if data.folder is None else Path(data.folder)
 
 
 def plain(text: str) -> str:
-    """A text as a file name."""
+    """The text as a file name."""
     return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")
 
 
 def variants(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Every choice from the lists among nested settings, and the words that tell it from the others."""
+    """All combinations of the lists in nested settings, each with words such as "solver=lsmr" that name the choice."""
     options: list[list[tuple[dict[str, Any], tuple[str, ...]]]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -217,12 +250,13 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
         if runner.on is not None and not any(fnmatch(problem, pattern) for pattern in runner.on):
             continue
         for (settings, words), seed in itertools.product(variants(runner.settings), experiment.seeds):
-            told = (*words, f"seed {seed}") if len(experiment.seeds) > 1 else words
-            label = ", ".join([runner.label or runner.method, *told])
+            parts = (*words, f"seed {seed}") if len(experiment.seeds) > 1 else words
+            label = ", ".join([runner.label or shown(runner.method), *parts])
             content = {
                 "method": runner.method, "settings": settings, "seed": seed,
                 "data": str(packed_folder(data, folder)), "test": data.test,
                 "loss": objective.loss, "l2": l2, "intercept": objective.intercept, "start": objective.start,
+                "bits": experiment.bits,
                 "measure_every": experiment.measure_every,
                 **experiment.stop,
             }  # fmt: skip
@@ -235,51 +269,58 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
 
 
 def _objective_name(objective: Objective, l2: float | None) -> str:
-    parts = [objective.name or objective.loss, *([] if l2 is None else [f"l2={l2:g}"])]
+    parts = [objective.name or shown(objective.loss), *([] if l2 is None else [f"l2={l2:g}"])]
     parts += ["intercept"] if objective.intercept else []
     return plain("-".join(parts if objective.start in NAMED_STARTS else [*parts, Path(objective.start).name]))
 
 
-def _refuse_unknown(table: object, section: type[msgspec.Struct], where: str) -> None:
+def _check_names(table: object, section: type[msgspec.Struct], where: str) -> None:
     known = {field.name for field in msgspec.structs.fields(section)}
     for key in table if isinstance(table, dict) else ():
         if key not in known:
-            raise ConfigError(f"{where} has no {key!r}{did_you_mean(key, known)}")
+            raise ConfigError(f"{where}: unknown entry {key!r}{did_you_mean(key, known)}")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Of all that is run, shown and claimed: what a page says in full, title and text, is left out."""
-    asked = {name: part for name, part in content.items() if name not in ("title", "text")}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    """Digest of the experiment without title and text, which a page contains in full."""
+    entries = {name: part for name, part in content.items() if name not in ("title", "text")}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _refuse_contradiction(experiment: Experiment, path: Path) -> None:
+def _check_consistency(experiment: Experiment, path: Path) -> None:
     names = [data.name for data in experiment.data]
     for data in experiment.data:
         where = f"{path}: data {data.name!r}"
         if plain(data.name) != data.name or not data.name:
-            raise ConfigError(f"{where}: the name becomes a folder: letters, digits and - _ . = + only")
+            raise ConfigError(f"{where}: the name is that of a folder; expected letters, digits and - _ . = + only")
         if names.count(data.name) > 1:
-            raise ConfigError(f"{where}: this name is there twice; give every data set its own")
+            raise ConfigError(f"{where}: two data sets have this name; give each its own")
         if (data.folder is None) == (data.source is None):
-            raise ConfigError(f"{where}: give either folder (shards packed before) or source (to be packed)")
+            raise ConfigError(f"{where}: give either folder (packed shards) or source (to pack)")
         if data.source is not None and data.workers is None:
-            raise ConfigError(f"{where}: workers is missing: on how many is {data.source} to be packed?")
+            raise ConfigError(f"{where}: workers is missing: the number of workers to pack {data.source} for")
+        packing = [name for name in Data.__struct_fields__ if name not in ("name", "folder", "test")]
+        given = [name for name in packing if getattr(data, name) != getattr(Data(name=""), name)]
+        if data.folder is not None and given:
+            raise ConfigError(f"{where}: {given[0]} has no effect on shards that are packed already; remove it")
     for objective in experiment.objective:
         for name in objective.data or ():
             if name not in names:
-                raise ConfigError(f"{path}: objective {objective.loss!r}: no data {name!r}{did_you_mean(name, names)}")
+                raise ConfigError(
+                    f"{path}: objective {objective.loss!r}: unknown data {name!r}{did_you_mean(name, names)}"
+                )
 
 
-def _located(section: Any, base: Path, names: Iterable[str]) -> Any:
-    """The section, its paths absolute."""
+def _with_absolute_paths(section: Any, base: Path, names: Iterable[str]) -> Any:
+    """The section with absolute paths in these fields."""
     texts = {name: text for name in names if (text := getattr(section, name)) is not None}
-    fixed = {name: _path(text, base) for name, text in texts.items() if not _is_recipe(text)}
+    own = {name: located(text, base) for name, text in texts.items() if name in ("method", "loss")}
+    fixed = {name: _path(text, base) for name, text in texts.items() if not (name in own or _is_recipe(text))} | own
     return msgspec.structs.replace(section, **fixed)
 
 
-def _shown(path: Path) -> str:
-    """The path as one would type it from where the command was given."""
+def _relative(path: Path) -> str:
+    """The path relative to the working folder; the name alone if it lies elsewhere."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
@@ -292,5 +333,5 @@ def _path(text: str, base: Path) -> str:
     expanded = os.path.expandvars(text)
     if missing := re.search(r"\$\{?(\w+)", expanded):
         name = missing[1]
-        raise ConfigError(f"{text}: the environment variable {name} is not set; say export {name}=FOLDER first")
+        raise ConfigError(f"{text}: the environment variable {name} is not set; set it with export {name}=FOLDER")
     return absolute(expanded, base)

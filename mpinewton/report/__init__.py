@@ -1,1 +1,1 @@
-"""What comes after the runs: curves, figures, tables, one HTML page."""
+"""Figures, tables and the HTML page of runs."""

@@ -1,4 +1,4 @@
-"""What a figure shows: which quantity, against what, and where rounding ends its meaning."""
+"""The points of a figure: which quantity, against which axis, and its floor on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
-from mpinewton.report.reading import RunRecord
+from mpinewton.report.reading import REQUIRED, RunRecord
 
 AXES = {"rounds": "rounds", "bits": "bits up per worker", "seconds": "time"}
 QUANTITIES = {
@@ -22,7 +22,7 @@ QUANTITIES = {
     "test_loss": "test loss",
 }
 BEST_SEEN = "loss \N{MINUS SIGN} best loss seen"
-# A loss that falls by more than this factor is shown on a log scale.
+# A loss that decreases by more than this factor is shown on a logarithmic scale.
 WIDE = 100.0
 
 
@@ -33,11 +33,15 @@ class Quantity:
     Attributes
     ----------
     name : str
-        A key of `QUANTITIES`, or "best-seen": loss minus the best loss seen among the runs.
+        A key of `QUANTITIES`, or "best-seen": loss minus the smallest loss among the runs.
+    title : str
+        Label of the axis.
     values : list of array, shape (rows,)
-        Its value at every row of every run.
+        Its value in every row of every run.
+    log : bool
+        Whether the scale is logarithmic.
     floor : float
-        On a log scale, what is below this is drawn there; 0 on a linear scale.
+        Smaller values are drawn here on a logarithmic scale; 0 on a linear scale.
     """
 
     name: str
@@ -49,7 +53,17 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Curve:
-    """The points of one run in one panel, shape (points,) each; `floored` tells those drawn at the floor."""
+    """The points of one run in one panel.
+
+    Attributes
+    ----------
+    run : RunRecord
+    axis : str
+        A key of `AXES`.
+    x, y : array, shape (points,)
+    floored : array of bool, shape (points,)
+        Which points are drawn at the floor.
+    """
 
     run: RunRecord
     axis: str
@@ -59,42 +73,72 @@ class Curve:
 
 
 def choose_quantity(runs: Sequence[RunRecord], name: str | None = None) -> Quantity:
-    """The quantity called `name`; by default the gap where all runs have it, else loss minus the best loss seen where
-    the runs share their problem, else the gradient norm.
+    """The quantity of a figure.
+
+    Parameters
+    ----------
+    runs : sequence of RunRecord
+    name : str, optional
+        A key of `QUANTITIES`. By default the gap if all runs have one, otherwise loss minus the smallest loss if the
+        runs have the same objective, otherwise the gradient norm.
 
     Raises
     ------
     ConfigError
-        If the name is unknown or no run recorded the quantity.
+        If the name is unknown, or no run has recorded the quantity.
+    DataError
+        If no run has recorded an iterate.
     """
     if name is not None and name not in QUANTITIES:
-        raise ConfigError(f"no quantity is called {name!r}{did_you_mean(name, QUANTITIES)}")
-    started = [run for run in runs if run.rows]
-    if not started:
-        raise DataError("none of the runs has recorded an iterate yet: there is nothing to show")
-    if name is None:
-        if all(run.has("gap") for run in started):
-            name = "gap"
-        elif _one_problem(started):
-            return _best_seen(runs)
-        else:
-            name = "grad_norm"
-    if not any(run.has(name) for run in started):
-        tests = "; `--test DATA` records it"
-        remedy = {"gap": "; `mpinewton run --reference auto` records it", "test_accuracy": tests, "test_loss": tests}
-        raise ConfigError(f"no run has recorded a {QUANTITIES[name]}{remedy.get(name, '')}")
+        raise ConfigError(f"unknown quantity {name!r}{did_you_mean(name, QUANTITIES)}")
+    if not any(run.rows for run in runs):
+        raise DataError("no run has recorded an iterate yet: there is nothing to show")
+    name = name or _default_name([run for run in runs if run.rows])
+    if name == "best-seen":
+        return _best_seen(runs)
+    if not any(run.has(name) for run in runs):
+        option = "--reference auto" if name == "gap" else "--test DATA"
+        remedy = f"; record it with `mpinewton run {option}`" if name not in REQUIRED else ""
+        raise ConfigError(f"no run has recorded a {QUANTITIES[name]}{remedy}")
     values = [run.columns[name] for run in runs]
-    seen = _finite(values)
-    wide = 0 < WIDE * seen.min() < _finite([v[:1] for v in values]).max(initial=0.0)
-    log = name in ("gap", "grad_norm") or (name == "loss" and bool(wide))
-    # A gap is the difference of two losses: below one unit in the last place of the loss it means nothing.
+    log = name in ("gap", "grad_norm") or (name == "loss" and _is_wide(values))
+    return Quantity(name, QUANTITIES[name], values, log, _floor(name, runs, values) if log else 0.0)
+
+
+def _default_name(runs: Sequence[RunRecord]) -> str:
+    if all(run.has("gap") for run in runs):
+        return "gap"
+    same = len(runs) > 1 and len({run.objective for run in runs}) == 1
+    known = all(run.result.get("data_sha256") and run.has("loss") for run in runs)
+    return "best-seen" if same and known else "grad_norm"
+
+
+def _is_wide(values: Sequence[Array]) -> bool:
+    return bool(0 < WIDE * _finite(values).min() < _finite([v[:1] for v in values]).max(initial=0.0))
+
+
+def _floor(name: str, runs: Sequence[RunRecord], values: Sequence[Array]) -> float:
+    # A gap is the difference of two losses: below one unit in the last place of the loss it is rounding error.
     losses = _finite([run.columns["loss"] for run in runs])
-    floor = float(np.spacing(abs(losses.min()))) if name == "gap" and len(losses) and losses.min() else _least(seen)
-    return Quantity(name, QUANTITIES[name], values, log, floor if log else 0.0)
+    if name == "gap" and len(losses) and losses.min():
+        return float(np.spacing(abs(losses.min())))
+    return _least(_finite(values))
 
 
 def curve(run: RunRecord, axis: str, quantity: Quantity, values: Array, bits_per_float: int | None = None) -> Curve:
-    """The points of one run, those that have both numbers."""
+    """The points of one run at which both coordinates are finite.
+
+    Parameters
+    ----------
+    run : RunRecord
+    axis : str
+        A key of `AXES`.
+    quantity : Quantity
+    values : array, shape (rows,)
+        The quantity in the rows of this run.
+    bits_per_float : int, optional
+        See `bits_up`.
+    """
     x = {"rounds": run.columns["rounds"], "seconds": run.columns["seconds"]}.get(axis)
     x = bits_up(run, bits_per_float) if x is None else x
     known = np.isfinite(x) & np.isfinite(values)
@@ -104,28 +148,35 @@ def curve(run: RunRecord, axis: str, quantity: Quantity, values: Array, bits_per
 
 
 def bits_up(run: RunRecord, bits_per_float: int | None = None) -> Array:
-    """Bits up per worker as metered, or restated as if every float had `bits_per_float` bits; shape (rows,)."""
+    """Bits from the busiest worker to the driver, shape (rows,).
+
+    Parameters
+    ----------
+    run : RunRecord
+    bits_per_float : int, optional
+        Restate the bits as if a float had this many; by default as measured.
+
+    Raises
+    ------
+    ConfigError
+        If `bits_per_float` is less than 1.
+    """
     bits, floats = run.columns["bits_up"], run.columns["floats_up"]
     if bits_per_float is None:
         return bits
     if bits_per_float < 1:
-        raise ConfigError(f"bits per float is {bits_per_float}; it must be 1 or more (the papers count 32)")
-    metered = 32 if run.config.get("dtype") == "float32" else 64
-    return bits - (metered - bits_per_float) * floats
+        raise ConfigError(f"bits per float = {bits_per_float}: expected at least 1 (the papers count 32)")
+    width = 32 if run.config.get("dtype") == "float32" else 64
+    return bits - (width - bits_per_float) * floats
 
 
 def write_points(curves: Sequence[Curve], path: Path) -> None:
-    """Write exactly the plotted points as CSV: label, axis, x, y."""
+    """Write the plotted points as CSV with columns label, axis, x, y."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("label", "axis", "x", "y"))
         for c in curves:
             writer.writerows((c.run.label, c.axis, x, y) for x, y in zip(c.x.tolist(), c.y.tolist()))
-
-
-def _one_problem(runs: Sequence[RunRecord]) -> bool:
-    known = all(run.result.get("data_sha256") and run.has("loss") for run in runs)
-    return known and len(runs) > 1 and len({run.problem for run in runs}) == 1
 
 
 def _best_seen(runs: Sequence[RunRecord]) -> Quantity:
@@ -141,5 +192,5 @@ def _finite(values: Sequence[Array]) -> Array:
 
 
 def _least(values: Array) -> float:
-    """The least positive value: where zeros, which a log scale does not have, are drawn."""
+    """The least positive value, where zeros are drawn on a logarithmic scale."""
     return float(min(values[values > 0], default=1.0))

@@ -1,4 +1,4 @@
-"""Figures of several runs: one row of panels, the same quantity against rounds, bits and seconds."""
+"""Figures of several runs: a row of panels with one quantity against rounds, bits and seconds."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 PANEL = (3.3, 2.7)  # inches, without the legend
-# Told apart by colour-blind readers and in print: the palette of Okabe and Ito without its yellow, and three darker
-# ones. 10 colours, 4 line styles and 7 markers repeat together only after 140 runs.
+# Readable for colour-blind people and in print: the palette of Okabe and Ito without yellow, and three darker colours.
+# 10 colours, 4 line styles and 7 markers repeat together only after 140 runs.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#882255", "#7A7A1F", "#777777")
 LINES = ("solid", "dashed", "dashdot", "dotted")
 MARKERS = ("^", "D", "P", "*", "<", "p", "d")
-# How a run ended: marker, filled or not, and the words of the key.
+# How a run ended: marker, whether it is filled, and the text of the legend.
 ENDINGS: dict[Ending, tuple[str, bool, str]] = {
     "converged": ("o", True, "\N{BLACK CIRCLE} converged"),
-    "budget": ("s", False, "\N{WHITE SQUARE} budget used up"),
-    "stalled": ("v", False, "\N{WHITE DOWN-POINTING TRIANGLE} comes no closer"),
+    "budget": ("s", False, "\N{WHITE SQUARE} budget exhausted"),
+    "stalled": ("v", False, "\N{WHITE DOWN-POINTING TRIANGLE} no further progress"),
     "failed": ("X", True, "\N{MULTIPLICATION X} failed"),
     "running": ("o", False, "\N{WHITE CIRCLE} still running"),
 }
-# On a log scale, a curve that rises beyond this factor over the largest start leaves the panel at its top.
+# A logarithmic panel ends at this factor above the largest start; a curve that diverges leaves it there.
 HEADROOM = 100.0
-# A curve that turns at more than every third of its points is drawn as so many medians, and the range around them.
+# A curve that oscillates is drawn as the median and the range of this many windows.
 WINDOWS = 25
-# Where the longest run has more than this times the length of a short one, a linear axis would hide the short one.
+# The horizontal axis is logarithmic if the longest run is longer than a short one by more than this factor.
 UNEQUAL = 20.0
 
 
@@ -51,16 +51,20 @@ def draw(
     bits_per_float: int | None = None,
     title: str | None = None,
 ) -> list[Path]:
-    """Draw the runs, one panel for each of `axes`, and write the plotted points beside the figure.
+    """Draw the runs and write the plotted points beside the figure. The figure contains the settings of every run.
 
     Parameters
     ----------
+    runs : sequence of RunRecord
     path : Path
-        .png, .pdf or .svg; the points go to the same name with .csv. The file carries the settings of every run.
+        .png, .pdf or .svg; the points are written under the same name with .csv.
+    axes : sequence of str
+        Keys of `curves.AXES`, one panel each.
     quantity : str, optional
-        A key of `curves.QUANTITIES`; by default what `curves.choose_quantity` finds fair.
+        A key of `curves.QUANTITIES`; by default see `curves.choose_quantity`.
     bits_per_float : int, optional
-        Restate the bits as if a float had this many; by default as metered.
+        Restate the bits as if a float had this many; by default as measured.
+    title : str, optional
 
     Returns
     -------
@@ -76,12 +80,12 @@ def draw(
     """
     path = Path(path)
     options = {"axes": list(axes), "quantity": quantity, "bits_per_float": bits_per_float, "title": title}
-    _need_matplotlib()
+    _require_matplotlib()
     metadata = file_metadata(path, settings_of(runs, options))
     shown = choose_quantity(runs, quantity)
     panels = [
         [curve(run, axis, shown, values, bits_per_float) for run, values in zip(runs, shown.values)]
-        for axis in _known(axes)
+        for axis in _check_axes(axes)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with _house_style():
@@ -91,16 +95,16 @@ def draw(
     return [path, points]
 
 
-def _need_matplotlib() -> None:
+def _require_matplotlib() -> None:
     try:
         import matplotlib.style  # noqa: F401
     except ImportError:
-        raise ConfigError("figures need matplotlib, which is not installed: pip install mpinewton[plot]") from None
+        raise ConfigError("figures need matplotlib: pip install mpinewton[plot]") from None
 
 
 @contextmanager
 def _house_style() -> Iterator[None]:
-    """Our style alone, whatever the user's matplotlibrc says."""
+    """Context with our style, independent of the user's matplotlibrc."""
     import matplotlib.style
 
     with matplotlib.rc_context():
@@ -109,12 +113,12 @@ def _house_style() -> Iterator[None]:
         yield
 
 
-def _known(axes: Sequence[str]) -> Sequence[str]:
+def _check_axes(axes: Sequence[str]) -> Sequence[str]:
     if not axes:
-        raise ConfigError(f"no axis given; there are: {', '.join(AXES)}")
+        raise ConfigError(f"no axis given; choose from: {', '.join(AXES)}")
     for axis in axes:
         if axis not in AXES:
-            raise ConfigError(f"no axis is called {axis!r}{did_you_mean(axis, AXES)}")
+            raise ConfigError(f"unknown axis {axis!r}{did_you_mean(axis, AXES)}")
     return axes
 
 
@@ -123,7 +127,7 @@ def _figure(panels: list[list[Curve]], quantity: Quantity, bits_per_float: int |
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     runs = [c.run for c in panels[0]]
-    # The legend adds its own height below the panels, and asks for some width.
+    # The legend adds its own height below the panels, and needs some width.
     width = max(4.4, PANEL[0] * len(panels) + 0.3)
     columns = _legend_columns(width, [run.label for run in runs])
     height = PANEL[1] + 0.19 * (-(-len(runs) // columns) + 1) + (0.3 if title else 0.0)
@@ -134,10 +138,10 @@ def _figure(panels: list[list[Curve]], quantity: Quantity, bits_per_float: int |
         _panel(ax, panel, quantity, bits_per_float, limits)
     cells[0].set_ylabel(quantity.title)
     if title:
-        cells[0].set_title(_plain(title))
+        cells[0].set_title(_escape_text(title))
     figure.legend(
         handles=[_handle(number, c, quantity) for number, c in enumerate(panels[0])],
-        title=textwrap.fill(_key(panels, quantity), int(width * 15), break_long_words=False),
+        title=textwrap.fill(_legend_title(panels, quantity), int(width * 15), break_long_words=False),
         ncols=columns,
         loc="outside lower center",
     )
@@ -169,21 +173,21 @@ def _panel(
 
 def _draw_curve(ax: Axes, number: int, c: Curve) -> None:
     x, y = c.x, c.y
-    if _restless(y):
+    if _oscillates(y):
         windows = np.array_split(np.arange(len(y)), WINDOWS)
         low, high = (np.array([f(y[window]) for window in windows]) for f in (np.min, np.max))
         x, y = (np.array([np.median(values[window]) for window in windows]) for values in (x, y))
         ax.fill_between(x, low, high, color=COLORS[number % len(COLORS)], alpha=0.15, linewidth=0, zorder=1)
-    # Sparse markers, begun at another place on each curve, so that curves which coincide show both.
-    ax.plot(x, y, markevery=(0.03 + 0.17 * (number * 0.382 % 1), 0.17), **_look(number))
+    # Sparse markers with another offset on each curve, so that curves which coincide are both visible.
+    ax.plot(x, y, markevery=(0.03 + 0.17 * (number * 0.382 % 1), 0.17), **_line_style(number))
     if c.floored.any():
         first = int(np.argmax(c.floored))
         color = COLORS[number % len(COLORS)]
         ax.plot(c.x[first], c.y[first], "v", color=color, mfc="white", markersize=9, clip_on=False, zorder=4)
 
 
-def _restless(y: Array) -> bool:
-    """Whether the values go up and down too often to be followed as a line."""
+def _oscillates(y: Array) -> bool:
+    """Whether more than a third of the points are turning points, on a curve of many points."""
     steps = np.diff(y)
     return len(y) > 4 * WINDOWS and bool(3 * np.count_nonzero(steps[1:] * steps[:-1] < 0) > len(y))
 
@@ -192,15 +196,15 @@ def _mark_end(ax: Axes, number: int, c: Curve) -> None:
     marker, filled, _ = ENDINGS[c.run.ending]
     color = COLORS[number % len(COLORS)]
     y = min(float(c.y[-1]), ax.get_ylim()[1])
-    look: dict[str, Any] = (
+    style: dict[str, Any] = (
         {"markersize": 7.5, "mfc": color, "mec": "white", "mew": 0.8}
         if filled
         else {"markersize": 6, "mfc": "white", "mec": color, "mew": 1.5}
     )
-    ax.plot(c.x[-1], y, marker, clip_on=False, zorder=5, **look)
+    ax.plot(c.x[-1], y, marker, clip_on=False, zorder=5, **style)
 
 
-def _look(number: int) -> dict[str, Any]:
+def _line_style(number: int) -> dict[str, Any]:
     return {
         "color": COLORS[number % len(COLORS)],
         "linestyle": LINES[number % len(LINES)],
@@ -213,26 +217,26 @@ def _handle(number: int, c: Curve, quantity: Quantity) -> Line2D:
     from matplotlib.lines import Line2D
 
     label = c.run.label if len(c.x) else f"{c.run.label} (no {quantity.title})"
-    return Line2D([], [], label=_plain(label), **_look(number))
+    return Line2D([], [], label=_escape_text(label), **_line_style(number))
 
 
-def _plain(text: str) -> str:
-    """The text as it stands: dollars are no mathematics, and a leading underscore does not hide it from the legend."""
+def _escape_text(text: str) -> str:
+    """The text for matplotlib: no mathematics between dollars, no leading underscore, which hides legend entries."""
     return text.replace("$", r"\$").replace("_", " _", text.startswith("_"))
 
 
-def _key(panels: list[list[Curve]], quantity: Quantity) -> str:
-    """The marks that occur in the figure, in words."""
+def _legend_title(panels: list[list[Curve]], quantity: Quantity) -> str:
+    """Explanation of the marks that occur in the figure."""
     drawn = [c for panel in panels for c in panel if len(c.x)]
     words = [words for ending, (*_, words) in ENDINGS.items() if any(c.run.ending == ending for c in drawn)]
     if any(c.floored.any() for c in drawn):
         what = {
-            "gap": f"below the rounding of the loss ({quantity.floor:.1e}), drawn there",
-            "best-seen": "the best loss seen itself (0 by construction), drawn at the least difference",
+            "gap": f"below the rounding error of the loss ({quantity.floor:.1e}), drawn there",
+            "best-seen": "the best loss itself (difference 0), drawn at the least positive difference",
         }.get(quantity.name, "0, drawn at the least positive value")
         words.append(f"\N{WHITE DOWN-POINTING TRIANGLE} {what}")
-    if any(_restless(c.y) for c in drawn):
-        words.append("shaded: the range of values around their medians")
+    if any(_oscillates(c.y) for c in drawn):
+        words.append("shaded: range of the values around their median")
     words += [f"\N{EN DASH} \N{EN DASH} target {target:.3g}" for target in _targets(panels[0], quantity)]
     return "     ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in words)
 
@@ -242,41 +246,45 @@ def _targets(curves: list[Curve], quantity: Quantity) -> list[float]:
 
 
 def _limits(curves: list[Curve], quantity: Quantity) -> tuple[float, float] | None:
-    """Vertical limits, where a diverging run would squash all others."""
+    """Vertical limits if a diverging run would compress all others, else None."""
     drawn = [c.y for c in curves if len(c.y)]
     if not drawn:
-        raise DataError("no run has both the quantity and the place to draw it: there is nothing to show")
+        raise DataError("no run has finite values on both axes: there is nothing to show")
     low, high = min(float(y.min()) for y in drawn), max(float(y.max()) for y in drawn)
     start = max(float(y[0]) for y in drawn)
-    if quantity.log and high > (top := HEADROOM * start):
-        return low * (low / top) ** 0.04, top
-    if quantity.name == "loss" and high > (top := low + 2 * (start - low)) > low:
-        return low - 0.04 * (top - low), top
-    return None
+    if quantity.log:
+        top = HEADROOM * start
+        return (low * (low / top) ** 0.04, top) if high > top else None
+    top = low + 2 * (start - low)
+    return (low - 0.04 * (top - low), top) if quantity.name == "loss" and high > top > low else None
 
 
 def _scale_x(ax: Axes, curves: list[Curve]) -> None:
-    """Linear, or logarithmic with 0 kept where the lengths of the runs differ widely; SI prefixes."""
+    """Horizontal scale and ticks: linear, or logarithmic with 0 if the lengths of the runs differ widely."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
     axis = curves[0].axis
     moved = [c for c in curves if len(c.x) and c.x[-1] > 0]
     ends = [float(c.x[-1]) for c in moved]
-    whole = [float(c.x[-1]) for c in moved if c.run.ending != "failed"] or ends
-    if whole and max(whole) > UNEQUAL * float(np.quantile(whole, 0.25, method="lower")):
-        first = min(float(c.x[c.x > 0][0]) for c in moved)
-        zero = [0.0] if any(c.x[0] == 0 for c in moved) else []
-        # What happens before a hundredth of the shortest run, as the first gradient's milliseconds, needs no decades.
-        left, right = max(first / 1.5, min(whole) / 100), max(ends) * 1.4
-        decades = 10.0 ** np.arange(np.ceil(np.log10(left)), np.log10(right))
-        ax.set_xscale("symlog", linthresh=left, linscale=1.0)
-        ax.set_xticks([*zero, *decades[:: 1 + (len(decades) - 1) // 4]], minor=False)
-        ax.set_xlim(0 if zero else left, right)
+    lengths = [float(c.x[-1]) for c in moved if c.run.ending != "failed"] or ends
+    if lengths and max(lengths) > UNEQUAL * float(np.quantile(lengths, 0.25, method="lower")):
+        _log_scale_x(ax, moved, min(lengths), max(ends))
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4 if axis == "bits" else 5, integer=axis == "rounds"))
         ax.set_xlim(0, max(ends, default=1.0) * 1.04)
     engineering = EngFormatter({"rounds": "", "bits": "bit", "seconds": "s"}[axis])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: engineering(x) if x else "0"))
+
+
+def _log_scale_x(ax: Axes, curves: list[Curve], shortest: float, end: float) -> None:
+    first = min(float(c.x[c.x > 0][0]) for c in curves)
+    zero = [0.0] if any(c.x[0] == 0 for c in curves) else []
+    # The scale begins at a hundredth of the shortest run: the milliseconds of a first gradient need no decades.
+    left, right = max(first / 1.5, shortest / 100), end * 1.4
+    decades = 10.0 ** np.arange(np.ceil(np.log10(left)), np.log10(right))
+    ax.set_xscale("symlog", linthresh=left, linscale=1.0)
+    ax.set_xticks([*zero, *decades[:: 1 + (len(decades) - 1) // 4]], minor=False)
+    ax.set_xlim(0 if zero else left, right)
 
 
 def _legend_columns(width: float, labels: list[str]) -> int:

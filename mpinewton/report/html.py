@@ -1,4 +1,4 @@
-"""One HTML page about many runs, complete in itself: figures, tables, settings; no scripts, nothing fetched."""
+"""An HTML page about several runs in one file: figures, tables and settings, without scripts or external content."""
 
 from __future__ import annotations
 
@@ -33,16 +33,25 @@ details { border-bottom: 1px solid var(--line); padding: 0.3rem 0; } summary { c
 pre { background: var(--code); border-radius: 6px; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
 @media print { body { margin: 0; max-width: none; } }
 """
-# Whatever a label or setting holds, the page can neither run nor fetch anything.
+DEFAULT_STARTS = ("auto", "zero")
+# The page can neither run nor fetch anything, whatever a label or setting contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(runs: Sequence[RunRecord], title: str) -> str:
-    """The page as HTML: one section for each problem (data, loss and l2) among the runs."""
+def page(runs: Sequence[RunRecord], title: str, bits_per_float: int | None = None) -> str:
+    """The page as HTML, with a section for each problem.
+
+    Parameters
+    ----------
+    runs : sequence of RunRecord
+    title : str
+    bits_per_float : int, optional
+        Restate the bits as if a float had this many; by default as measured.
+    """
     problems: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
         problems.setdefault(run.problem, []).append(run)
-    sections = "\n".join(_section(problem, group) for problem, group in problems.items())
+    sections = "\n".join(_section(group, bits_per_float) for group in problems.values())
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -60,21 +69,23 @@ def page(runs: Sequence[RunRecord], title: str) -> str:
 """
 
 
-def _section(problem: tuple[str, ...], runs: Sequence[RunRecord]) -> str:
-    data, loss, l2 = map(escape, problem)
-    heading = f"<h2>{loss}, l2 = {l2}</h2>\n<p>data {data}</p>"
+def _section(runs: Sequence[RunRecord], bits_per_float: int | None) -> str:
+    data, loss, l2, intercept, start = runs[0].problem
+    words = [loss, f"l2 = {l2}", intercept, "" if start in DEFAULT_STARTS else f"start {Path(start).name}"]
+    name = Path(str(runs[0].config.get("data", ""))).name
+    heading = f"<h2>{escape(', '.join(filter(None, words)))}</h2>\n<p>data {escape(f'{name} {data}')}</p>"
     settings = "\n".join(map(_settings, runs))
     try:
-        tables = _table(summary(runs), "How each run ended and what it cost")
-        tables += _table(rounds_to(runs), "Rounds until first at or below; - where never")
-        return f"{heading}\n{_picture(runs)}\n{tables}\n{settings}"
-    except DataError as error:  # runs that have only just begun
+        tables = _table(summary(runs, bits_per_float), "Status and cost of each run")
+        tables += _table(rounds_to(runs), "Rounds to reach each value; - if it is not reached")
+        return f"{heading}\n{_picture(runs, bits_per_float)}\n{tables}\n{settings}"
+    except DataError as error:  # no run has recorded an iterate yet
         return f"{heading}\n<p>{escape(str(error))}</p>\n{settings}"
 
 
-def _picture(runs: Sequence[RunRecord]) -> str:
+def _picture(runs: Sequence[RunRecord], bits_per_float: int | None) -> str:
     with TemporaryDirectory() as folder:
-        figure, _ = draw(runs, Path(folder) / "figure.svg")
+        figure, _ = draw(runs, Path(folder) / "figure.svg", bits_per_float=bits_per_float)
         content = base64.b64encode(figure.read_bytes()).decode()
     names = escape(", ".join(run.label for run in runs), quote=True)
     return f'<figure><img alt="Curves of {names}" src="data:image/svg+xml;base64,{content}"></figure>'

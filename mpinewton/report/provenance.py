@@ -1,4 +1,4 @@
-"""Settings inside figure files: what was run, on which data, by which versions, to be read back years later."""
+"""Settings in the metadata of figures: what was run, on which data and with which versions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.report.reading import RunRecord
 
-# File suffix -> the field of its metadata that carries the settings.
+# File suffix -> the field of the metadata that contains the settings.
 FIELDS = {".png": "mpinewton", ".pdf": "Keywords", ".svg": "Description"}
-# Metadata that would make the bytes differ from one drawing to the next.
+# Metadata that is left out, so that the same figure has the same bytes.
 UNDATED: dict[str, dict[str, str | None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
 def settings_of(runs: Sequence[RunRecord], figure: dict[str, Any]) -> dict[str, Any]:
-    """Everything needed to draw the figure again: its own options, versions, and config and result of every run."""
+    """Everything that is needed to draw the figure again: its options, versions, and config and result of every run."""
     versions = {name: metadata.version(name) for name in ("mpinewton", "matplotlib", "numpy")}
     return {
         "figure": figure,
@@ -39,7 +39,7 @@ def settings_of(runs: Sequence[RunRecord], figure: dict[str, Any]) -> dict[str, 
 
 
 def _portable(facts: dict[str, Any]) -> dict[str, Any]:
-    # Figures are given away: of a path the last part says enough, and what the data are the digest says.
+    # Figures are passed on: the last part of a path is enough, and the digest identifies the data.
     return facts | {key: Path(facts[key]).name for key in ("data", "test") if isinstance(facts.get(key), str)}
 
 
@@ -49,22 +49,22 @@ def file_metadata(path: Path, settings: dict[str, Any]) -> dict[str, str | None]
     Raises
     ------
     ConfigError
-        If the suffix is not one a figure can have.
+        If the suffix is not that of a figure.
     """
     suffix = path.suffix.lower()
     if suffix not in FIELDS:
-        raise ConfigError(f"{path} ends in {path.suffix!r}; a figure is {', '.join(FIELDS)}: give -o FIGURE.png")
-    # Dates of a TOML file become text. ASCII, since the text chunks of a PNG file know no more.
+        raise ConfigError(f"{path}: unknown suffix {path.suffix!r}; choose from: {', '.join(FIELDS)}")
+    # Dates of a TOML file become text; ASCII, as PNG requires.
     return {FIELDS[suffix]: json.dumps(settings, default=str), **UNDATED[suffix]}
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings inside a figure file.
+    """The settings in a figure file.
 
     Raises
     ------
     DataError
-        If the file cannot be read or carries no settings.
+        If the file cannot be read or contains no settings.
     """
     try:
         content = path.read_bytes()
@@ -76,7 +76,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        raise DataError(f"{path} carries no settings; .png, .pdf and .svg files drawn by `mpinewton plot` do")
+        raise DataError(f"{path} contains no settings; expected a .png, .pdf or .svg file written by `mpinewton plot`")
     return settings
 
 

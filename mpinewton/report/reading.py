@@ -1,11 +1,10 @@
-"""Run folders as records: what the figures, tables and pages are made from."""
+"""Run folders, read for figures, tables and pages."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
@@ -20,28 +19,30 @@ from mpinewton.errors import DataError
 
 Ending = Literal["converged", "budget", "stalled", "failed", "running"]
 
-NEEDED = ("iteration", "rounds", "floats_up", "bits_up", "seconds", "loss", "grad_norm")
+REQUIRED = ("iteration", "rounds", "floats_up", "bits_up", "seconds", "loss", "grad_norm")
 OPTIONAL = ("gap", "test_accuracy", "test_loss")
-GROWING = ("rounds", "floats_up", "bits_up", "seconds")
-# `kind` of a result -> ending. Where a result has none, its reason tells a budget that was used up from a failure.
-KINDS: dict[str, Ending] = {"budget": "budget", "stalled": "stalled", "trouble": "failed", "interrupted": "running"}
-BUDGET = re.compile(r"asked for|allowed|budget|limit|max[-_ ](iterations|rounds|bits|seconds)", re.IGNORECASE)
+CUMULATIVE = ("rounds", "floats_up", "bits_up", "seconds")
+# `kind` of result.json -> ending.
+ENDINGS: dict[str, Ending] = {
+    "converged": "converged", "budget": "budget", "stalled": "stalled", "interrupted": "running",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder, read.
+    """The content of a run folder.
 
     Attributes
     ----------
+    folder : Path
     label : str
         Name of the run in figures and tables.
     columns : dict of array, shape (rows,)
-        The numeric columns of history.csv, NaN where the file is empty.
+        The numeric columns of history.csv; NaN where a cell is empty.
     result : dict
-        result.json; empty while the run is in progress.
+        The content of result.json; empty while the run is in progress.
     config : dict
-        config.toml.
+        The content of config.toml.
     """
 
     folder: Path
@@ -52,17 +53,13 @@ class RunRecord:
 
     @property
     def rows(self) -> int:
+        """Number of rows of the history."""
         return len(self.columns["iteration"])
 
     @property
     def ending(self) -> Ending:
         """How the run ended."""
-        if not self.result:
-            return "running"
-        if self.result.get("converged"):
-            return "converged"
-        guess: Ending = "budget" if BUDGET.search(str(self.result.get("reason", ""))) else "failed"
-        return KINDS.get(str(self.result.get("kind")), guess)
+        return ENDINGS.get(str(self.result.get("kind")), "failed") if self.result else "running"
 
     @property
     def rows_travel(self) -> bool:
@@ -71,36 +68,38 @@ class RunRecord:
 
     @property
     def reason(self) -> str:
-        """How the run ended, in its own words where it has some."""
+        """Why the run stopped, in a sentence."""
         return " ".join(str(self.result.get("reason") or self.ending).split())
 
     @property
-    def problem(self) -> tuple[Any, ...]:
-        """Data, loss and l2: runs that agree here minimise one objective."""
+    def objective(self) -> tuple[str, ...]:
+        """Data, loss, l2 and intercept: runs that agree here minimise the same function."""
         data = self.result.get("data_sha256") or self.config.get("data")
-        return (str(data), *(str(self.result.get(key, self.config.get(key))) for key in ("loss", "l2")))
+        loss, l2 = (self.result.get(key, self.config.get(key)) for key in ("loss", "l2"))
+        return str(data), str(loss), str(l2), "intercept" if self.config.get("intercept") else ""
+
+    @property
+    def problem(self) -> tuple[str, ...]:
+        """The objective and where the run started: runs that agree here can be compared iteration by iteration."""
+        return *self.objective, str(self.config.get("start", "auto"))
 
     def has(self, quantity: str) -> bool:
-        """Whether the history holds a number for the quantity."""
+        """Whether the history holds at least one number of the quantity."""
         return quantity in self.columns and bool(np.isfinite(self.columns[quantity]).any())
 
     def last(self, column: str) -> float:
-        """Value of the last row, NaN where there is none."""
+        """Value in the last row; NaN if there are no rows."""
         values = self.columns[column]
         return float(values[-1]) if len(values) else np.nan
 
     def target(self, quantity: str) -> float | None:
-        """The value at which the run was asked to stop: the settings `gap` and `tol`."""
-        key = {"gap": "gap", "grad_norm": "tol"}.get(quantity, "")
-        for table in (self.config, *(self.config.get(name) for name in ("stop", "stops", "stopping"))):
-            value = table.get(key) if isinstance(table, dict) else None
-            if isinstance(value, int | float) and value > 0:
-                return float(value)
-        return None
+        """The value at which the run was to stop: the options `gap` and `tol`."""
+        value = self.config.get({"gap": "gap", "grad_norm": "tol"}.get(quantity, ""))
+        return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder; result.json and the last line of history.csv may be missing while the run is in progress.
+    """Read a run folder. While the run is in progress, result.json and the end of history.csv may be missing.
 
     Raises
     ------
@@ -110,18 +109,18 @@ def read_run(folder: Path) -> RunRecord:
     folder = Path(folder)
     if not (folder / "history.csv").is_file():
         raise DataError(
-            f"{folder} is not a run folder: it has no history.csv; give a folder written by `mpinewton run`"
+            f"{folder} is not a run folder: it has no history.csv; expected a folder written by `mpinewton run`"
         )
     config = _parsed(folder / "config.toml", tomllib.loads)
     result = _parsed(folder / "result.json", json.loads) if (folder / "result.json").exists() else {}
     label = result.get("label") or config.get("label") or result.get("method") or config.get("method") or folder.name
     columns = _history(folder / "history.csv", finished=bool(result))
-    _complete(columns, result)
+    _fill_last_row(columns, result)
     return RunRecord(folder, " ".join(str(label).split()), columns, result, config)
 
 
 def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
-    """Read run folders and folders of run folders, at any depth, in order; labels that repeat get the folder's name.
+    """Read run folders, and folders that contain run folders at any depth; equal labels get the folder's name.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     for path in map(Path, paths):
         inside = [path] if (path / "history.csv").is_file() else sorted(p.parent for p in path.rglob("history.csv"))
         if not inside:
-            raise DataError(f"{path} holds no run: neither it nor a folder inside it has a history.csv")
+            raise DataError(f"{path} contains no run: there is no history.csv in it or in a folder inside it")
         folders.update(dict.fromkeys(inside))
     runs = [read_run(folder) for folder in folders]
     labels = Counter(run.label for run in runs)
@@ -143,7 +142,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; every run folder has it from its start: run again") from None
+        raise DataError(f"{path} is missing; run the command again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -154,12 +153,12 @@ def _parsed(path: Path, parse: Any) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}; run again, or restore the file") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, not named values; run again, or restore the file")
+        raise DataError(f"{path}: expected named values, found a {type(content).__name__}; restore the file")
     return content
 
 
-def _complete(columns: dict[str, Array], result: dict[str, Any]) -> None:
-    """What the history leaves out of the last iterate, where a run is measured now and then, is in the result."""
+def _fill_last_row(columns: dict[str, Array], result: dict[str, Any]) -> None:
+    """Fill the last row from the result: the history may leave it out (--measure-every)."""
     if not len(columns["iteration"]) or columns["iteration"][-1] != result.get("iterations"):
         return
     for name in ("loss", "grad_norm", "gap", "test_accuracy", "test_loss"):
@@ -171,26 +170,24 @@ def _complete(columns: dict[str, Array], result: dict[str, Any]) -> None:
 def _history(path: Path, finished: bool) -> dict[str, Array]:
     text = _text(path)
     if not finished and not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]  # the run is writing this very line
+        text = text[: text.rfind("\n") + 1]  # the run is writing this line
     header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
-    missing = [name for name in NEEDED if name not in header]
+    missing = [name for name in REQUIRED if name not in header]
     if missing:
-        raise DataError(f"{path} has no column {', '.join(missing)}; its first line must name the columns of a history")
+        raise DataError(f"{path} has no column {', '.join(missing)}; the first line must name all columns")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
-            raise DataError(
-                f"{path} line {number} has {len(row)} cells, but the first line names {len(header)} columns"
-            )
+            raise DataError(f"{path} line {number}: expected {len(header)} cells, found {len(row)}")
     columns = {name: np.full(len(rows), np.nan) for name in OPTIONAL}
     for name, cells in zip(header, zip(*rows) if rows else [()] * len(header)):
         if name != "note":
             columns[name] = _numbers(path, name, cells)
-    for name in GROWING:
+    for name in CUMULATIVE:
         seen = columns[name][np.isfinite(columns[name])]
         fall = np.flatnonzero(np.diff(seen) < 0)
         if len(fall):
             before, after = seen[fall[0]], seen[fall[0] + 1]
-            raise DataError(f"{path}: {name} falls from {before:g} to {after:g}, but totals only grow; is it two runs?")
+            raise DataError(f"{path}: column {name} decreases from {before:g} to {after:g}, but totals never do")
     return columns
 
 
@@ -198,5 +195,5 @@ def _numbers(path: Path, name: str, cells: tuple[str, ...]) -> Array:
     try:
         return np.array([float(cell) if cell else np.nan for cell in cells], dtype=np.float64)
     except ValueError as error:
-        # Cut short: a file that lost a piece to a crash may hold a line of megabytes.
-        raise DataError(f"{path}: column {name} must hold numbers or nothing; {error!s:.200}") from error
+        # Truncated: a damaged file may contain a line of megabytes.
+        raise DataError(f"{path}: column {name}: expected numbers or empty cells: {error!s:.200}") from error

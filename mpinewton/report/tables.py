@@ -1,4 +1,4 @@
-"""Tables of several runs: how each ended and what it cost, and the rounds to given gaps."""
+"""Tables of several runs: status and cost of each, and the cost to reach given gaps."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ NAMES = {"gap": "gap", "best-seen": "loss - best seen", "grad_norm": "gradient n
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of cells; the first `words` columns are words, the others are set flush right."""
+    """A table of text.
+
+    Attributes
+    ----------
+    header : tuple of str
+    rows : sequence of tuple of str
+    words : int
+        Number of leading columns that are aligned left; the others are aligned right.
+    """
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     words: int = 1
 
     def text(self) -> str:
-        """Columns aligned with spaces."""
+        """The table with columns aligned by spaces."""
         lines = [self.header, *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines)]
         return "\n".join(self._line(cells, widths, "  ").rstrip() for cells in lines)
 
     def markdown(self) -> str:
-        """A table of GitHub's Markdown."""
+        """The table in GitHub's Markdown."""
         lines = [tuple(cell.replace("|", r"\|") for cell in cells) for cells in (self.header, *self.rows)]
         widths = [max(3, *map(len, column)) for column in zip(*lines)]
         rule = ["-" * width if n < self.words else "-" * (width - 1) + ":" for n, width in enumerate(widths)]
@@ -42,13 +50,22 @@ class Table:
 
 
 def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Table:
-    """How each run ended and what it cost; the last column is the quantity a figure of the runs would show.
+    """Status and cost of each run, and the last value of the quantity that a figure of the runs shows.
 
-    Mbit are 1e6 bits up, of the busiest worker's link. Where runs were tested, the best accuracy and the last loss on
-    the test rows are there, too.
+    Parameters
+    ----------
+    runs : sequence of RunRecord
+    bits_per_float : int, optional
+        Restate the bits as if a float had this many; by default as measured.
+
+    Returns
+    -------
+    Table
+        Mbit are 1e6 bits from the busiest worker to the driver. With test data there are two more columns: the best
+        accuracy and the last loss on them.
     """
     quantity = choose_quantity(runs)
-    classed, tested = (any(run.has(name) for run in runs) for name in ("test_accuracy", "test_loss"))
+    accuracy, test_loss = (any(run.has(name) for run in runs) for name in ("test_accuracy", "test_loss"))
     rows = [
         (
             run.label,
@@ -58,21 +75,25 @@ def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Tab
             _number(_last(bits_up(run, bits_per_float)) / 1e6, ".4g"),
             _number(run.last("seconds"), ".3g"),
             _number(_last(values[np.isfinite(values)]), ".2e"),
-            *((_number(100 * _best(run.columns["test_accuracy"]), ".2f"),) if classed else ()),
-            *((_number(run.last("test_loss"), ".4f"),) if tested else ()),
+            *((_number(100 * _best(run.columns["test_accuracy"]), ".2f"),) if accuracy else ()),
+            *((_number(run.last("test_loss"), ".4f"),) if test_loss else ()),
         )
         for run, values in zip(runs, quantity.values)
     ]
     mbit = "Mbit up" if bits_per_float is None else f"Mbit up ({bits_per_float} per float)"
-    last = (NAMES[quantity.name], *(("best test %",) if classed else ()), *(("test loss",) if tested else ()))
-    return Table(("method", "ended", "iterations", "rounds", mbit, "seconds", *last), rows, 2)
+    last = (NAMES[quantity.name], *(("best test %",) if accuracy else ()), *(("test loss",) if test_loss else ()))
+    return Table(("method", "status", "iterations", "rounds", mbit, "seconds", *last), rows, 2)
 
 
 def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] | None = None) -> Table:
-    """Rounds until the quantity a figure of the runs would show is first at or below each level; "-" where never.
+    """Rounds until the quantity that a figure of the runs shows is at most each level; "-" if it never is.
 
-    `levels` are 1e-1 to 1e-12 by default; of distances to the best loss seen, those to which two runs came: the best
-    run comes to them all.
+    Parameters
+    ----------
+    runs : sequence of RunRecord
+    levels : iterable of float, optional
+        1e-1 to 1e-12 by default. Of differences to the best loss among the runs, only the levels that two runs reach:
+        the best run reaches them all.
     """
     return _cost_to("rounds", [run.columns["rounds"] for run in runs], ".0f", runs, levels)
 
@@ -80,7 +101,7 @@ def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] | None = None) 
 def kilobits_to(
     runs: Sequence[RunRecord], levels: Iterable[float] | None = None, bits_per_float: int | None = None
 ) -> Table:
-    """As `rounds_to`, but thousands of bits up, of the busiest worker's link."""
+    """As `rounds_to`, with kbit (1e3 bits) from the busiest worker to the driver."""
     return _cost_to("kbit up", [bits_up(run, bits_per_float) / 1e3 for run in runs], ".4g", runs, levels)
 
 
@@ -97,12 +118,12 @@ def _cost_to(
         (run.label, *(_number(_first(cost, values, level), form) for level in levels))
         for run, cost, values in zip(runs, costs, quantity.values)
     ]
-    header = (f"{what} to {NAMES[quantity.name]}", *(f"{level:.0e}".replace("e-0", "e-") for level in levels))
+    header = (f"{what} to reach {NAMES[quantity.name]}", *(f"{level:.0e}".replace("e-0", "e-") for level in levels))
     return Table(header, rows)
 
 
 def _first(cost: Array, values: Array, level: float) -> float:
-    reached = np.flatnonzero(values <= level)  # NaN reaches nothing
+    reached = np.flatnonzero(values <= level)  # NaN compares false
     return float(cost[reached[0]]) if len(reached) else np.nan
 
 

@@ -1,4 +1,4 @@
-"""State on disk: two files in turn, each whole or not there, the newest that is sound is the one to go on from."""
+"""Checkpoints: two files, written in turn and atomically; a run is resumed from the newest intact one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mpinewton.arrays import Array
 from mpinewton.errors import DataError
-from mpinewton.fleet.wire import Layout, joined, parted
+from mpinewton.fleet.wire import Layout, from_bytes, to_bytes
 from mpinewton.methods.support.method import State
 from mpinewton.runs.storage import open_sealed, sealed_file
 
@@ -24,19 +24,19 @@ NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on, bit by bit, on any number of ranks.
+    """Everything that is needed to resume a run with the same bits on any number of ranks.
 
     Attributes
     ----------
     number : int
-        Counts the checkpoints of a run; the larger is the newer.
+        Number of the checkpoint within the run.
     facts : dict
-        Iteration, seconds, identity of the run, sizes and digests of its tables: JSON-able.
-    state : dict of arrays, numbers and texts
+        Iteration, seconds, identity of the run, sizes and digests of its tables; JSON-able.
+    state : dict of str to array, float, int, bool or str
         The fields of the method's state.
-    ledger : dict of arrays
-    workers : list of dicts of arrays
-        What every logical worker keeps.
+    ledger : dict of str to array
+    workers : list of dict of str to array
+        What each logical worker remembers.
     """
 
     number: int
@@ -46,18 +46,18 @@ class Checkpoint:
     workers: list[dict[str, Array]]
 
     def state_of(self, kind: type[State]) -> State:
-        """The method's state."""
+        """The method's state, an object of the class `kind`."""
         return kind(**{field.name: self.state[field.name] for field in fields(kind)})
 
 
 def state_fields(state: State) -> dict[str, Any]:
-    """The fields of a state, to be saved."""
+    """The fields of a state, for `Checkpoint.state`."""
     values = {field.name: getattr(state, field.name) for field in fields(state)}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write it over the older of the two files. Raises OSError if it cannot be written: the files are as they were."""
+    """Write over the older of the two files. Raises OSError if that fails; both files are then unchanged."""
     path = folder / NAMES[checkpoint.number % 2]
     with sealed_file(path, FORMAT) as file:
         _fill(file, checkpoint)
@@ -65,7 +65,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one file. Raises DataError if it is not a whole checkpoint of ours."""
+    """Read one file. Raises DataError if it is not an intact checkpoint."""
     with open_sealed(path, FORMAT) as file:
         facts, index, data = (file[name][()] for name in ("facts", "index", "data"))
     facts = json.loads(facts.tobytes())
@@ -76,12 +76,12 @@ def read(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest sound checkpoint of a run folder; None where there is no file of one.
+    """The newest intact checkpoint of a run folder; None if there is no checkpoint.
 
     Raises
     ------
     DataError
-        If there are files, and none is sound.
+        If there are checkpoints, but none is intact.
     """
     found, faults = [], []
     for path in (folder / name for name in NAMES):
@@ -91,7 +91,7 @@ def newest(folder: Path) -> Checkpoint | None:
             except DataError as error:
                 faults.append(str(error))
     if faults and not found:
-        raise DataError(f"no checkpoint in {folder} can be read; start anew with --fresh. " + "; ".join(faults))
+        raise DataError(f"no checkpoint in {folder} can be read; start again with --fresh. " + "; ".join(faults))
     return max(found, key=lambda checkpoint: checkpoint.number, default=None)
 
 
@@ -112,15 +112,15 @@ def _text(content: Any) -> NDArray[np.uint8]:
 
 
 def _packed(arrays: Mapping[str, Any]) -> tuple[list[list[Any]], Any]:
-    """An index of (name, dtype, shape) and the bytes."""
+    """Arrays as an index of (name, dtype, shape) and one array of bytes."""
     flat = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays.values()]
     index = [[name, a.dtype.str, list(a.shape)] for name, a in zip(arrays, flat)]
-    return index, joined([*flat, np.zeros(0)])  # never a single array: a single one is not padded
+    return index, to_bytes([*flat, np.zeros(0)])  # at least two arrays: a single one is not padded
 
 
 def _unpacked(index: list[list[Any]], data: Any) -> dict[str, Any]:
     layout = Layout(False, (*(d for _, d, _ in index), "<f8"), (*(tuple(s) for _, _, s in index), (0,)))
-    arrays, _ = parted(layout, data)
+    arrays, _ = from_bytes(layout, data)
     return {name: a.copy() for (name, _, _), a in zip(index, arrays)}
 
 

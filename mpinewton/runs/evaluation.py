@@ -1,4 +1,4 @@
-"""What is measured for the record alone: accuracy and loss on test rows, and the gap to an optimum computed once."""
+"""What is measured for the record only: accuracy and loss on test rows, and the gap to the optimal value."""
 
 from __future__ import annotations
 
@@ -10,36 +10,59 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import NAN, Array
 from mpinewton.data.loading import load_rows
 from mpinewton.errors import ConfigError, DataError, Interrupted
 from mpinewton.fleet import Fleet, Plan
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
+from mpinewton.runs.job import optimum_shift
 from mpinewton.runs.loop import run
+from mpinewton.runs.model import read_model
 from mpinewton.runs.stopping import GradientBelow, Iterations
 from mpinewton.runs.storage import open_sealed, sealed_file
 
 log = logging.getLogger("mpinewton")
 FORMAT = "mpinewton-reference/1"
-# Up to here the Hessian of the whole objective is formed and factored; beyond, L-BFGS.
+# Up to this dimension the optimum is computed by Newton, above it by L-BFGS.
 EXACT_SIZE = 2000
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An optimum: P* and, where known, w*."""
+    """An optimum.
+
+    Attributes
+    ----------
+    loss : float
+        The optimal value P*.
+    w : array, shape (d,), or None
+        The optimal weights, if they are known.
+    grad_norm : float
+        Gradient norm at w; NaN if it is not known.
+    """
 
     loss: float
     w: Array | None
     grad_norm: float
 
 
-def tested(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
-    """What weights of this plan are worth on other rows: the share of them that is classed rightly, NaN where the loss
-    does not class; and the mean loss, without l2.
+def tester(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
+    """A function that evaluates weights on test rows.
+
+    Parameters
+    ----------
+    plan : Plan
+    source : str
+        The test rows: a folder of shards or anything `mpinewton pack` reads.
+
+    Returns
+    -------
+    function of w, shape (d,)
+        Returns the accuracy (NaN if the loss is no classification loss) and the mean loss without l2.
 
     Raises
     ------
@@ -49,44 +72,62 @@ def tested(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
     loss, manifest = plan.build_loss(), plan.manifest
     shard, _ = load_rows(source, manifest.features, manifest.class_names or (), manifest.scale)
     if not shard.rows:
-        raise DataError(f"{source}: no rows to test on")
+        raise DataError(f"{source}: no test rows")
     model = loss.on_shard(shard.with_intercept() if plan.intercept else shard, manifest.classes)
 
-    def measured(w: Array) -> tuple[float, float]:
-        accuracy = float(np.mean(model.predict(w) == shard.y)) if loss.classifies else float("nan")
+    def test(w: Array) -> tuple[float, float]:
+        accuracy = float(np.mean(model.predict(w) == shard.y)) if loss.classifies else NAN
         return accuracy, model.at(w).value()
 
-    return measured
+    return test
 
 
-def reference(fleet: Fleet, plan: Plan, text: str, pause: Callable[[], str] = lambda: "") -> Reference:
-    """The optimum of a plan: `text` is its value, or `auto` to compute it once and keep it beside the shards.
+def find_optimum(fleet: Fleet, plan: Plan | None, text: str, pause: Callable[[], str] = lambda: "") -> Reference:
+    """The optimum of an objective.
+
+    Parameters
+    ----------
+    fleet : Fleet
+    plan : Plan or None
+        The plan of the fleet, if its data are a folder of shards.
+    text : str
+        The optimal value; or "auto": the optimum is computed once and saved beside the shards.
+    pause : function without arguments
+        Returns why the computation must be interrupted, or "".
 
     Raises
     ------
     ConfigError
-        If `text` is neither, or the loss has no single optimum to compute.
+        If `text` is neither, or the loss is not convex.
     Interrupted
-        If `pause` gives a reason to stop before it is found.
+        If `pause` interrupts the computation.
     """
     if text != "auto":
-        if not isfinite(value := _number(text)):
-            raise ConfigError(f"--reference {text!r}: give the optimal value, or auto to have it computed")
-        return Reference(value, None, float("nan"))
-    if not plan.build_loss().convex:
-        raise ConfigError(f"--reference auto needs a convex loss: {plan.build_loss().name} may have many minima")
+        try:
+            value = float(text)
+        except ValueError:
+            value = NAN
+        if not isfinite(value):
+            raise ConfigError(f"--reference {text!r}: expected the optimal value, or auto to compute it")
+        return Reference(value, None, NAN)
+    loss = fleet.problem.loss
+    if not loss.convex:
+        raise ConfigError(f"--reference auto needs a convex loss: {loss.name} may have many minima")
+    if plan is None:
+        with fleet.ledger.closed():
+            return _solve(fleet, pause)
     path = plan.path() / f"reference-{_key(plan)}.h5"
     try:
         return _read(path)
     except DataError:
         pass
-    log.info("computing the optimum once, for the gap")
+    log.info("computing the optimum, which is then saved beside the shards")
     with fleet.ledger.closed():
         found = _solve(fleet, pause)
     try:
         _write(path, found)
     except OSError as error:
-        log.warning("the optimum could not be kept beside the shards (%s): the next run computes it again", error)
+        log.warning("the optimum could not be saved beside the shards (%s): the next run computes it again", error)
     return found
 
 
@@ -95,11 +136,11 @@ def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
     method, limit = (Newton(), 200) if exact else (Lbfgs(memory=30), 10_000)
     fleet.adopt(method)
     w, target, best = np.zeros(fleet.dim), 1e-9, None
-    # As far as rounding lets it: tighter and tighter, until a tenth can no longer be gained.
+    # To the limit of rounding: the tolerance is divided by 10 until it is not met.
     while True:
         ended = run(method, fleet, w, [GradientBelow(target), Iterations(limit)], pause=pause)
         if ended.kind == "interrupted":
-            raise Interrupted(f"while the optimum was computed: {ended.reason}")
+            raise Interrupted(f"interrupted while computing the optimum: {ended.reason}")
         if best is None or ended.row.grad_norm < best.row.grad_norm:
             best = ended
         if ended.kind != "converged" or target <= 1e-15:
@@ -108,15 +149,15 @@ def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
         limit = 5 if exact else limit
     if not best.row.grad_norm <= 1e-6:
         raise ConfigError(
-            f"--reference auto: no optimum was found (gradient norm {best.row.grad_norm:.3g}: {best.reason}); "
-            "give the value, or set l2 > 0"
+            f"--reference auto: the optimum was not found (gradient norm {best.row.grad_norm:.3g}: {best.reason}); "
+            "give the optimal value, or set --l2 greater than 0"
         )
     return Reference(float(best.row.loss), best.state.w, best.row.grad_norm)
 
 
 def _key(plan: Plan) -> str:
-    """Names an objective: data, loss, l2, intercept, storage."""
-    facts = [plan.manifest.data_sha256, plan.loss, plan.l2, plan.intercept, plan.dtype]
+    """Digest of the objective: data, loss, l2, intercept, dtype."""
+    facts = [plan.manifest.data_sha256, msgspec.to_builtins(plan.loss), plan.l2, plan.intercept, plan.dtype]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -131,38 +172,32 @@ def _write(path: Path, found: Reference) -> None:
         file.create_dataset("w", data=found.w)
 
 
-def beginning(plan: Plan, text: str, optimum: Reference | None) -> Array:
-    """The first w, shape (d,): `auto` (what the loss proposes: zeros for linear models, drawn from the seed for
-    networks), `zero`, a model file, or `optimum+C` (C added to every coordinate of the optimum).
+def initial_weights(plan: Plan, text: str, optimum: Reference | None) -> Array:
+    """The first w, shape (d,).
+
+    Parameters
+    ----------
+    plan : Plan
+    text : str
+        "auto" (the loss's own: zeros for linear models, random for networks), "zero", a model file, or "optimum+C"
+        (C added to every coordinate of the optimum).
+    optimum : Reference or None
+        Needed for "optimum+C".
 
     Raises
     ------
-    ConfigError
-        If the text is none of these, or what it names does not fit.
+    ConfigError, DataError
+        If the file cannot be read, or does not have d weights.
     """
     if text == "auto":
         return plan.problem().initial_weights()
     if text == "zero":
         return np.zeros(plan.problem().dim)
-    if text.startswith("optimum"):
-        shift = 0.0 if text == "optimum" else _number(text.removeprefix("optimum"))
-        if not isfinite(shift):
-            raise ConfigError(f"--start {text!r}: write optimum+C with a number C, as in optimum+0.1")
-        if optimum is None or optimum.w is None:
-            raise ConfigError(f"--start {text} needs the optimum itself: add --reference auto")
+    if (shift := optimum_shift(text)) is not None:
+        assert optimum is not None and optimum.w is not None  # Job.check
         return optimum.w + shift
-    from mpinewton.runs.model import read_model
-
     w = read_model(Path(text)).w
-    size = plan.problem().dim
-    if w.shape != (size,):
-        raise ConfigError(f"--start {text}: {w.size} weights, but this objective has {size}")
+    dim = plan.problem().dim
+    if w.shape != (dim,):
+        raise ConfigError(f"--start {text}: expected {dim} weights, but the model has {w.size}")
     return w
-
-
-def _number(text: str) -> float:
-    """The number that a text is, NaN where it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -1,26 +1,29 @@
-"""A job from beginning to end: fleet, method, record, checkpoint, result."""
+"""Runs a job: fleet, method, record, checkpoints, result."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpinewton.arrays import NAN
+from mpinewton import bits
+from mpinewton.arrays import NAN, Array
 from mpinewton.data.manifest import Manifest
 from mpinewton.errors import MpinewtonError
+from mpinewton.extensions import shown
 from mpinewton.fleet import Fleet
 from mpinewton.methods.support.method import State
-from mpinewton.runs.evaluation import Reference, beginning, reference, tested
+from mpinewton.runs.evaluation import Reference, find_optimum, initial_weights, tester
 from mpinewton.runs.folder import RunFolder, environment, versions
 from mpinewton.runs.history import Row, history_sha256
 from mpinewton.runs.job import Job
 from mpinewton.runs.loop import Clock, Evaluation, Outcome, run
 from mpinewton.runs.model import Model, write_model
 from mpinewton.runs.progress import Progress
-from mpinewton.runs.signals import Signals, caught
+from mpinewton.runs.signals import Signals, catch_signals
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
@@ -30,104 +33,114 @@ EXIT_CODES = {"converged": 0, "budget": 0, "stalled": 0, "trouble": 1, "interrup
 
 
 def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool = False) -> dict[str, Any]:
-    """Run a completed job in a folder, or go on with it; the content of its result.json, and `exit_code`.
+    """Run a complete job in a folder, or resume it.
+
+    Returns
+    -------
+    dict
+        The content of result.json, and `exit_code`.
 
     Raises
     ------
+    ConfigError, DataError
+        If the job does not fit the folder or the data, before anything is started.
     MpinewtonError
-        If something does not fit (before anything is started), or a worker fails.
+        If a worker fails.
     """
     folder = RunFolder(path, job.identity(manifest), fresh)
-    if done := folder.finished(job.toml()):
-        log.info("%s is finished: %s. Ask for more to go on, or for a new run with --fresh", path, done["reason"])
+    if done := folder.final_result(job.toml()):
+        log.info("%s is finished: %s. Raise the limit to continue, or start anew with --fresh", path, done["reason"])
         return done | {"exit_code": EXIT_CODES[done["kind"]]}
     try:
-        with caught() as signals:
+        with catch_signals() as signals:
             return _Execution(session, job, manifest, folder, signals).result()
     finally:
         folder.close()
 
 
 class _Execution:
-    """What the parts of one run share."""
+    """One run of a job."""
 
     def __init__(self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, signals: Signals) -> None:
         self.session, self.job, self.manifest, self.folder, self.signals = session, job, manifest, folder, signals
         self.deadline = time.monotonic() + 3600 * job.max_hours if job.max_hours is not None else None
+        self.ranks = introduce(session, job.bits)
         self.plan = job.plan(manifest)
         self.fleet: Fleet = session.open(self.plan)
         self.clock = Clock()
 
     def result(self) -> dict[str, Any]:
         job, fleet = self.job, self.fleet
-        optimum = None if job.reference is None else reference(fleet, self.plan, job.reference, self.pause)
+        optimum = None if job.reference is None else find_optimum(fleet, self.plan, job.reference, self.pause)
         evaluation = Evaluation(
             NAN if optimum is None else optimum.loss,
-            None if job.test is None else tested(self.plan, job.test),
+            None if job.test is None else tester(self.plan, job.test),
             job.measure_every or 1,
         )
-        method = job.build_method()
-        fleet.adopt(method)
-        begin = self.begun(optimum)
+        fleet.adopt(job.algorithm)
+        begin = self.open_folder(optimum)
         progress = Progress()
         outcome = run(
-            method, fleet, begin, job.stops(), clock=self.clock, evaluation=evaluation,
+            job.algorithm, fleet, begin, job.stops(), clock=self.clock, evaluation=evaluation,
             first=self.folder.rows[0] if self.folder.rows else None,
             watchers=[self.folder, progress, self.checkpoint], pause=self.pause,
         )  # fmt: skip
         progress.finish(outcome.row)
-        return self.finished(outcome)
+        return self.finish(outcome)
 
-    def begun(self, optimum: Reference | None) -> Any:
-        """Where to begin: w, or the state that was saved, the workers standing where they stood."""
-        found = self.folder.found
-        begin: Any
-        if found is None:
-            begin = beginning(self.plan, self.job.start, optimum)
+    def open_folder(self, optimum: Reference | None) -> Array | State:
+        """Open the run folder. Returns the first w; or the state of the checkpoint, with fleet and clock restored."""
+        saved = self.folder.checkpoint
+        begin: Array | State = (
+            initial_weights(self.plan, self.job.start, optimum)
+            if saved is None
+            else saved.state_of(self.job.algorithm.state)
+        )
+        self.folder.open(self.fleet, self.job.toml(), environment(self.ranks, self.session.library, self.job.bits))
+        if saved is not None and isinstance(begin, State):
+            self.fleet.iteration = saved.facts["iteration"]
+            self.fleet.restore(saved.workers, begin.w)
+            log.info("resuming from the checkpoint at iteration %d: %s", self.fleet.iteration, self.summary())
+            self.clock = Clock(saved.facts["seconds"])
         else:
-            begin = found.state_of(self.job.build_method().state)
-        self.folder.begin(self.fleet, self.job.toml(), environment(introduce(self.session), self.session.library))
-        if found is None:
-            log.info(self.described())
+            log.info(self.summary())
             self.clock = Clock()
-        else:
-            self.fleet.iteration = found.facts["iteration"]
-            self.fleet.restore(found.workers, begin.w)
-            log.info("going on from the checkpoint at iteration %d: %s", self.fleet.iteration, self.described())
-            self.clock = Clock(found.facts["seconds"])
         return begin
 
-    def described(self) -> str:
+    def summary(self) -> str:
+        """The run in one line."""
         job, m = self.job, self.manifest
         return (
-            f"{job.method} on {job.data}: {job.loss}, l2 {job.l2:.6g}, {m.rows} rows x {m.features} features, "
+            f"{shown(job.method)} on {job.data}: {shown(job.loss or '')}, l2 {job.l2:.6g}, "
+            f"{m.rows} rows x {m.features} features, "
             f"{m.workers} workers on {self.session.ranks} rank{'s' if self.session.ranks > 1 else ''}"
         )
 
     def checkpoint(self, row: Row, state: State) -> None:
-        """A watcher: save when it is time."""
-        if self.folder.due(self.job.checkpoint_seconds):
+        """Watcher that saves a checkpoint when one is due."""
+        if self.folder.is_due(self.job.checkpoint_seconds):
             self.folder.save(state, row.seconds)
 
     def pause(self) -> str:
-        """Why to go on another time, if there is a reason."""
+        """Why the run must be interrupted, or ""."""
         if self.signals.name or self.fleet.interrupted:
-            return f"signal {self.signals.name or 'on a worker rank'}: run the same command again to go on"
+            return f"signal {self.signals.name or 'on a worker rank'}: run the same command again to continue"
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            return f"--max-hours {self.job.max_hours:g} are over: run the same command again to go on"
+            return f"time limit (--max-hours {self.job.max_hours:g}) reached: run the same command again to continue"
         return ""
 
-    def finished(self, outcome: Outcome) -> dict[str, Any]:
-        """Save everything, write the result, say it."""
+    def finish(self, outcome: Outcome) -> dict[str, Any]:
+        """Write checkpoint, model and result, and log the result."""
         folder, row = self.folder, outcome.row
-        if outcome.kind != "trouble":  # then the workers have gone on from the last good iterate; older ones are saved
+        if outcome.kind != "trouble":  # the workers have left the last good iterate
             folder.save(outcome.state, row.seconds)
         model = Model.of(outcome.state.w, self.plan)
         write_model(folder.path / "model.h5", model)
         ledger = self.fleet.ledger
         result = {
-            "method": self.job.method, "loss": self.job.loss, "l2": self.job.l2, "data": self.job.data,
-            "rows_travel": self.job.build_method().rows_travel,
+            **self.job.names(), "l2": self.job.l2,
+            "data": self.job.data,
+            "rows_travel": self.job.algorithm.rows_travel,
             "workers": self.manifest.workers, "ranks": self.session.ranks,
             "converged": outcome.converged, "kind": outcome.kind, "reason": outcome.reason,
             "iterations": row.iteration, "rounds": ledger.rounds, **ledger.totals(),
@@ -137,7 +150,7 @@ class _Execution:
             "test_accuracy": _known(row.test_accuracy), "test_loss": _known(row.test_loss),
             "w_sha256": hashlib.sha256(outcome.state.w.tobytes()).hexdigest(),
             "history_sha256": history_sha256(folder.rows), "data_sha256": self.manifest.data_sha256,
-            "versions": versions(),
+            "versions": versions(), "bits": self.job.bits, "arithmetic": bits.describe(self.ranks),
         }  # fmt: skip
         folder.finish(result)
         log.info(
@@ -146,16 +159,24 @@ class _Execution:
         return result | {"exit_code": EXIT_CODES[outcome.kind]}
 
 
-def introduce(session: Session) -> list[dict[str, Any]]:
-    """What every rank says of itself. Raises MpinewtonError where they do not run the same version."""
+def introduce(session: Session, asked: bits.Bits) -> list[dict[str, Any]]:
+    """Host, versions and process of every rank.
+
+    Raises
+    ------
+    MpinewtonError
+        If the ranks run different versions of mpinewton, or one cannot compute these bits.
+    """
     ranks = session.introductions()
     odd = sorted({r["host"] for r in ranks if r["mpinewton"] != ranks[0]["mpinewton"]})
     if odd:
         raise MpinewtonError(
-            f"{', '.join(odd)}: another version of mpinewton than the driver's; install one on all hosts"
+            f"mpinewton on {', '.join(odd)} is another version than on the driver; install one version on all hosts"
         )
+    if asked == "portable":
+        bits.refuse(ranks)
     return ranks
 
 
 def _known(value: float) -> float | None:
-    return None if value != value else value
+    return None if isnan(value) else value

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isnan
-from typing import Any
+from typing import Any, get_type_hints
 
 from mpinewton.arrays import NAN
 
 
 @dataclass(frozen=True)
 class Row:
-    """One iterate. Floats and bits are cumulative, of the busiest worker's link; `*_total` is summed over the workers.
+    """One iterate. NaN stands for a number that is not known.
 
-    `seconds` is the driver's time without evaluation for the record. NaN where a number is not known.
+    Rounds, floats, bits, bytes and seconds are cumulative. `floats_*` and `bits_*` count the link of the busiest
+    worker, `*_total` all links. `seconds` is the time of the driver, without evaluation for the record.
     """
 
     iteration: int
@@ -39,29 +40,26 @@ class Row:
     bits_up_total: int = 0
 
     def cells(self, names: Iterable[str]) -> list[str]:
-        """Values as text at full precision; empty where unknown."""
+        """The fields of these names as text at full precision; "" where unknown."""
         return [_text(getattr(self, name)) for name in names]
 
     @classmethod
     def of(cls, cells: dict[str, str]) -> Row:
-        """The row again. Raises ValueError or KeyError where it is none."""
-        kinds: dict[str, Callable[[str], Any]] = {
-            "int": int,
-            "float": lambda text: float(text) if text else NAN,
-            "str": str,
-        }
-        return cls(**{field.name: kinds[str(field.type)](cells[field.name]) for field in fields(cls)})
+        """The row with these cells. Raises ValueError or KeyError if they do not form a row."""
+        return cls(**{name: READERS[kind](cells[name]) for name, kind in TYPES.items()})
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-# The columns that depend on neither time nor layout.
+TYPES: dict[str, type] = get_type_hints(Row)
+COLUMNS = tuple(TYPES)
+READERS: dict[type, Callable[[str], Any]] = {int: int, float: lambda text: float(text or "nan"), str: str}
+# The columns that depend on neither time nor number of ranks.
 EXACT_COLUMNS = (
     "iteration", "rounds", "floats_down", "floats_up", "bits_down", "bits_up", "loss", "grad_norm", "step",
 )  # fmt: skip
 
 
 def history_sha256(rows: Iterable[Row]) -> str:
-    """Digest of a history: of every row the columns that depend on neither time nor layout, at full precision."""
+    """SHA-256 of `EXACT_COLUMNS` of all rows, at full precision."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update((",".join(row.cells(EXACT_COLUMNS)) + "\n").encode())

@@ -1,16 +1,17 @@
-"""The one loop over iterates. Stopping, recording, checkpoints and clocks wrap every method from here."""
+"""The loop over iterations. Stopping, recording, checkpoints and clocks are added to every method here."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from mpinewton.arrays import NAN, Array
+from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.methods.support.method import AnyMethod, State, fail
 from mpinewton.runs.history import Row
@@ -18,17 +19,25 @@ from mpinewton.runs.stopping import Stop, first_reason
 
 
 class Clock:
-    """Seconds of a run, evaluation left out."""
+    """Seconds of a run, without evaluation for the record.
+
+    Parameters
+    ----------
+    seconds : float
+        Where to start, for a run that is resumed.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds, self._since = seconds, time.perf_counter()
 
     @property
     def seconds(self) -> float:
+        """Seconds so far."""
         return self._seconds + time.perf_counter() - self._since
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """Context in which the clock is paused."""
         self._seconds = self.seconds
         try:
             yield
@@ -38,15 +47,25 @@ class Clock:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured for the record alone, outside the ledger and the clock."""
+    """What is measured for the record only, outside the ledger and the clock.
 
-    optimum: float = NAN  # P*, if known
-    tested: Callable[[Array], tuple[float, float]] | None = None  # accuracy and mean loss of weights on test data
-    every: int = 1  # iterations from one measurement to the next
+    Attributes
+    ----------
+    optimum : float
+        The optimal value P*; NaN if it is not known.
+    test : function or None
+        Accuracy and mean loss of weights w, shape (d,), on test data.
+    every : int
+        Number of iterations between measurements.
+    """
+
+    optimum: float = NAN
+    test: Callable[[Array], tuple[float, float]] | None = None
+    every: int = 1
 
 
 class Watcher(Protocol):
-    """Somebody who wants to see every row: a history, a display, a checkpoint."""
+    """A function that is called for every row: a history, a display, a checkpoint."""
 
     def __call__(self, row: Row, state: State) -> None: ...
 
@@ -57,14 +76,15 @@ class Outcome:
 
     Attributes
     ----------
-    state : the last finite iterate
-    row : its row, measured in full whatever the history leaves out
+    state : State
+        At the last finite iterate.
+    row : Row
+        The row of that iterate, measured in full even where the history is not.
     reason : str
-        A sentence.
-    converged : bool
+        Why the run stopped, in a sentence.
     kind : str
-        "converged", "budget", "stalled" (the method comes no closer, and knows it), "trouble" (numerical),
-        "interrupted" (signal or time limit: to be continued).
+        "converged", "budget", "stalled" (the method makes no further progress), "trouble" (numerical failure) or
+        "interrupted" (signal or time limit: the run can be continued).
     """
 
     state: State
@@ -74,6 +94,7 @@ class Outcome:
 
     @property
     def converged(self) -> bool:
+        """Whether a goal was met."""
         return self.kind == "converged"
 
 
@@ -89,105 +110,157 @@ def run(
     watchers: Sequence[Watcher] = (),
     pause: Callable[[], str] = lambda: "",
 ) -> Outcome:
-    """State until a rule says stop, the method is fail, or `pause` gives a reason to go on another time.
+    """Iterate until a stopping rule applies, the method ends the run, or `pause` interrupts it.
 
-    `begin` is w, shape (d,), for a new run; to resume, the state at the last recorded row, with that run's `first` row
-    and its `clock`; `fleet.iteration` then is that row's number and the workers have been restored.
+    Parameters
+    ----------
+    method : Method
+        Adopted by the fleet.
+    fleet : Fleet
+    begin : array, shape (d,), or State
+        The first w; to resume, the state at the last recorded row. In that case `fleet.iteration` is the number of
+        that row, the workers have been restored, and `first` and `clock` are those of the run.
+    stops : sequence of Stop
+    clock : Clock, optional
+    first : Row, optional
+        The first row of a run that is resumed.
+    evaluation : Evaluation, optional
+    watchers : sequence of functions of (row, state)
+        Called for every new row, with the clock paused.
+    pause : function without arguments
+        Called once per iteration; returns why the run must be interrupted, or "".
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    ConfigError
+        If `method.start` returns another class than `method.state`.
+    WorkerError
+        If a task fails on a worker.
     """
-    clock, evaluation = clock or Clock(), evaluation or Evaluation()
-
-    def end(row: Row, state: State, reason: str, kind: str) -> Outcome:
-        if row.iteration % evaluation.every:
-            row = _row(state, fleet, clock, replace(evaluation, every=1))
-            met, converged = first_reason(stops, row, first or row)
-            reason, kind = (met, "converged") if converged else (reason, kind)
-        return Outcome(state, row, reason, kind)
-
+    record = _Record(fleet, clock or Clock(), evaluation or Evaluation(), watchers)
     if isinstance(begin, State):
-        state, fresh = begin, False
+        state, row = begin, record.row(begin)
     else:
         fleet.iteration = 0
-        state, fresh = method.start(fleet, begin), True
-        assert type(state) is method.state, "the class of a method's states is named in `state`: checkpoints go by it"
-        if not _finite(state):
-            reason = (
-                f"nonfinite: the objective or its gradient is not finite at the start{_culprit(fleet, clock, begin)}"
-            )
-            return Outcome(State(begin, NAN, np.zeros(0)), _row(state, fleet, clock, evaluation), reason, "trouble")
+        state = method.start(fleet, begin)
+        _check_class(method, state)
+        if not _is_finite(state):
+            reason = f"nonfinite: the objective or its gradient is not finite at the start{record.culprit(begin)}"
+            return Outcome(State(begin), record.row(state), reason, "trouble")
+        row = record.add(state)
+    first = first or row
     while True:
-        row = _row(state, fleet, clock, evaluation)
-        first = first or row
-        if fresh:
-            with clock.paused():
-                for watch in watchers:
-                    watch(row, state)
-        reason, converged = first_reason(stops, row, first)
+        reason, kind = _why_stop(stops, row, first, state, pause)
         if reason:
-            return end(row, state, reason, "converged" if converged else "budget")
-        if state.finished:
-            return end(row, state, state.finished, "stalled")
-        if reason := pause():
-            return end(row, state, reason, "interrupted")
+            break
         fleet.iteration += 1
         after = method.step(fleet, state)
-        if not after.trouble and not _finite(after):
-            place = _culprit(fleet, clock, after.w)
+        if not after.trouble and not _is_finite(after):
+            place = record.culprit(after.w)
             after = fail(state, f"nonfinite: the objective or its gradient is not finite after this step{place}")
         if after.trouble:
-            fleet.iteration = row.iteration  # a checkpoint is of the last row
-            return end(row, state, after.trouble, "trouble")
-        state, fresh = after, True
+            fleet.iteration = row.iteration  # checkpoints are of the last row
+            reason, kind = after.trouble, "trouble"
+            break
+        state, row = after, record.add(after)
+    if not record.is_due:
+        row = record.row(state, in_full=True)
+        goal, converged = first_reason(stops, row, first)
+        reason, kind = (goal, "converged") if converged else (reason, kind)
+    return Outcome(state, row, reason, kind)
 
 
-def _known(state: State) -> bool:
-    return state.is_measured
+def _why_stop(stops: Sequence[Stop], row: Row, first: Row, state: State, pause: Callable[[], str]) -> tuple[str, str]:
+    """Reason and kind of the end of a run; the reason is "" if it continues."""
+    reason, converged = first_reason(stops, row, first)
+    if reason:
+        return reason, "converged" if converged else "budget"
+    if state.finished:
+        return state.finished, "stalled"
+    return pause(), "interrupted"
 
 
-def _finite(state: State) -> bool:
-    if not _known(state):
+@dataclass(frozen=True)
+class _Record:
+    """Makes the rows of a run."""
+
+    fleet: Fleet
+    clock: Clock
+    evaluation: Evaluation
+    watchers: Sequence[Watcher]
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this iteration is measured in full."""
+        return self.fleet.iteration % self.evaluation.every == 0
+
+    def add(self, state: State) -> Row:
+        """The row of a new state, which all watchers have seen."""
+        row = self.row(state)
+        with self.clock.paused():
+            for watch in self.watchers:
+                watch(row, state)
+        return row
+
+    def row(self, state: State, in_full: bool = False) -> Row:
+        """The row of a state; what the method does not know is measured if it is due, or `in_full`."""
+        fleet, test, seconds = self.fleet, self.evaluation.test, self.clock.seconds
+        due = in_full or self.is_due
+        with self.clock.paused(), fleet.ledger.closed():
+            f, g, accuracy, test_loss = NAN, np.full(1, NAN), NAN, NAN
+            if state.is_measured:
+                f, g = state.loss, state.gradient
+            elif due:
+                f, g = fleet.mean(evaluate, state.w)
+            if due and test is not None:
+                accuracy, test_loss = test(state.w)
+            return Row(
+                iteration=fleet.iteration,
+                rounds=fleet.ledger.rounds,
+                **fleet.ledger.totals(),
+                wire_bytes=fleet.ledger.wire,
+                seconds=seconds,
+                loss=float(f),
+                grad_norm=float(np.sqrt(g @ g)),
+                step=float(state.step),
+                gap=float(f) - self.evaluation.optimum,
+                test_accuracy=accuracy,
+                test_loss=test_loss,
+                note=state.note,
+            )
+
+    def culprit(self, w: Array) -> str:
+        """Which workers have a value or gradient at w that is not finite, in words."""
+        with self.clock.paused(), self.fleet.ledger.closed():
+            finite = self.fleet.gather(is_finite, w)
+        bad = [index for index, good in enumerate(finite) if not good]
+        return f"; first on worker {bad[0]} ({len(bad)} of {self.fleet.n_workers} workers)" if bad else ""
+
+
+def _check_class(method: AnyMethod, state: State) -> None:
+    if type(state) is not method.state:
+        raise ConfigError(
+            f"{method.name}: start returned a {type(state).__name__}, but checkpoints expect {method.state.__name__}; "
+            f"derive the method from Method[{type(state).__name__}]"
+        )
+
+
+def _is_finite(state: State) -> bool:
+    if not state.is_measured:
         return bool(np.isfinite(state.w).all())
     return bool(np.isfinite(state.loss) and np.isfinite(state.gradient @ state.gradient))
 
 
-def _row(state: State, fleet: Fleet, clock: Clock, evaluation: Evaluation) -> Row:
-    seconds = clock.seconds
-    with clock.paused(), fleet.ledger.closed():
-        due = fleet.iteration % evaluation.every == 0
-        f, g, accuracy, test_loss = NAN, np.full(1, NAN), NAN, NAN
-        if due or _known(state):
-            f, g = (state.loss, state.gradient) if _known(state) else fleet.mean(look, state.w)
-        if due and evaluation.tested is not None:
-            accuracy, test_loss = evaluation.tested(state.w)
-        return Row(
-            iteration=fleet.iteration,
-            rounds=fleet.ledger.rounds,
-            **fleet.ledger.totals(),
-            wire_bytes=fleet.ledger.wire,
-            seconds=seconds,
-            loss=float(f),
-            grad_norm=float(np.sqrt(g @ g)),
-            step=float(state.step),
-            gap=float(f) - evaluation.optimum,
-            test_accuracy=accuracy,
-            test_loss=test_loss,
-            note=state.note,
-        )
-
-
-def _culprit(fleet: Fleet, clock: Clock, w: Array) -> str:
-    """Which worker a NaN or an infinity came from first, for the record."""
-    with clock.paused(), fleet.ledger.closed():
-        finite = fleet.gather(is_finite, w)
-    bad = [index for index, good in enumerate(finite) if not good]
-    return f"; first on worker {bad[0]} ({len(bad)} of {fleet.n_workers} workers)" if bad else ""
-
-
-def look(worker: Worker, w: Array) -> tuple[float, Array]:
-    """f_i and its gradient at w."""
+def evaluate(worker: Worker, w: Array) -> tuple[float, Array]:
+    """Worker task: f_i and its gradient at w."""
     return worker.evaluate(w)
 
 
 def is_finite(worker: Worker, w: Array) -> bool:
-    """Whether f_i and its gradient are finite at w."""
+    """Worker task: whether f_i and its gradient are finite at w."""
     f, g = worker.evaluate(w)
     return bool(np.isfinite(f) and np.isfinite(g).all())

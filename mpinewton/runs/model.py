@@ -1,4 +1,4 @@
-"""A trained model in a file."""
+"""Model files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
 from mpinewton.errors import DataError
 from mpinewton.fleet import Plan
-from mpinewton.losses import make_loss
+from mpinewton.losses import Loss, make_loss
 from mpinewton.runs.storage import open_sealed, sealed_file
 
 FORMAT = "mpinewton-model/1"
@@ -20,17 +20,28 @@ FORMAT = "mpinewton-model/1"
 
 @dataclass(frozen=True)
 class Model:
-    """Weights and what they mean.
+    """A trained model.
 
     Attributes
     ----------
     w : array, shape (d,)
+        Weights.
+    loss : str
+        The loss with its settings, such as "huber:delta=1.5".
+    l2 : float
     features : int
-        Columns of the data, without the intercept.
-    classes, class_names : tuples or None
-        Labels as numbers, and as words where the source had words.
+        Number of features of the data, without the intercept.
+    intercept : bool
+    classes : tuple of float or None
+        The labels of a classification, in ascending order.
+    class_names : tuple of str or None
+        The labels as words, if the source had words.
     scale : str
-        The factor that `pack` gave the features; rows to predict get it too.
+        Factor of the features, as given to `mpinewton pack`.
+    data_sha256 : str
+        Digest of the training data.
+    loss_sha256 : str
+        Digest of the file of the user's own loss; "" for a built-in one. Another file is refused.
     """
 
     w: Array
@@ -42,14 +53,24 @@ class Model:
     class_names: tuple[str, ...] | None
     scale: str
     data_sha256: str
+    loss_sha256: str = ""
 
     @classmethod
     def of(cls, w: Array, plan: Plan) -> Model:
+        """The model of weights w, shape (d,), of a plan."""
         m = plan.manifest
-        return cls(w, plan.loss, plan.l2, m.features, plan.intercept, m.classes, m.class_names, m.scale, m.data_sha256)
+        assert isinstance(plan.loss, str), "runs name their loss"
+        return cls(
+            w, plan.loss, plan.l2, m.features, plan.intercept, m.classes, m.class_names, m.scale, m.data_sha256,
+            plan.loss_sha256 or "",
+        )  # fmt: skip
+
+    def build_loss(self) -> Loss:
+        """The loss. Raises ConfigError where the file of an own loss is missing or has changed."""
+        return make_loss(self.loss, self.loss_sha256)
 
     def predict(self, shard: Shard) -> Array:
-        """Labels as numbers, shape (n,).
+        """Predicted labels as numbers, shape (n,).
 
         Raises
         ------
@@ -57,23 +78,21 @@ class Model:
             If the rows have another number of features.
         """
         if shard.features != self.features:
-            raise DataError(f"the rows have {shard.features} features, and the model {self.features}")
-        # Labels are not needed to predict: any that fit will do.
-        fitting = np.full(shard.rows, 0.0 if self.classes is None else self.classes[0])
-        rows = Shard(shard.X, fitting)
+            raise DataError(f"expected rows with {self.features} features, but they have {shard.features}")
+        # A loss needs labels, but the prediction does not depend on them.
+        labels = np.full(shard.rows, 0.0 if self.classes is None else self.classes[0])
+        rows = Shard(shard.X, labels)
         return (
-            make_loss(self.loss)
-            .on_shard(rows.with_intercept() if self.intercept else rows, self.classes)
-            .predict(self.w)
+            self.build_loss().on_shard(rows.with_intercept() if self.intercept else rows, self.classes).predict(self.w)
         )
 
 
 def write_model(path: Path, model: Model) -> None:
-    """Write a model file, whole or not at all. Raises OSError."""
-    shapes = make_loss(model.loss).shapes(model.features + model.intercept, model.classes)
+    """Write a model file atomically. Raises OSError."""
+    shapes = model.build_loss().shapes(model.features + model.intercept, model.classes)
     with sealed_file(path, FORMAT) as file:
         file.create_dataset("w", data=model.w.reshape(shapes[0].sizes) if len(shapes) == 1 else model.w)
-        for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256"):
+        for name in ("loss", "l2", "features", "intercept", "scale", "data_sha256", "loss_sha256"):
             value = getattr(model, name)
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value + 0  # a bool as a number
         if model.classes is not None:
@@ -83,9 +102,9 @@ def write_model(path: Path, model: Model) -> None:
 
 
 def read_model(path: Path) -> Model:
-    """Read a model file. Raises DataError where it is none."""
+    """Read a model file. Raises DataError if it is not one."""
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; name the model file, as {path / 'model.h5'}")
+        raise DataError(f"{path} is a folder; give the model file, {path / 'model.h5'}")
     with open_sealed(path, FORMAT) as file:
         a: dict[str, Any] = {k: v.decode() if isinstance(v, bytes) else v for k, v in file.attrs.items()}
         w = file["w"][()].ravel()
@@ -101,4 +120,5 @@ def read_model(path: Path) -> Model:
         names,
         a["scale"],
         a["data_sha256"],
+        a.get("loss_sha256", ""),
     )

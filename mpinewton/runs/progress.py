@@ -1,8 +1,9 @@
-"""What a run says while it goes on: a line now and then in a log, one line that changes on a terminal."""
+"""Progress of a run: lines in the log, and a line that is updated on a terminal."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from math import isnan
@@ -16,7 +17,7 @@ SCREEN_SECONDS = 0.1
 
 
 class Progress:
-    """A watcher that logs rows 0, 1, 2, 5, 10, 20, 50, ... and one every 30 s; a terminal shows the newest, too."""
+    """Watcher that logs rows 0, 1, 2, 5, 10, 20, 50, ... and one row every 30 s; a terminal also shows the newest."""
 
     def __init__(self) -> None:
         self.screen = sys.stderr.isatty()
@@ -29,29 +30,31 @@ class Progress:
             self.clear()
             self.log(row)
         elif self.screen and now - self._shown >= SCREEN_SECONDS:
-            sys.stderr.write("\r" + line(row).ljust(100)[:119])
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r" + line(row)[:width].ljust(width))
             sys.stderr.flush()
             self._shown = now
 
     def finish(self, row: Row) -> None:
-        """Log the last row, if it was not."""
+        """Log the last row, unless it has been logged."""
         self.clear()
         if row.iteration != self._iteration:
             self.log(row)
 
     def log(self, row: Row) -> None:
+        """Log a row."""
         log.info(line(row))
         self._logged, self._iteration = time.monotonic(), row.iteration
 
     def clear(self) -> None:
-        """Leave the terminal's line to others."""
+        """Erase the line on the terminal."""
         if self.screen and self._shown:
-            sys.stderr.write("\r" + " " * 119 + "\r")
+            sys.stderr.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
             self._shown = 0.0
 
 
 def line(row: Row) -> str:
-    """One row in words."""
+    """A row as one line of text."""
     parts = [f"iteration {row.iteration:4d}", f"rounds {row.rounds:5d}"]
     parts += [f"loss {row.loss:.10g}", f"|g| {row.grad_norm:.2e}"] if not isnan(row.loss) else []
     parts += [f"gap {row.gap:.2e}"] if not isnan(row.gap) else []

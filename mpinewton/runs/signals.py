@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop at the end of an iteration, with a checkpoint."""
+"""Signals that stop a run at the end of the iteration, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from contextlib import contextmanager
 
 
 class Signals:
-    """The signals that have come."""
+    """The last signal received; `name` is "" before the first."""
 
     def __init__(self) -> None:
         self.name = ""
 
     def __call__(self, number: int, frame: object) -> None:
-        if self.name and number == signal.SIGINT:  # whoever presses Ctrl-C twice means it
+        if self.name and number == signal.SIGINT:  # Ctrl-C pressed twice
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
 
 
 @contextmanager
-def caught() -> Iterator[Signals]:
-    """While this is open, SIGUSR1, SIGTERM and SIGINT are noted, not obeyed; a second SIGINT is."""
-    note = Signals()
+def catch_signals() -> Iterator[Signals]:
+    """Context in which SIGUSR1, SIGTERM and SIGINT are recorded; a second SIGINT raises KeyboardInterrupt."""
+    received = Signals()
     numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, received) for number in numbers}
     try:
-        yield note
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-            if note.name and isinstance(handler, Signals):
-                handler.name = note.name  # whoever waits outside is to hear of it too
+            if received.name and isinstance(handler, Signals):
+                handler.name = received.name  # for an outer context

@@ -1,4 +1,4 @@
-"""Files that survive a crash: tables that only grow, and files that are whole or not there."""
+"""Files that survive a crash: CSV tables that are appended to, and HDF5 files with a digest."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from mpinewton.errors import DataError
 
 
 class Table:
-    """A CSV file that only grows, and knows the digest of what it holds.
+    """A CSV file to append to, with the digest of its content.
 
     Parameters
     ----------
-    path, columns : where, and the first line
-    keep : (size, sha256) or None
-        To go on with the file: the part that a checkpoint vouches for; what was written after it is cut off.
+    path : Path
+    columns : sequence of str
+        The first line.
+    keep : (int, str) or None
+        To continue the file: size in bytes and SHA-256 of the part to keep; the rest is cut off.
 
     Raises
     ------
     DataError
-        If the file no longer begins with that part.
+        If the first bytes of the file do not have this digest.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: tuple[int, str] | None = None) -> None:
@@ -43,8 +45,8 @@ class Table:
         self._digest.update(kept)
         if len(kept) != keep[0] or self.sha256 != keep[1]:
             raise DataError(
-                f"{path}: its first {keep[0]} bytes are not what the checkpoint remembers; nothing was changed. "
-                "Put the file back as the run left it, or start anew with --fresh"
+                f"{path}: the first {keep[0]} bytes do not match the checkpoint; nothing was changed. "
+                "Restore the file as the run left it, or start again with --fresh"
             )
         self._file = path.open("r+b")
         self.size = keep[0]
@@ -53,10 +55,11 @@ class Table:
 
     @property
     def sha256(self) -> str:
+        """Digest of everything written so far."""
         return self._digest.hexdigest()
 
     def append(self, cells: Sequence[object]) -> None:
-        """Write a line; it is in the operating system's hands after `flush`."""
+        """Write a line to the buffer."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         line = text.getvalue().encode()
@@ -65,29 +68,31 @@ class Table:
         self.size += len(line)
 
     def flush(self) -> None:
+        """Hand all lines to the operating system."""
         self._file.flush()
 
     def sync(self) -> None:
-        """Have everything on the disk."""
+        """Write everything to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
-# A sealed HDF5 file begins with a block that is the application's own: its format and the digest of all that follows.
+# A sealed HDF5 file starts with a user block that holds its format and the digest of the rest of the file.
 SEAL_BYTES = 512
 
 
 @contextmanager
 def sealed_file(path: Path, kind: str) -> Iterator[h5py.File]:
-    """An HDF5 file to fill, which takes the name `path` when it is whole, and sealed: whatever damages it is noticed.
+    """Context with an HDF5 file to write, which replaces `path` at the end, with the digest of its content.
 
     Raises
     ------
     OSError
-        If it cannot be written; `path` is as it was.
+        If it cannot be written; `path` is then unchanged.
     """
     with atomic_path(path) as temporary:
         try:
@@ -104,20 +109,20 @@ def sealed_file(path: Path, kind: str) -> Iterator[h5py.File]:
 
 @contextmanager
 def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
-    """A sealed file to read. The HDF5 library sees no byte of a file whose seal is broken: it may hang on those.
+    """Context with a sealed file to read. The digest is checked before HDF5 opens the file, which may hang on damage.
 
     Raises
     ------
     DataError
-        If it is not there, not of this kind, or not as it was written.
+        If the file is missing, not of this kind, or damaged.
     """
     try:
         with path.open("rb") as plain:
             found, _, digest = plain.read(SEAL_BYTES).rstrip(b"\0\n").decode("ascii", "replace").partition(" ")
             if found != kind:
-                raise DataError(f"{path}: this is no {kind} file, the format this version reads")
+                raise DataError(f"{path}: not a {kind} file, the format that this version reads")
             if digest != _digest(plain):
-                raise DataError(f"{path}: the file is damaged: it does not have the digest it was written with")
+                raise DataError(f"{path}: the file is damaged: its digest does not match; restore it from a copy")
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except OSError as error:
