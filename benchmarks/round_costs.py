@@ -17,7 +17,7 @@ from mpinewton.data.manifest import read_manifest
 from mpinewton.data.pack import pack
 from mpinewton.fleet import Fleet, Plan
 from mpinewton.fleet.transport.session import LocalSession
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.methods.support.tasks import value_and_gradient
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "w8a.xz"

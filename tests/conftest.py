@@ -1,17 +1,23 @@
-"""What every test shares: one thread a process, examples that repeat, no MPI in the process that starts jobs."""
+"""What every test shares: one thread a process, examples that repeat, no MPI in the process that starts jobs.
+
+The limits of pytest-timeout are in seconds of own time, see `launch.OwnTime`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib.abc import MetaPathFinder
 
 import pytest
+import pytest_timeout
 from hypothesis import settings
-from launch import JOB_ENVIRONMENT, under_mpi
+from launch import JOB_ENVIRONMENT, MARK, Watchdog, new_mark, under_mpi
 
 # Before numpy is imported, since OpenBLAS reads its share then; children started without `launch` inherit it too.
 os.environ.update(JOB_ENVIRONMENT)
+os.environ[MARK] = new_mark()
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -28,6 +34,13 @@ class NoMpiHere(MetaPathFinder):
 def pytest_configure(config: pytest.Config) -> None:
     if not under_mpi(config):
         sys.meta_path.insert(0, NoMpiHere())
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool:
+    """Set the timer of pytest-timeout: the test and the jobs that it starts count together."""
+    give_up = partial(pytest_timeout.timeout_timer, item, settings)
+    item.cancel_timeout = Watchdog(settings.timeout, give_up, os.environ[MARK], os.getpid()).cancel
+    return True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

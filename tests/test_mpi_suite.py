@@ -10,6 +10,7 @@ from launch import launch_tests
 
 
 @pytest.mark.timeout(960)
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_the_mpi_tests_pass_on(ranks: int) -> None:
     finished = launch_tests(ranks, Path(__file__).with_name("mpi"), timeout=900)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch import WIDE, launch_serial, launch_wide, mpiexec
+from launch import WIDE, Job, launch_serial, launch_wide, mpiexec
+
+pytestmark = pytest.mark.slow
 
 
 def spaces() -> set[str]:
@@ -92,13 +92,9 @@ def test_the_code_of_the_command_comes_through() -> None:
 def test_an_interrupt_takes_everything_down(tmp_path: Path, number: signal.Signals, code: int) -> None:
     program = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(100)"
     command = [*WIDE, "-n", "2", sys.executable, "-c", program, str(tmp_path / "begun")]
-    environment = {**os.environ, "MPIEXEC": mpiexec()}
-    job = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 60
-        while not (tmp_path / "begun").exists() and job.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
-    finally:
-        job.send_signal(number)
-        assert job.wait(30) == code
-    assert not any(f"mpinewton-{job.pid}-" in name for name in spaces())
+    with Job(command, env={"MPIEXEC": mpiexec()}) as job:
+        job.until((tmp_path / "begun").exists)
+        job.process.send_signal(number)
+        stopped = job.wait()
+    assert stopped.returncode == code, str(stopped)
+    assert not any(f"mpinewton-{job.process.pid}-" in name for name in spaces())

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import Finished, launch_serial, mpiexec
+from launch import Finished, Job, launch_serial, mpiexec, rows_of
 
 from mpinewton.data.pack import pack
 
-LIMIT = 15.0  # seconds a job may take to start, fail and end
+pytestmark = pytest.mark.slow
+
+LIMIT = 15.0  # seconds of own time a job may take to start, fail and end
 ABORTED = "application called MPI_Abort", "MPI_ABORT was invoked"
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -41,12 +40,12 @@ class Planted(Method):
     name = "planted"
 
     def start(self, fleet, w):
-        return State(w, *fleet.mean(self.begin, w))
+        return State(w, *fleet.mean(self.evaluate, w))
 
     def step(self, fleet, now):
         return replace(now, loss=fleet.mean(self.work, float(fleet.iteration)))
 
-    def initial_weights(self, worker, w):
+    def evaluate(self, worker, w):
         worker.move_to(w)
         return worker.value(), worker.gradient()
 
@@ -72,8 +71,9 @@ import os, subprocess, sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 import launch
 code = subprocess.call(sys.argv[1:])
-mark, end = os.environ["MPINEWTON_TEST_JOB"], time.monotonic() + 2
-while (left := set(launch._marked(mark)) - {{os.getpid()}}) and time.monotonic() < end:
+mark = os.environ[launch.MARK]
+clock = launch.OwnTime(mark)
+while (left := set(launch.marked(mark)) - {{os.getpid()}}) and not clock.late(2):
     time.sleep(0.05)
 print("left behind:", len(left))
 sys.exit(code if code >= 0 else 128 - code)
@@ -134,7 +134,7 @@ def test_an_exception_in_a_task(tmp_path: Path, shards: Path, worker: int) -> No
 
 def test_sys_exit_in_a_task(tmp_path: Path, shards: Path) -> None:
     finished = run_planted(tmp_path, shards, "leave", 2)
-    assert_ended(finished, 1, ["mpinewton: rank 2 on ", "failed serving the driver", "SystemExit: 3"], 1)
+    assert_ended(finished, 1, ["WorkerError: worker 2 (rank 2) failed in work:", "SystemExit: 3"], 2)
 
 
 @pytest.mark.parametrize("fault", ["drop", "killed"])
@@ -214,50 +214,40 @@ def test_a_damaged_shard(tmp_path: Path, shards: Path, worker: int, launcher: st
     assert_ended(finished, 2, ["mpinewton: ", f"shard-{worker:04d}.h5"], 0)
 
 
-def kill_a_rank(run_folder: Path, rank: int, number: signal.Signals) -> None:
-    """Once the run is under way."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        if (run_folder / "history.csv").exists():
-            with (run_folder / "history.csv").open(newline="") as file:
-                under_way = len(list(csv.reader(file))) > 5
-            if under_way:
-                os.kill(json.loads((run_folder / "env.json").read_text())["ranks"][rank]["pid"], number)
-                return
-        time.sleep(0.05)
-
-
-def killed(run_folder: Path, rank: int, job: Callable[[], Finished]) -> Finished:
-    killer = threading.Thread(target=kill_a_rank, args=(run_folder, rank, signal.SIGKILL))
-    killer.start()
-    finished = job()
-    killer.join()
-    return finished
+def killed(run_folder: Path, rank: int, *command: str | Path) -> Finished:
+    """How a command ends one of whose ranks is killed once its run is under way."""
+    with Job([sys.executable, "-c", WATCH, *command], timeout=LIMIT) as job:
+        job.until(lambda: rows_of(run_folder) > 5)
+        os.kill(json.loads((run_folder / "env.json").read_text())["ranks"][rank]["pid"], signal.SIGKILL)
+        return job.wait()
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_killed_under_mpiexec(tmp_path: Path, shards: Path, rank: int) -> None:
     folder = tmp_path / "run"
-    finished = killed(folder, rank, lambda: run_ranks(*endless(shards, folder)))
+    finished = killed(folder, rank, mpiexec(), "-n", "3", sys.executable, *endless(shards, folder))
     assert_ended(finished, finished.returncode or -1, [], 0)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_killed_under_nproc(tmp_path: Path, shards: Path, rank: int) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, *endless(shards, folder), "--nproc", "2"]
-    finished = killed(folder, rank, lambda: run(*command))
+    finished = killed(folder, rank, sys.executable, *endless(shards, folder), "--nproc", "2")
     assert_ended(finished, 1, ["mpinewton: the job died: the launcher ended with ", "the same command goes on"], 0)
 
 
 def test_a_rank_that_leaves_without_a_word_is_no_success(tmp_path: Path, shards: Path) -> None:
     """MPICH's launcher ends with 0 then; the driver's own word is what counts."""
+    folder = tmp_path / "run"
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, threading\n"
+        "import os, threading, time\n"
+        "def leave():\n"
+        f"    while not os.path.exists({str(folder / 'history.csv')!r}): time.sleep(0.05)\n"
+        "    os._exit(0)\n"
         "if os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK')) == '1':\n"
-        "    threading.Timer(3, os._exit, [0]).start()\n"
+        "    threading.Thread(target=leave, daemon=True).start()\n"
     )
-    command = [sys.executable, *endless(shards, tmp_path / "run"), "--nproc", "2"]
+    command = [sys.executable, *endless(shards, folder), "--nproc", "2"]
     finished = run(*command, env={"PYTHONPATH": str(tmp_path)})
     assert_ended(finished, 1, ["mpinewton: the job died", "the same command goes on"], 0)
 

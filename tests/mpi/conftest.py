@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import under_mpi
+from launch import MARK, POLL, OwnTime, Watchdog, under_mpi
 
-# Seconds a test may take, and how much longer a rank that is done waits for the others: they print their stacks first.
+# Seconds of the job's own time that a test may take, and how much longer a rank that is done waits for the others: they
+# print their stacks first.
 LIMIT = float(os.environ.get("MPI_TEST_TIMEOUT", "30"))
 GRACE = 3.0
 
@@ -36,6 +37,9 @@ class LockStep:
         from mpi4py import MPI
 
         self.comm = MPI.COMM_WORLD.Dup()
+        pids = np.empty(self.comm.size, dtype="i")
+        self.comm.Allgather(np.array([os.getpid()], dtype="i"), pids)
+        self.pids = pids.tolist()
         self.failed = False
         # pytest captures file descriptor 2 while a test runs; what must be seen when a rank dies there goes past it.
         self.stderr = os.dup(2)
@@ -57,21 +61,25 @@ class LockStep:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self.failed = False
-        end = time.monotonic() + LIMIT
-        faulthandler.dump_traceback_later(LIMIT, exit=True, file=self.stderr)
+        watchdog = Watchdog(LIMIT, self.give_up, os.environ[MARK], *self.pids)
         done = yield
-        faulthandler.cancel_dump_traceback_later()
-        failed = self.total_failed(item, (time.monotonic() if self.failed else end) + GRACE)
+        watchdog.cancel()
+        failed = self.total_failed(item, watchdog.clock)
         if failed:
             item.session.shouldfail = f"failed on {failed} of {self.comm.size} ranks"
         return done
 
-    def total_failed(self, item: pytest.Item, until: float) -> int:
+    def give_up(self) -> None:
+        faulthandler.dump_traceback(file=self.stderr)
+        os._exit(1)
+
+    def total_failed(self, item: pytest.Item, clock: OwnTime) -> int:
         """Number of ranks on which the test failed; ends the job where a rank does not come."""
         mine, total = np.array([self.failed], dtype="i"), np.zeros(1, dtype="i")
         request = self.comm.Iallreduce(mine, total)
+        limit = clock.read() + GRACE if self.failed else LIMIT + GRACE
         while not request.Test():
-            if time.monotonic() > until:
+            if time.monotonic() > clock.then + POLL and clock.late(limit):
                 self.say(f"{item.nodeid}: done here, but some rank did not finish")
                 self.comm.Abort(1)
             time.sleep(1e-3)

@@ -359,11 +359,11 @@ def test_workers_are_restored_bit_by_bit(folder: Path) -> None:
     def test(session: MpiSession) -> None:
         fleet, local = session.open(plan), LocalSession().open(plan)
         w = np.linspace(-1, 1, fleet.dim)
-        assert fleet.saved(w) == local.saved(w) == [{}] * len(SIZES)  # nobody stands anywhere
+        assert fleet.save(w) == local.save(w) == [{}] * len(SIZES)  # nobody stands anywhere
         fleet.mean(start, w)
         walked(fleet, 3)
         there = fleet.gather(place)[0]
-        taken = {"there": fleet.saved(there), "elsewhere": fleet.saved(w)}
+        taken = {"there": fleet.save(there), "elsewhere": fleet.save(w)}
         assert ["w" in states[LAST] for states in taken.values()] == [False, True]
         rounds = fleet.ledger.rounds
         truth = walked(fleet, 60)  # past a refresh
@@ -496,7 +496,7 @@ def test_a_method_that_cannot_be_built_on_a_rank_is_said_and_the_fleet_goes_on(f
         fleet = session.open(plan)
         with pytest.raises(ConfigError, match=r"^not on the last rank$"):
             fleet.adopt(Refused(1.0))
-        with pytest.raises(MpinewtonError, match=r"rank 1 failed:\n(?s:.*)AttributeError"):
+        with pytest.raises(ConfigError, match="define it at the top level of its module"):
             fleet.adopt(Local())
         method = Tasks(2.0)
         fleet.adopt(method)

@@ -54,7 +54,7 @@ def test_nan_fields_survive(tmp_path):
 
 def test_a_state_has_the_order_it_is_read_back_in():
     columns = np.arange(6.0).reshape(2, 3).T
-    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=columns)
+    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=columns, Y=columns)
     assert state.S.flags.c_contiguous and np.array_equal(state.S, columns)
 
 

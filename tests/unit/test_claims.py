@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mpinewton.errors import ConfigError
-from mpinewton.experiments.claims import Claim, judged, tallied
-from mpinewton.experiments.page import sheet
+from mpinewton.experiments.claims import Claim, count_verdicts, verdicts
+from mpinewton.experiments.page import markdown_page
 from mpinewton.report.reading import RunRecord
 
 
@@ -31,11 +31,11 @@ PROBLEMS = {"a/logistic": [FAST, SLOW, BENT, *SEEDS], "b/squared": [FAST]}
 
 @pytest.mark.parametrize(("gaps", "said"), [([3, 2, np.nan, 1], "holds"), ([3, 1, np.nan, 2], "does not hold")])
 def test_a_rise_is_seen_between_measurements(gaps: list[float], said: str) -> None:
-    assert judged([Claim(says="so", monotone="m")], {"a/x": [record("m", gaps)]}).rows[0][3] == said
+    assert verdicts([Claim(says="so", monotone="m")], {"a/x": [record("m", gaps)]}).rows[0][3] == said
 
 
 def verdict(**claim: object) -> tuple[str, str]:
-    rows = judged([Claim(says="so", on=["a/*"], **claim)], PROBLEMS).rows
+    rows = verdicts([Claim(says="so", on=["a/*"], **claim)], PROBLEMS).rows
     assert len(rows) == 1
     return rows[0][2:]
 
@@ -47,19 +47,19 @@ def verdict(**claim: object) -> tuple[str, str]:
         ({"better": "fast", "than": "slow", "by": 2.5, "gap": 1e-6}, "(2.5 times)", "holds"),
         ({"better": "fast", "than": "slow", "by": 2.6, "gap": 1e-6}, "(2.5 times)", "does not hold"),
         ({"better": "slow", "than": "fast", "gap": 1e-6, "measure": "iterations"}, "slow 5, fast 2", "does not hold"),
-        ({"better": "fast", "than": "slow", "gap": 1e-12}, "slow never arrived", "holds"),
-        ({"better": "slow", "than": "fast", "gap": 1e-12}, "slow never arrived", "does not hold"),
-        ({"better": "slow", "than": "bent", "gap": 1e-12}, "never arrived", "cannot be told: neither arrived"),
+        ({"better": "fast", "than": "slow", "gap": 1e-12}, "slow never", "holds"),
+        ({"better": "slow", "than": "fast", "gap": 1e-12}, "slow never", "does not hold"),
+        ({"better": "slow", "than": "bent", "gap": 1e-12}, "never", "undecided: neither reaches the target"),
         ({"better": "drawn", "than": "slow", "gap": 1e-6}, "drawn 6, slow 10", "holds"),
         ({"better": "fast", "than": "slow", "test_accuracy": 0.985}, "fast 2, slow 6", "holds"),
         ({"reaches": "slow", "gap": 1e-6}, "slow 10", "holds"),
         ({"reaches": "slow", "gap": 1e-6, "within": 9}, "slow 10", "does not hold"),
-        ({"reaches": "slow", "gap": 1e-12}, "never arrived", "does not hold"),
+        ({"reaches": "slow", "gap": 1e-12}, "never", "does not hold"),
         ({"reaches": "slow", "loss": 1.1, "measure": "bits_up", "within": 200}, "slow 200", "holds"),
         ({"monotone": "slow"}, "0.0e+00", "holds"),
         ({"monotone": "bent"}, "6.7e-02", "does not hold"),
         ({"monotone": "bent", "opposite": True}, "6.7e-02", "holds"),
-        ({"reaches": "slow", "gap": 1e-12, "opposite": True}, "never arrived", "holds"),
+        ({"reaches": "slow", "gap": 1e-12, "opposite": True}, "never", "holds"),
         ({"reaches": "slow", "gap": 1e-6, "opposite": True}, "slow 10", "does not hold"),
         ({"fails": "bent"}, "it trouble", "holds"),
         ({"fails": "fast"}, "it converged", "does not hold"),
@@ -75,12 +75,15 @@ def test_verdicts(claim, found, said):
     ("claim", "words"),
     [
         ({}, "give one of"),
-        ({"better": "fast", "gap": 1}, "than goes with better"),
+        ({"better": "fast", "gap": 1}, "better and than go together"),
         ({"better": "fast", "than": "slow"}, "need one target"),
         ({"better": "fast", "than": "slow", "gap": 1, "loss": 1}, "need one target"),
         ({"monotone": "fast", "gap": 1}, "need one target"),
-        ({"reaches": "fsat", "gap": 1}, "no run is called 'fsat'; there are fast, slow"),
-        ({"reaches": "fast", "gap": 1, "measure": "euros"}, "no measure 'euros'"),
+        ({"reaches": "fsat", "gap": 1}, "no run is named 'fsat'; choose from: fast, slow"),
+        ({"monotone": "fast", "within": 3}, "within has no effect with monotone"),
+        ({"reaches": "fast", "gap": 1, "by": 2}, "by has no effect with reaches"),
+        ({"fails": "fast", "measure": "bits_up"}, "measure has no effect with fails"),
+        ({"reaches": "fast", "gap": 1, "measure": "euros"}, "unknown measure 'euros'"),
     ],
 )
 def test_what_cannot_be_put_to_the_test_is_refused(claim, words):
@@ -89,22 +92,22 @@ def test_what_cannot_be_put_to_the_test_is_refused(claim, words):
 
 
 def test_a_claim_is_judged_where_its_runs_are():
-    table = judged([Claim(says="so", reaches="fast", gap=1e-3), Claim(says="no", fails="bent")], PROBLEMS)
+    table = verdicts([Claim(says="so", reaches="fast", gap=1e-3), Claim(says="no", fails="bent")], PROBLEMS)
     assert [row[1] for row in table.rows] == ["a/logistic", "b/squared", "a/logistic"]
 
 
 def test_methods_whose_rows_travel_are_kept_apart():
     runs = {"a": [record("stays", [1, 1e-9]), record("travels", [1, 1e-9], travel=True)]}
-    text = sheet("Title", "Words.", runs, [], {"a": "a.png"}, "mpinewton compare x")
+    text = markdown_page("Title", "Words.", runs, [], {"a": "a.png"}, "mpinewton compare x")
     stay, travel = text.index("### Rows stay with their workers"), text.index("### Rows travel to the driver")
     assert stay < text.index("| stays") < travel < text.index("| travels")
     assert text.count("### ") == 2
     assert "](a.png)" in text
-    assert "### " not in sheet("Title", "", {"a": [FAST, SLOW]}, [], {}, "x")
+    assert "### " not in markdown_page("Title", "", {"a": [FAST, SLOW]}, [], {}, "x")
 
 
-def test_claims_are_tallied_over_the_problems():
+def test_verdicts_are_counted_over_the_problems():
     claims = [Claim(says="quick", reaches="fast", gap=1e-3), Claim(says="bad", better="slow", than="bent", gap=1e-12)]
-    table = tallied(judged(claims, PROBLEMS))
-    assert table.header[1:] == ("holds", "does not hold", "cannot be told")
+    table = count_verdicts(verdicts(claims, PROBLEMS))
+    assert table.header[1:] == ("holds", "does not hold", "undecided")
     assert list(table.rows) == [("quick", "2", "0", "0"), ("bad", "0", "0", "1")]

@@ -14,8 +14,8 @@ from mpinewton.compress import COMPRESSORS, Eigenpairs, Top, Triangle, make_comp
 from mpinewton.compress.bits import Bits, pack_bits, width_of
 from mpinewton.compress.compressor import index_bits, pack_indices, unpack_indices
 from mpinewton.errors import ConfigError
-from mpinewton.fleet.wire import arrays_of, joined, layout_of, parted
-from mpinewton.linalg.lowrank import combined
+from mpinewton.fleet.wire import arrays_of, from_bytes, layout_of, to_bytes
+from mpinewton.linalg.lowrank import outer_sum
 
 VECTORS = [
     "identity", "random", "random:r=3", "random:r=7", "top", "top:r=3", "top:r=7", "natural",
@@ -42,7 +42,7 @@ def symmetric(size: int, seed: int = 0) -> np.ndarray:
 def travelled(message) -> list[np.ndarray]:
     """The arrays of a message as they come out of the bytes that cross."""
     single, sent = arrays_of(message.arrays)
-    return parted(layout_of(single, sent), joined(sent).copy())[0] if sent else []
+    return from_bytes(layout_of(single, sent), to_bytes(sent).copy())[0] if sent else []
 
 
 def test_all_are_tried():
@@ -108,6 +108,19 @@ def test_bits_by_hand():
     assert make_compressor("top", 123, matrices=True).bits(123) == 123 * 64 + min(123 * 13, 7626)
 
 
+@pytest.mark.parametrize(
+    ("text", "omega"),
+    [
+        ("dithering:levels=3", 10 / 3), ("dithering:levels=20", 1 / 4), ("dithering", 1.0), ("natural", 1 / 8),
+        ("dithering:levels=4,norm=max", 100 / 64), ("dithering:levels=2,norm=max", 5.0), ("identity", 0.0),
+        ("dithering:levels=1,norm=max", 10.0),
+    ],
+)  # fmt: skip
+def test_omega_by_hand(text, omega):
+    """min(d / s^2, sqrt(d) / s), by the largest entry d / (4 s^2), for d = 100."""
+    assert make_compressor(text).omega(100) == pytest.approx(omega, rel=1e-15)
+
+
 # -- unbiased ones --------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +134,7 @@ def draws(compressor, x: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     return total / count, square / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", UNBIASED)
 def test_mean_and_variance_of_draws(text):
     compressor, count = make_compressor(text), 3000
@@ -142,6 +156,7 @@ def test_a_hundred_thousand_draws(text):
         assert ((y - a) ** 2).sum() <= 1.02 * compressor.omega(count + 1) * (x @ x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "omega"), [("random:r=2", 7 / 2 - 1), ("bernoulli:p=0.25,of=random:r=2", 13.0)])
 def test_mean_and_variance_of_drawn_places(text, omega):
     # x = C(x) averaged over so many draws, made at once: place and coin are all that is drawn.
@@ -223,7 +238,7 @@ def test_rank_is_the_best_of_its_rank(size, r):
     A = symmetric(size, 3)
     e, Q = np.linalg.eigh(A)
     order = np.argsort(-np.abs(e))[:r]
-    np.testing.assert_allclose(Eigenpairs(r).compress(A, rng()).value, combined(e[order], Q.T[order]), atol=1e-13)
+    np.testing.assert_allclose(Eigenpairs(r).compress(A, rng()).value, outer_sum(e[order], Q.T[order]), atol=1e-13)
 
 
 def test_rank_of_a_large_matrix_is_the_best_to_a_few_digits():
@@ -241,7 +256,7 @@ def test_rank_by_products_needs_a_matrix_only_through_them():
     e, Q = np.linalg.eigh(A)
     order = np.argsort(-np.abs(e))[:2]
     S = Eigenpairs(2).expand(sent, 200)
-    np.testing.assert_allclose(S, combined(e[order], Q.T[order]), atol=1e-6)
+    np.testing.assert_allclose(S, outer_sum(e[order], Q.T[order]), atol=1e-6)
     next_one, _ = Eigenpairs(1).pack_product(lambda V: (A - S) @ V, after, 1, 0.0)
     assert abs(next_one[0][0]) == pytest.approx(np.sort(np.abs(e))[-3], rel=1e-2)  # `after` has followed it
     few, _ = Eigenpairs(1).pack_product(lambda V: A @ V, start, 2, 0.0)
@@ -307,16 +322,16 @@ def test_numbers_beyond_the_words_are_not_sent():
     ("text", "says"),
     [
         ("tpo", "did you mean 'top'"),
-        ("top:r=0", "r = 0, but it must be at least 1"),
-        ("random:r=two", "must be a whole number"),
+        ("top:r=0", "r = 0: expected a value at least 1"),
+        ("random:r=two", "expected a whole number"),
         ("natural:levels=3", "no setting 'levels'"),
         ("dithering:levels=-1", "levels = -1"),
         ("dithering:norm=3", "one of euclidean, max"),
         ("top:word=16", "one of 64, 32"),
-        ("bernoulli:p=0", "p = 0.0, but it must be greater than 0"),
+        ("bernoulli:p=0", "p = 0.0: expected a value greater than 0"),
         ("bernoulli:p=0.5,of=top", "an unbiased compressor"),
         ("natural:of=top", "no setting 'of'"),
-        ("rank", "vectors need"),
+        ("rank", "for vectors use"),
     ],
 )
 def test_mistakes_are_told_in_words(text, says):
@@ -336,7 +351,7 @@ def test_r_is_given_once_and_fits():
         (make_compressor("bernoulli:of=random:r=8"), 7),
     ):
         c.validate(size + 1)
-        with pytest.raises(ConfigError, match="set r to fewer"):
+        with pytest.raises(ConfigError, match="set r to at most"):
             c.validate(size)
 
 

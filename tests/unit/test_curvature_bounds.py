@@ -1,4 +1,4 @@
-"""gamma and nu: bounds of the second and third derivative that are kept, and not far too large."""
+"""hessian_bound and hessian_lipschitz: they hold on a wide grid, and are not far too large."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABELS = {"logistic": [-1.0, 1.0], "squared": [0.3], "huber": [0.3], "softplus":
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_gamma_bounds_the_second_derivative(name):
+def test_hessian_bound_is_close(name):
     loss, t = make_loss(name), np.array(LABELS[name])
     largest = np.abs(loss.second_derivatives(Z, t)).max(axis=0)
     assert loss.hessian_bound(t).shape == t.shape
@@ -24,7 +24,7 @@ def test_gamma_bounds_the_second_derivative(name):
 
 
 @pytest.mark.parametrize("name", ["logistic", "squared", "softplus"])
-def test_nu_bounds_its_change(name):
+def test_hessian_lipschitz_is_close(name):
     loss, t = make_loss(name), np.array(LABELS[name])
     steepest = (np.abs(np.diff(loss.second_derivatives(Z, t), axis=0)) / np.diff(Z, axis=0)).max(axis=0)
     assert loss.hessian_lipschitz(t).shape == t.shape
@@ -34,19 +34,25 @@ def test_nu_bounds_its_change(name):
 
 def test_the_bounds_of_plain_softplus_are_met():
     loss, zero = make_loss("softplus"), np.zeros(1)
-    bend = loss.second_derivatives(Z, zero)
-    assert np.abs(bend).max() == pytest.approx(loss.hessian_bound(zero)[0], rel=1e-4)
-    assert np.abs(np.diff(bend, axis=0) / np.diff(Z, axis=0)).max() == pytest.approx(
+    second = loss.second_derivatives(Z, zero)
+    assert np.abs(second).max() == pytest.approx(loss.hessian_bound(zero)[0], rel=1e-4)
+    assert np.abs(np.diff(second, axis=0) / np.diff(Z, axis=0)).max() == pytest.approx(
         loss.hessian_lipschitz(zero)[0], rel=1e-3
     )
 
 
 @pytest.mark.parametrize("name", [name for name, kind in LOSSES.items() if issubclass(kind, LinearLoss)])
-def test_a_loss_has_what_it_says_it_provides(name):
+def test_a_loss_provides_the_bounds_it_defines(name):
     loss, t = make_loss(name), np.ones(2)
-    for method, what in ((loss.gamma, "hessian_bound"), (loss.nu, "hessian_lipschitz")):
-        if what in loss.provides:
-            assert np.isfinite(method(t)).all()
+    for method in ("hessian_bound", "hessian_lipschitz"):
+        if method in loss.provides:
+            assert np.isfinite(getattr(loss, method)(t)).all()
         else:
-            with pytest.raises(ConfigError, match=f"{name} has no bound; logistic"):
-                method(t)
+            with pytest.raises(
+                ConfigError, match=f"{name} has no bound of its .* derivative: it does not define {method}"
+            ):
+                getattr(loss, method)(t)
+
+
+def test_every_loss_with_a_bound_is_here():
+    assert set(LABELS) == {name for name, kind in LOSSES.items() if "hessian_bound" in kind.provides}

@@ -17,7 +17,7 @@ from mpinewton.cli import pack as pack_command
 from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
 from mpinewton.data.pack import pack
-from mpinewton.data.scale import factor, multiplied
+from mpinewton.data.scale import factor, multiply
 from mpinewton.data.shard import Shard
 from mpinewton.data.shard_io import read_file, read_shard
 from mpinewton.errors import DataError
@@ -69,7 +69,7 @@ def test_losses_that_want_numbers_get_the_same_to_the_bit(both: tuple[Path, Path
     w, found = None, []
     for folder in both:
         plan = Plan(str(folder), read_manifest(folder), loss, 1e-3, dtype=dtype)
-        host = Host.loaded(plan, range(3))
+        host = Host.load(plan, range(3))
         w = plan.problem().initial_weights() + 0.1 if w is None else w
         found.append([worker.evaluate(w) for worker in host.workers])
     for (f, g), (other, h) in zip(*found):
@@ -84,7 +84,7 @@ def test_what_is_no_byte_is_refused_with_its_row(tmp_path: Path) -> None:
         parts = {"data": form.data, "indices": form.indices, "indptr": form.indptr, "shape": form.shape}
         np.savez(tmp_path / "s.npz", y=np.zeros(2), **parts)
         for name in ("x.npz", "s.npz"):
-            with pytest.raises(DataError, match=rf"row 2 has the feature {('0.5', '256')[number]}, and --dtype uint8"):
+            with pytest.raises(DataError, match=rf"row 2 has the feature {('0.5', '256')[number]}; --dtype uint8"):
                 pack(str(tmp_path / name), tmp_path / "p", 1, dtype="uint8")
     assert not (tmp_path / "p").exists()
 
@@ -174,7 +174,7 @@ def test_a_module_takes_bytes_a_block_at_a_time() -> None:
     for bytes_ in (X, sparse.csr_array(X)):
         model, truth = (
             loss.on_shard(Shard(bytes_, y, None, ratio), classes),
-            loss.on_shard(Shard(multiplied(X, ratio), y), classes),
+            loss.on_shard(Shard(multiply(X, ratio), y), classes),
         )
         assert model.X.dtype == np.uint8
         for mine, theirs in ((model, truth), (model.subset(rows), truth.subset(rows))):
@@ -188,5 +188,5 @@ def test_tokens_have_no_scale() -> None:
     loss = make_loss("torch:module=modules:Tied,input=tokens,labels=next")
     tokens = np.ones((2, 6), np.uint8)
     assert loss.on_shard(Shard(tokens, np.ones(2)), None).X.dtype == np.uint8
-    with pytest.raises(DataError, match="pack them without --scale"):
+    with pytest.raises(DataError, match="pack the data without --scale"):
         loss.on_shard(Shard(tokens, np.ones(2), None, Fraction(1, 255)), None)

@@ -78,7 +78,7 @@ def test_check_says_which_shards_are_faulty(tmp_path: Path) -> None:
     result = CliRunner().invoke(check.command, [str(tmp_path / "p")])
     assert isinstance(result.exception, DataError)
     assert result.exception.exit_code == 2
-    assert "1 of 3 shards are faulty" in str(result.exception)
+    assert "1 of 3 shards have faults" in str(result.exception)
     lines = result.output.splitlines()
     assert [line.split(":")[1].startswith(" ok") for line in lines] == [True, False, True]
 
@@ -92,8 +92,8 @@ def test_info_reads_our_other_files_and_no_others(tmp_path: Path) -> None:
         file["state/again"] = file["/"]
     shown = run(info, tmp_path / "model.h5")
     assert "state/w      float64 2x3" in shown
-    assert "state/link   (a link elsewhere, not followed)" in shown
-    assert "note         (neither" in shown
+    assert "state/link   (a link to another file, not followed)" in shown
+    assert "note         (not a short text" in shown
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["w"] = 1.0
     (tmp_path / "text").write_text("hello")

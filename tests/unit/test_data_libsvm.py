@@ -65,6 +65,7 @@ def test_valid_text_is_read_bit_by_bit_as_scikit_learn_reads_it(text: bytes) -> 
         assert_as_oracle(text)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lines(), st.data())
 def test_a_mutated_file_is_read_as_scikit_learn_reads_it_or_refused_by_line(text: bytes, data: st.DataObject) -> None:
@@ -90,8 +91,8 @@ def test_a_mutated_file_is_read_as_scikit_learn_reads_it_or_refused_by_line(text
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        ("1 3:1 2:1", "rise"),
-        ("1 2:1 2:1", "rise"),
+        ("1 3:1 2:1", "increase"),
+        ("1 2:1 2:1", "increase"),
         ("1 0:1", "below 1"),
         ("1 -2:1", "whole number"),
         ("1 1.0:1", "whole number"),
@@ -115,7 +116,7 @@ def test_a_mutated_file_is_read_as_scikit_learn_reads_it_or_refused_by_line(text
         ("1,2 3:1", "label '1,2'"),
         ("1,2,3", "CSV"),
         ("1:2 3:4", "label '1:2'"),
-        ("1 3:1\r4:1", "no colon|neither|finite"),
+        ("1 3:1\r4:1", "no colon|a character that|finite"),
         ("1 3:\xb2", "finite"),
     ],
 )
@@ -145,7 +146,7 @@ def test_a_file_cut_inside_a_line_is_refused_unless_that_is_allowed(tmp_path: Pa
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     packed = gzip.compress(b"1 1:1\n" * 1000, mtime=0)
     (tmp_path / "a.gz").write_bytes(packed[:-9])
-    with pytest.raises(DataError, match=r"a\.gz: the file is damaged or cut short"):
+    with pytest.raises(DataError, match=r"a\.gz: the file is damaged or truncated"):
         list(open_source(str(tmp_path / "a.gz"), Reading()).blocks())
     (tmp_path / "b.xz").write_bytes(lzma.compress(b"1 1:1\n")[:-20])
     with pytest.raises(DataError, match=r"b\.xz"):

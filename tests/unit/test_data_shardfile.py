@@ -79,7 +79,7 @@ def test_hostile_data_sets_are_refused(folder: Path, kind: str) -> None:
     path = folder / "shard-0001.h5"
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         HOSTILE[kind](file)
-    named = r"holds .* wanted" if kind in ("missing", "stranger") else "data set 'y'"
+    named = r"expected data sets .*; found " if kind in ("missing", "stranger") else "data set 'y'"
     with pytest.raises(DataError, match=rf"shard-0001\.h5: {named}"):
         read_shard(folder, read_manifest(folder), 1)
 
@@ -92,14 +92,14 @@ ABSURD = 1 << 50
     [
         ("rows", 11, "shape"),
         ("rows", ABSURD, "shape"),
-        ("rows", -1, "absurd"),
+        ("rows", -1, "not valid"),
         ("features", 4, "shape|features is 4"),
-        ("features", ABSURD, "absurd"),
+        ("features", ABSURD, "not valid"),
         ("classes", np.array([0.0, 1.0]), r"classes is \(0.0, 1.0\), but the manifest says \(-1.0, 1.0\)"),
         ("source", np.bytes_("elsewhere"), "source is elsewhere"),
-        ("dtype", np.bytes_("float32"), "float64, not float32"),
+        ("dtype", np.bytes_("float32"), "has dtype float64; expected float32"),
         ("dtype", np.bytes_("object"), "none of"),
-        ("format", np.bytes_("mpinewton-model/1"), "not mpinewton-shard/1"),
+        ("format", np.bytes_("mpinewton-model/1"), "expected mpinewton-shard/1"),
         ("format", "a text of variable length", "neither short text"),
         ("classes", np.zeros(10_000), "neither short text"),
     ],
@@ -175,10 +175,10 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
         ({"workers": 3}, "workers is 3"),
         ({"features": 0}, "features is 0"),
         ({"dtype": "object"}, "dtype"),
-        ({"classes": [1, -1]}, "rising"),
+        ({"classes": [1, -1]}, "increasing"),
         ({"class_names": ["a"]}, "class_names"),
         ({"data_sha256": "0"}, "data_sha256"),
-        ({"format": "other"}, "not mpinewton-manifest/1"),
+        ({"format": "other"}, "expected mpinewton-manifest/1"),
     ],
 )
 def test_odd_manifests_are_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
@@ -202,12 +202,13 @@ def test_links_out_of_the_folder_and_missing_files_are_refused(folder: Path, tmp
     with pytest.raises(DataError, match="no such file"):
         read_shard(folder, manifest, 0)
     (folder / "shard-0000.h5").symlink_to(tmp_path / "away.h5")
-    with pytest.raises(DataError, match="symbolic link out of the folder"):
+    with pytest.raises(DataError, match="symbolic link to another folder"):
         read_shard(folder, manifest, 0)
     with pytest.raises(DataError, match=r"manifest\.json: cannot be read"):
         read_manifest(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_damaged_byte_gives_other_numbers(folder: Path) -> None:
     whole = read_all(folder)
     path = folder / "shard-0000.h5"

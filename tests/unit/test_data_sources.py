@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 from sklearn import datasets
 
-from mpinewton.data.blocks import Block, Reading, Words
+from mpinewton.data.blocks import Block, ClassNames, Reading
 from mpinewton.data.loading import load_rows
 from mpinewton.data.sources import open_source
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
@@ -26,11 +26,11 @@ def write(path: Path, text: str) -> str:
 
 def load(path: str, **reading: object) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     source = open_source(path, Reading(**reading))  # type: ignore[arg-type]
-    blocks = list(source.checked_blocks())
+    blocks = list(source.valid_blocks())
     weight = None if blocks[0].weight is None else np.concatenate([b.weight for b in blocks])
-    y = source.words.final(np.concatenate([b.y for b in blocks]))
+    y = source.class_names.renumber(np.concatenate([b.y for b in blocks]))
     dense = [b.X if isinstance(b.X, np.ndarray) else b.X.toarray() for b in blocks]
-    return np.concatenate(dense), y, weight, source.words.names
+    return np.concatenate(dense), y, weight, source.class_names.names
 
 
 def test_csv_with_header_and_words(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_csv_in_many_blocks_and_packed(tmp_path: Path, monkeypatch: pytest.Monke
         ("a,b,y\n1,nan,0\n", "a.csv:2: a number is not finite"),
         ("1,2,0\n1,2,pear\n", "a.csv:2: .*'pear'"),
         ("1,2,0\n1,2,3", "a.csv:2: the last line has no newline"),
-        ("", "holds no rows"),
-        ("\n\n", "holds no rows"),
+        ("", "has no rows"),
+        ("\n\n", "has no rows"),
     ],
 )
 def test_odd_csv_is_refused_by_line(tmp_path: Path, text: str, words: str) -> None:
@@ -81,7 +81,7 @@ def test_odd_columns_and_codings_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "size,kind,age\n1,2,3\n")
     with pytest.raises(ConfigError, match=r"'knid'.*did you mean 'kind'"):
         load(path, label_column="knid")
-    with pytest.raises(ConfigError, match="columns are 1 to 3"):
+    with pytest.raises(ConfigError, match="expected 1 to 3, or -1"):
         load(path, label_column="0")
     (tmp_path / "b.csv").write_bytes(b"a,b\n1,2\n\xff,3\n")
     with pytest.raises(DataError, match=r"b\.csv:3: not UTF-8"):
@@ -89,11 +89,11 @@ def test_odd_columns_and_codings_are_refused(tmp_path: Path) -> None:
 
 
 def test_words_are_numbered_in_order_of_the_alphabet_or_of_the_training_data() -> None:
-    words = Words()
+    words = ClassNames()
     y = words.encode(np.array(["pear", "fig", "pear"]))
-    assert words.final(y).tolist() == [1, 0, 1]
-    known = Words(("pear", "fig"))
-    assert known.final(known.encode(np.array(["fig", "pear"]))).tolist() == [1, 0]
+    assert words.renumber(y).tolist() == [1, 0, 1]
+    known = ClassNames(("pear", "fig"))
+    assert known.renumber(known.encode(np.array(["fig", "pear"]))).tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"'figs' is not a class of the training data.*'fig'"):
         known("figs")
 
@@ -124,11 +124,11 @@ def test_npy_table_and_pair(tmp_path: Path) -> None:
 def test_odd_arrays_are_refused(tmp_path: Path) -> None:
     for number, (arrays, words) in enumerate(
         [
-            ({"X": np.zeros((3, 2)), "y": np.zeros(2)}, "shapes do not fit"),
-            ({"X": np.zeros((3, 2))}, "wanted are X and y"),
-            ({"X": np.zeros((3, 2), complex), "y": np.zeros(3)}, "complex128, not numbers"),
-            ({"X": np.array([[1.0], [np.nan]]), "y": np.zeros(2)}, "row 2 holds a NaN"),
-            ({"X": np.ones((2, 1)), "y": np.array([0, np.inf])}, "row 2 holds a NaN"),
+            ({"X": np.zeros((3, 2)), "y": np.zeros(2)}, "expected X of shape \\(n, p\\)"),
+            ({"X": np.zeros((3, 2))}, "expected arrays X, y"),
+            ({"X": np.zeros((3, 2), complex), "y": np.zeros(3)}, "expected arrays of numbers; found dtype complex128"),
+            ({"X": np.array([[1.0], [np.nan]]), "y": np.zeros(2)}, "row 2 has a NaN"),
+            ({"X": np.ones((2, 1)), "y": np.array([0, np.inf])}, "row 2 has a NaN"),
             ({"X": np.ones((2, 1)), "y": np.zeros(2), "weight": np.array([-1, 1])}, "row 1 .*negative weight"),
             ({"X": np.array([[None]]), "y": np.zeros(1)}, "plain arrays"),
             (
@@ -157,7 +157,7 @@ def test_idx_images_find_their_labels(tmp_path: Path) -> None:
     header = b"\0\0\x08\x03" + np.array([5, 2, 3], ">u4").tobytes()
     path = tmp_path / "t-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(header + images.tobytes()))
-    with pytest.raises(DataError, match="no labels beside it"):
+    with pytest.raises(DataError, match="its labels beside it"):
         load(str(path))
     labels = tmp_path / "t-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(b"\0\0\x08\x01" + np.array([5], ">u4").tobytes() + bytes([3, 1, 4, 1, 5])))
@@ -165,7 +165,7 @@ def test_idx_images_find_their_labels(tmp_path: Path) -> None:
     assert np.array_equal(X, images.reshape(5, 6))
     assert y.tolist() == [3, 1, 4, 1, 5]
     path.write_bytes(gzip.compress(header + images.tobytes()[:-1]))
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match="truncated"):
         load(str(path))
 
 
@@ -230,10 +230,10 @@ def test_pisa_least_squares_has_the_published_figures() -> None:
     [
         ("synthetic:logistics", "did you mean 'logistic'"),
         ("synthetic:blobs?class=3", "did you mean 'classes'"),
-        ("synthetic:blobs?rows=x", "rows wants a number"),
-        ("synthetic:blobs?rows=0", "rows is out of range"),
-        ("synthetic:blobs?density=nan", "density is out of range"),
-        ("synthetic:pisa?condition=3", "no setting of pisa"),
+        ("synthetic:blobs?rows=x", "rows = 'x': expected a number"),
+        ("synthetic:blobs?rows=0", "rows = 0 is out of range: expected 1 to"),
+        ("synthetic:blobs?density=nan", "density = nan is out of range"),
+        ("synthetic:pisa?condition=3", "pisa has no setting 'condition'"),
         ("nowhere.csv", "no such file"),
     ],
 )
@@ -273,7 +273,7 @@ def test_load_rows_maps_names_and_widens(tmp_path: Path) -> None:
         load_rows(path, class_names=())
     numbers = write(tmp_path / "n.csv", "2,1\n3,4\n")
     assert load_rows(numbers, class_names=("1", "4"))[0].y.tolist() == [0, 1]
-    with pytest.raises(DataError, match="labels are numbers"):
+    with pytest.raises(DataError, match="found numbers"):
         load_rows("sklearn:iris", class_names=("a", "b"))
     wide = write(tmp_path / "wide", "1 9:1\n")
     with pytest.raises(DataError, match="has 9 features, but the training data have 3"):

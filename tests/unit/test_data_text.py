@@ -49,7 +49,7 @@ def test_a_text_to_test_on_has_the_numbers_of_the_training_data(name: str, tmp_p
     shard, classes = load_rows(f"{name}?context=4&from=6&to=19", 4, names)
     assert told(shard, names) == ([TEXT[6:10], TEXT[10:14], TEXT[14:18]], TEXT[10] + TEXT[14] + TEXT[18])
     assert classes == tuple(map(float, range(len(names))))
-    with pytest.raises(DataError, match="has the character 'q', which the training data have not"):
+    with pytest.raises(DataError, match="has the character 'q', which the training data do not have"):
         load_rows(f"{name}?context=4", 4, tuple(sorted(set(TEXT[:30]))))
     with pytest.raises(DataError, match="has 4 features, but the training data have 5"):
         load_rows(f"{name}?context=4", 5, names)
@@ -59,7 +59,7 @@ def test_a_packed_text_is_tested_on_only_if_its_characters_are_the_same(name: st
     pack(f"{name}?context=4", tmp_path / "p", 2)
     names = read_manifest(tmp_path / "p").class_names
     assert load_rows(str(tmp_path / "p"), 4, names)[0].rows == len(TEXT) // 4
-    with pytest.raises(DataError, match="mean other characters"):
+    with pytest.raises(DataError, match="characters have other numbers"):
         load_rows(str(tmp_path / "p"), 4, (*(names or ()), "ü"))
 
 
@@ -95,10 +95,10 @@ def test_python_brings_a_text_along() -> None:
     ("query", "error", "words"),
     [
         ("?contxt=3", ConfigError, "did you mean 'context'"),
-        ("?context=0", ConfigError, "must be 1 or more"),
-        ("?context=few", ConfigError, "wants a whole number"),
-        ("?from=-1", ConfigError, "wants a whole number"),
-        ("?context=99", DataError, "a row with its label takes 100"),
+        ("?context=0", ConfigError, "expected at least 1"),
+        ("?context=few", ConfigError, "expected a whole number"),
+        ("?from=-1", ConfigError, "expected a whole number"),
+        ("?context=99", DataError, "fewer than the 100 of a row"),
         ("?from=99", DataError, "has 0 characters"),
     ],
 )
@@ -108,11 +108,11 @@ def test_what_is_refused(name: str, query: str, error: type[Exception], words: s
 
 
 def test_other_refusals(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="those of the training data are numbers"):
+    with pytest.raises(DataError, match="expected labels that are numbers"):
         load_rows(f"{name}?context=4", 4, ())
-    with pytest.raises(ConfigError, match="a row has 32 characters: write context="):
+    with pytest.raises(ConfigError, match="a row has 32 characters: set context="):
         pack(name, tmp_path / "p", 1, reading=Reading(features=64))
-    with pytest.raises(ConfigError, match="there is python:topics"):
+    with pytest.raises(ConfigError, match="expected python:topics"):
         load_rows("python:poems")
     with pytest.raises(DataError, match="cannot be opened"):
         load_rows(f"text:{tmp_path / 'absent'}")
@@ -120,7 +120,7 @@ def test_other_refusals(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has the character NUL"):
         load_rows(f"text:{tmp_path / 'nul'}?context=1")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="is not text in UTF-8"):
         load_rows(f"text:{tmp_path / 'bytes'}")
     (tmp_path / "many").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 1001))), encoding="utf-8")
     with pytest.raises(DataError, match="1001 different characters"):

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from mpinewton.errors import ConfigError
 from mpinewton.estimators import LinearClassifier, LinearRegressor
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 
 X, Y = StandardScaler().fit_transform(load_iris().data), load_iris().target
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
@@ -89,17 +89,17 @@ def test_in_a_pipeline_and_a_grid_with_a_method_object():
 
 
 def test_refusals_say_why():
-    with pytest.raises(ValueError, match=r"not that of a linear model: train it with mpinewton\.minimize"):
+    with pytest.raises(ValueError, match=r"expected the loss of a linear model; use mpinewton\.minimize"):
         LinearClassifier(loss="mlp:hidden=4").fit(X, Y)
     with pytest.raises(ValueError, match="y has one class, 1:"):
         LinearClassifier().fit(X, np.ones(len(X), dtype=int))
-    with pytest.raises(ValueError, match="no weight may be negative"):
+    with pytest.raises(ValueError, match="expected weights of at least 0"):
         LinearRegressor().fit(ROWS, NUMBERS, -np.ones(len(ROWS)))
     for estimator, word in (
         (LinearClassifier(loss="squared"), "numbers"),
         (LinearRegressor(loss="logistic"), "classes"),
     ):
-        with pytest.raises(ValueError, match=f"is for {word}: take Linear"):
+        with pytest.raises(ValueError, match=f"is for {word}: use Linear"):
             estimator.fit(X, Y)
     with pytest.raises(ConfigError, match="did you mean 'newton'"):
         LinearRegressor("newtn").fit(ROWS, NUMBERS)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import ZOO, Problem
 
 from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError, WorkerError
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.fleet.local import local_fleet
+from mpinewton.testing.problems import ZOO, Problem
 
 EMPTY = 2  # the worker of the zoo without rows
 BAD = 3
@@ -168,7 +168,7 @@ def test_a_worker_without_rows_does_not_matter_not_even_by_nan(fleet: Fleet) -> 
 
 def test_a_call_to_nobody_is_refused(fleet: Fleet) -> None:
     for call in (fleet.mean, fleet.sum, fleet.gather, fleet.send):
-        with pytest.raises(ValueError, match=r":index is asked of no worker"):
+        with pytest.raises(ValueError, match=r":index: `among` is empty"):
             call(index, among=[])
 
 
@@ -186,7 +186,7 @@ def test_what_a_worker_keeps_does_not_follow_the_driver_nor_the_other_way(fleet:
     sent = np.zeros(1)
     fleet.send(keep, sent)
     sent += 5
-    assert fleet.saved(np.zeros(6))[0]["memory/a"].tolist() == [0.0]
+    assert fleet.save(np.zeros(6))[0]["memory/a"].tolist() == [0.0]
     replies, total = fleet.gather(count), fleet.sum(count)
     fleet.send(count)
     assert [reply.tolist() for reply in replies] == [[1.0]] * 5 and total.tolist() == [10.0]
@@ -197,7 +197,7 @@ def test_what_a_worker_keeps_does_not_follow_the_driver_nor_the_other_way(fleet:
 def test_what_was_saved_stays_and_can_be_restored_twice(fleet: Fleet) -> None:
     w = np.zeros(6)
     fleet.send(count)
-    states = fleet.saved(w)
+    states = fleet.save(w)
     for _ in range(2):
         fleet.send(count)
         fleet.send(count)
@@ -211,14 +211,14 @@ def keep_columns(worker: Worker) -> None:
 
 def test_what_a_worker_keeps_has_the_order_it_is_restored_in(fleet: Fleet) -> None:
     fleet.send(keep_columns)
-    assert fleet.saved(np.zeros(6))[0]["memory/columns"].flags.c_contiguous
+    assert fleet.save(np.zeros(6))[0]["memory/columns"].flags.c_contiguous
 
 
 def test_a_restored_fleet_goes_on_bit_by_bit() -> None:
     problem = ZOO["softmax-csr"]
     one, other = fleet_on(problem), fleet_on(problem)
     one.mean(everything, problem.start)
-    other.restore(one.saved(problem.start), problem.start)
+    other.restore(one.save(problem.start), problem.start)
     assert other.mean(gradient).tobytes() == one.mean(gradient).tobytes()
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mpinewton.data.pack import pack
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.methods import METHODS
-from mpinewton.methods.registry import make_method, parsed_settings, settings_of
+from mpinewton.methods.settings import make_method, parse_settings, settings_of
 from mpinewton.runs import stopping
 from mpinewton.runs.job import Job, load_job, read_options
 
@@ -62,7 +62,7 @@ def test_a_job_survives_its_file(job: Job) -> None:
     again = Job.of(tomllib.loads(job.toml()), "config.toml")
     assert again == job
     assert again.toml() == job.toml()
-    assert again.build_method() == job.build_method()
+    assert again.algorithm == job.algorithm
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_hyphens_are_underscores(shards: Path) -> None:
 
 def kinds(**options: Any) -> list[tuple[str, float]]:
     job = Job(method="dino", data="d", **options)
-    job = msgspec.structs.replace(job, **job.usual_stops())
+    job = msgspec.structs.replace(job, **stopping.default_stops(msgspec.structs.asdict(job)))
     return [(stop.option, stop.limit) for stop in job.stops()]
 
 
@@ -118,18 +118,18 @@ def test_settings_make_the_same_method_again(name: str) -> None:
 
 
 def test_pairs_become_nested_settings() -> None:
-    assert parsed_settings(["theta=0.1", "search.first=3", "search.rho=0.2", "x-y=a=b", "k=none"]) == {
+    assert parse_settings(["theta=0.1", "search.first=3", "search.rho=0.2", "x-y=a=b", "k=none"]) == {
         "theta": "0.1", "search": {"first": "3", "rho": "0.2"}, "x_y": "a=b", "k": "none",
     }  # fmt: skip
-    method = make_method("dino", parsed_settings(["theta=0.1", "search.first=3"]))
+    method = make_method("dino", parse_settings(["theta=0.1", "search.first=3"]))
     assert settings_of(method)["theta"] == 0.1
     assert settings_of(method)["search"]["first"] == 3
     pairs = ["sigma=.3", "rho=5.", "gamma=+.9", "ridge_driver=.1e-2", "second.beta=.5"]
-    method = make_method("sisa", parsed_settings(pairs))
-    assert (method.sigma, method.rho, method.gamma, method.ridge_driver, method.second.beta) == (0.3, 5, 0.9, 1e-3, 0.5)
+    method = make_method("sisa", parse_settings(pairs))
+    assert (method.sigma, method.rho, method.gamma, method.l2_driver, method.second.beta) == (0.3, 5, 0.9, 1e-3, 0.5)
     for wrong in (["theta"], ["=1"], ["a=1", "a.b=2"]):
         with pytest.raises(ConfigError, match="--set"):
-            parsed_settings(wrong)
+            parse_settings(wrong)
 
 
 # -- what is no job -----------------------------------------------------------------------------------------------

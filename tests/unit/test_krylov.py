@@ -116,7 +116,7 @@ def test_lsmr_solves_the_stacked_problem():
 def test_lanczos_relation(eigenvalues, limit):
     H, b = symmetric(eigenvalues)
     product = Counted(H)
-    found = lanczos(product, b, limit, 0.0)
+    found = lanczos(product, b, limit)
     k = found.Q.shape[1]
     assert k == product.calls
     if eigenvalues is SINGULAR and limit > 11:  # ten eigenvalues besides 0: 11 dimensions, and one that rounding adds
@@ -135,7 +135,7 @@ def test_lanczos_relation(eigenvalues, limit):
 
 def test_lanczos_keeps_orthogonality_where_the_plain_recurrence_loses_it():
     H, b = symmetric(np.geomspace(1e-8, 1e4, 200))
-    Q = lanczos(H.__matmul__, b, 120, 0.0).Q
+    Q = lanczos(H.__matmul__, b, 120).Q
     assert Q.shape[1] == 120
     np.testing.assert_allclose(Q.T @ Q, np.eye(120), atol=1e-13)
 
@@ -143,13 +143,15 @@ def test_lanczos_keeps_orthogonality_where_the_plain_recurrence_loses_it():
 @given(st.integers(1, 20), st.integers(1, 4), st.floats(-8, 8), st.integers(0, 999))
 @settings(max_examples=60, derandomize=True, deadline=None)
 def test_lanczos_ends_when_the_space_does(d, distinct, exponent, seed):
-    # The space has as many dimensions as H has distinct eigenvalues, whatever the scale of H.
+    # The space has as many dimensions as H has distinct eigenvalues, whatever the scale of H. Where entries of T are
+    # small, rounding may add others; the entry of T that leads to these is then a rounding error, amplified.
     values = np.array([1.0, -2.0, 3.0, 4.0])[np.arange(d) % distinct] * 10.0**exponent
     H, b = symmetric(values, seed)
-    found = lanczos(H.__matmul__, b, d + 3, 0.0)
+    found = lanczos(H.__matmul__, b, d + 3)
     assert found.status == "solved"
     assert found.T[-1, -1] == 0.0
-    assert found.Q.shape[1] == min(d, distinct)
+    k = min(d, distinct)
+    assert found.Q.shape[1] == k or found.T[k, k - 1] <= 1e-9 * 10.0**exponent
     expected = np.linalg.solve(absolute(H), b)
     np.testing.assert_allclose(found.solve_absolute(1e-3), expected, rtol=0, atol=1e-9 * np.linalg.norm(expected))
 
@@ -163,7 +165,7 @@ def absolute(H, floor=0.0):
 @pytest.mark.parametrize("damp", [1e-6, 1e-3, 0.5])
 def test_lanczos_solves_in_the_whole_space(eigenvalues, damp):
     H, b = symmetric(eigenvalues)
-    found = lanczos(H.__matmul__, b, 30, 0.0)
+    found = lanczos(H.__matmul__, b, 30)
     e, S = np.linalg.eigh(H)
     v1, v2 = S @ (e / (e**2 + damp**2) * (S.T @ b)), S @ (S.T @ b / (e**2 + damp**2))
     # An eigenvalue 0 is rounding, some ulps of |H| = 2: what it adds to v1 is that over damp^2.
@@ -178,7 +180,7 @@ def test_lanczos_solves_in_the_whole_space(eigenvalues, damp):
 @pytest.mark.parametrize("damp", [1e-6, 0.1])
 def test_lanczos_minimises_in_its_space(damp):
     H, b = symmetric(INDEFINITE)
-    found = lanczos(H.__matmul__, b, 7, 0.0)
+    found = lanczos(H.__matmul__, b, 7)
     krylov = np.linalg.qr(np.column_stack([np.linalg.matrix_power(H, k) @ b for k in range(7)]))[0]
     stacked = np.vstack([H @ krylov, damp * krylov])
     y = np.linalg.lstsq(stacked, np.r_[b, np.zeros(30)])[0]
@@ -194,33 +196,15 @@ def test_lanczos_minimises_in_its_space(damp):
 def test_absolute_solve_is_conjugate_gradients_on_a_positive_matrix(k):
     H, b = symmetric(np.linspace(0.5, 2.0, 30))
     x = cg(H.__matmul__, b, k, 0.0).x
-    np.testing.assert_allclose(lanczos(H.__matmul__, b, k, 0.0).solve_absolute(1e-3), x, rtol=1e-10)
-
-
-@pytest.mark.parametrize("eigenvalues", [POSITIVE, INDEFINITE], ids=["positive", "indefinite"])
-@pytest.mark.parametrize("tolerance", [0.3, 0.1, 0.01])
-def test_lanczos_stops_on_the_gradient_of_the_undamped_problem(eigenvalues, tolerance):
-    H, b = symmetric(eigenvalues)
-
-    def gradient(k):
-        Q = lanczos(H.__matmul__, b, k, 0.0).Q
-        x = Q @ np.linalg.lstsq(H @ Q, b)[0]
-        return np.linalg.norm(H @ (H @ x - b)) / np.linalg.norm(H @ b)
-
-    found = lanczos(H.__matmul__, b, 30, tolerance)
-    k = found.Q.shape[1]
-    assert found.status == "solved"
-    assert k < 30
-    assert gradient(k - 1) <= tolerance < gradient(k - 2)
+    np.testing.assert_allclose(lanczos(H.__matmul__, b, k).solve_absolute(1e-3), x, rtol=1e-10)
 
 
 def test_lanczos_meets_condition_4a_with_fewer_products_than_lsmr():
     H, b = symmetric(np.geomspace(0.1, 1.0, 200))
-    one, two = Counted(H), Counted(H)
-    v, reference = lanczos(one, b, 200, 1e-4).solve_damped(1e-6), lsmr(two, b, 1e-6, 200, 1e-4)
+    product = Counted(H)
+    assert lsmr(product, b, 1e-6, 200, 1e-4).status == "solved"
+    v = lanczos(H.__matmul__, b, product.calls // 2).solve_damped(1e-6)
     assert np.linalg.norm(H @ (H @ v - b) + 1e-12 * v) <= 1e-4 * np.linalg.norm(H @ b)
-    assert reference.status == "solved"
-    assert one.calls < two.calls
 
 
 def test_nothing_to_solve():
@@ -229,7 +213,7 @@ def test_nothing_to_solve():
     for solved in (cg(product, zero, 9, 1e-4), lsmr(product, zero, 1e-6, 9, 1e-4)):
         assert (solved.status, solved.iterations) == ("solved", 0)
         np.testing.assert_array_equal(solved.x, zero)
-    found = lanczos(product, zero, 9, 1e-4)
+    found = lanczos(product, zero, 9)
     assert found.status == "solved"
     for x in (found.solve_damped(1e-6), found.solve_squared(1e-6), found.solve_absolute(1e-3)):
         np.testing.assert_array_equal(x, zero)
@@ -239,7 +223,7 @@ def test_nothing_to_solve():
 def test_zero_matrix():
     b, H = np.array([1.0, 2.0]), np.zeros((2, 2))
     np.testing.assert_array_equal(lsmr(H.__matmul__, b, 1e-6, 9, 1e-4).x, 0.0)
-    found = lanczos(H.__matmul__, b, 9, 1e-4)
+    found = lanczos(H.__matmul__, b, 9)
     np.testing.assert_array_equal(found.solve_damped(0.5), 0.0)
     np.testing.assert_allclose(found.solve_squared(0.5), 4 * b)
     np.testing.assert_allclose(found.solve_absolute(1e-3), b)
@@ -251,7 +235,7 @@ def test_right_hand_side_is_left_alone():
     for solver in (
         lambda: cg(H.__matmul__, b, 9, 1e-4),
         lambda: lsmr(H.__matmul__, b, 1e-6, 9, 1e-4),
-        lambda: lanczos(H.__matmul__, b, 9, 1e-4),
+        lambda: lanczos(H.__matmul__, b, 9),
     ):
         solver()
 
@@ -283,7 +267,7 @@ def test_flat_changes_nothing_where_the_curvature_is_not():
 @pytest.mark.parametrize("eigenvalues", [POSITIVE, INDEFINITE, SINGULAR])
 def test_shortest_least_squares_solution_is_the_pseudo_inverse(eigenvalues):
     H, b = symmetric(eigenvalues)
-    x = lanczos(H.__matmul__, b, 30, 0.0).solve_shortest()
+    x = lanczos(H.__matmul__, b, 30).solve_shortest()
     if eigenvalues is SINGULAR:  # in the space, which holds a part of b that H does not see
         assert np.linalg.norm(H @ (H @ x - b)) < 1e-8
     else:

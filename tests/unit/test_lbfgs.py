@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpinewton.linalg.lbfgs import append_pair, scaled
+from mpinewton.linalg.lbfgs import append_pair, apply_inverse
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -20,13 +20,13 @@ def test_the_recursion_is_the_product_with_the_bfgs_matrix(count, given):
     for s, y in zip(S, Y):
         V = np.eye(6) - np.outer(s, y) / (s @ y)
         B = V @ B @ V.T + np.outer(s, s) / (s @ y)
-    np.testing.assert_allclose(scaled(S, Y, g, M.__matmul__ if given else None), B @ g, rtol=1e-9)
+    np.testing.assert_allclose(apply_inverse(S, Y, g, M.__matmul__ if given else None), B @ g, rtol=1e-9)
 
 
 def test_without_pairs_the_first_step_is_no_longer_than_1():
     none = np.zeros((0, 3))
-    np.testing.assert_allclose(scaled(none, none, np.array([3.0, 0.0, 4.0])), [0.6, 0.0, 0.8])
-    np.testing.assert_allclose(scaled(none, none, np.array([0.3, 0.0, 0.4])), [0.3, 0.0, 0.4])
+    np.testing.assert_allclose(apply_inverse(none, none, np.array([3.0, 0.0, 4.0])), [0.6, 0.0, 0.8])
+    np.testing.assert_allclose(apply_inverse(none, none, np.array([0.3, 0.0, 0.4])), [0.3, 0.0, 0.4])
 
 
 def test_pairs_without_curvature_are_left_out_and_old_ones_dropped():

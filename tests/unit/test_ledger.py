@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import ZOO
 
 import mpinewton
 from mpinewton.fleet import Ledger, Worker
 from mpinewton.fleet.local import LocalFleet, local_fleet
+from mpinewton.testing.problems import ZOO
 
 
 @pytest.fixture

@@ -67,6 +67,14 @@ def test_semidefinite_systems_get_the_shortest_solution():
     assert solve_semidefinite(np.full((2, 2), np.nan), np.ones(2)).status == "not positive definite"
 
 
+def test_one_negative_eigenvalue_is_enough():
+    Q, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))
+    H = (Q * [-1e-3, 1.0, 2.0, 3.0, 4.0]) @ Q.T
+    assert solve_semidefinite(H, np.ones(5)).status == "not positive definite"
+    almost = (Q * [-1e-17, 1.0, 2.0, 3.0, 4.0]) @ Q.T  # negative by rounding
+    assert solve_semidefinite(almost, H @ np.ones(5)).status == "solved"
+
+
 def test_definite_systems_are_solved_by_cholesky():
     B = np.random.default_rng(7).normal(size=(20, 9))
     assert np.array_equal(solve_semidefinite(B.T @ B, B[0]).x, solve_positive(B.T @ B, B[0]).x)

@@ -14,7 +14,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import make_loss
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
@@ -82,35 +82,6 @@ def test_hessian_products_are_symmetric_and_linear(text):
     np.testing.assert_allclose(there.hvp(2 * u - v), 2 * Hu - Hv, atol=1e-13)
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_a_part_is_the_mean_of_its_rows(weighted):
-    model, shard, w, v = model_of(TEXTS[1], weighted=weighted)
-    rows = np.array([3, 7, 8, 20])
-    few = Shard(shard.X[rows], shard.y[rows], None if shard.sample_weight is None else shard.sample_weight[rows])
-    part, alone = model.subset(rows).at(w), make_loss(TEXTS[1]).on_shard(few, CLASSES).at(w)
-    assert part.value() == pytest.approx(alone.value(), rel=1e-14)
-    np.testing.assert_allclose(part.gradient(), alone.gradient(), atol=1e-15)
-    np.testing.assert_allclose(part.hvp(v), alone.hvp(v), atol=1e-14)
-
-
-def test_no_rows():
-    model, _, w, v = model_of(TEXTS[1], n=0)
-    there = model.at(w)
-    assert there.value() == 0
-    assert not there.gradient().any()
-    assert not there.hvp(v).any()
-    assert model.predict(w).shape == (0,)
-
-
-def test_the_ray_evaluates_points():
-    model, _, w, p = model_of(TEXTS[2])
-    ray = model.at(w).along(p)
-    steps = np.array([0.0, 0.5, 1.0])
-    np.testing.assert_array_equal(ray.losses(steps), [model.at(w + a * p).value() for a in steps])
-    np.testing.assert_array_equal(ray.at(0.5).w, w + 0.5 * p)
-    assert model.at(w).cache() == {}
-
-
 def test_the_start_depends_on_the_seed_alone_and_is_he():
     loss = make_loss("mlp:hidden=400-300")
     w, shapes = loss.initial_weights(200, CLASSES, 1), loss.shapes(200, CLASSES)
@@ -141,10 +112,10 @@ def test_biases_and_intercept_are_not_regularised():
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("mlp:hidden=64-", "must be widths of layers"),
-        ("mlp:hidden=0", "must be widths of layers"),
-        ("mlp:hidden=a", "must be widths of layers"),
-        ("mlp:activation=sine", "must be one of relu, tanh"),
+        ("mlp:hidden=64-", "expected widths of layers"),
+        ("mlp:hidden=0", "expected widths of layers"),
+        ("mlp:hidden=a", "expected widths of layers"),
+        ("mlp:activation=sine", "expected one of relu, tanh"),
         ("mlp:width=3", "no setting 'width'"),
     ],
 )
@@ -161,7 +132,7 @@ def test_who_names_no_start_gets_the_loss_s_own():
 
 
 def test_labels_must_be_classes():
-    with pytest.raises(DataError, match="classes"):
+    with pytest.raises(DataError, match="mlp: expected class labels; found real numbers"):
         make_loss("mlp").on_shard(Shard(np.ones((1, 2)), np.array([0.5])), None)
 
 

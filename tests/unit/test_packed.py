@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mpinewton.compress.bits import Bits, entries_of, joined_entries, pack_bits, pack_rows, unpack_rows, width_of
+from mpinewton.compress.bits import Bits, entries_of, join_entries, pack_bits, pack_rows, unpack_rows, width_of
 
 
 @pytest.mark.parametrize(("count", "width"), [(0, 0), (1, 0), (2, 1), (3, 2), (128, 7), (129, 8), (350, 9)])
@@ -71,6 +71,6 @@ def test_rows_stored_empty():
 def test_joined_rows_are_the_rows_in_turn():
     rng = np.random.default_rng(5)
     X, Z = sparse_rows(rng, 4, 6), sparse_rows(rng, 5, 6).toarray()
-    both = joined_entries([entries_of(X, np.array([2, 0])), entries_of(Z, np.array([1]))]).matrix(6)
+    both = join_entries([entries_of(X, np.array([2, 0])), entries_of(Z, np.array([1]))]).matrix(6)
     np.testing.assert_array_equal(both.toarray(), np.vstack([X.toarray()[[2, 0]], Z[[1]]]))
-    assert joined_entries([]).matrix(6).shape == (0, 6)
+    assert join_entries([]).matrix(6).shape == (0, 6)

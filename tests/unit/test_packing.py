@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from mpinewton.fleet.wire import arrays_of, flattened, joined, layout_of, parted, restored, unflattened
+from mpinewton.fleet.wire import arrays_of, from_bytes, from_vector, layout_of, to_bytes, to_reply, to_vector
 
 DTYPES = st.sampled_from(["f8", "f4", "f2", ">f8", "i8", "i4", "u1", "i2", "?"])
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -25,8 +25,8 @@ def same(got: Any, sent: np.ndarray) -> bool:
 def test_arrays_come_back_from_bytes_bit_by_bit(sent: list[np.ndarray], before: int) -> None:
     _, arrays = arrays_of(tuple(sent))
     layout = layout_of(False, arrays)
-    data = np.concatenate([np.zeros(8 * before, np.uint8), joined(arrays)])
-    got, end = parted(layout, data, 8 * before)
+    data = np.concatenate([np.zeros(8 * before, np.uint8), to_bytes(arrays)])
+    got, end = from_bytes(layout, data, 8 * before)
     assert end == len(data)
     assert [*map(same, got, sent)] == [True] * len(sent)
     assert layout.numbers == sum(a.size for a in sent)
@@ -35,7 +35,7 @@ def test_arrays_come_back_from_bytes_bit_by_bit(sent: list[np.ndarray], before: 
 @given(ARRAYS | st.tuples(ARRAYS, ARRAYS) | st.tuples(ARRAYS) | st.just(()) | st.none())
 def test_a_reply_keeps_its_form(reply: Any) -> None:
     single, arrays = arrays_of(reply)
-    got = restored(layout_of(single, arrays), arrays)
+    got = to_reply(layout_of(single, arrays), arrays)
     assert isinstance(got, tuple) == isinstance(reply, tuple)
     parts, truth = (x if isinstance(x, tuple) else () if x is None else (x,) for x in (got, reply))
     assert len(parts) == len(truth)
@@ -52,23 +52,23 @@ NUMBERS = hnp.arrays("f8", hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, 
 @given(NUMBERS | st.lists(NUMBERS, max_size=4).map(tuple))
 def test_a_reply_survives_as_one_vector(reply: Any) -> None:
     single, arrays = arrays_of(reply)
-    layout, vector = layout_of(single, arrays), flattened(arrays)
+    layout, vector = layout_of(single, arrays), to_vector(arrays)
     assert vector.shape == (layout.numbers,)
-    again = unflattened(layout, vector)
-    assert flattened(arrays_of(again)[1]).tobytes() == vector.tobytes()
+    again = from_vector(layout, vector)
+    assert to_vector(arrays_of(again)[1]).tobytes() == vector.tobytes()
     assert [np.shape(part) for part in (again if isinstance(again, tuple) else (again,))] == [a.shape for a in arrays]
 
 
 def test_a_vector_is_never_the_array_it_was_made_of() -> None:
     sent = np.ones(3)
-    assert not np.shares_memory(flattened([sent]), sent)
+    assert not np.shares_memory(to_vector([sent]), sent)
 
 
 def test_arrays_of_any_order_are_packed_row_by_row() -> None:
     sent = np.arange(12.0).reshape(3, 4)
     for view in (sent.T, sent[:, ::2], sent[::-1]):
         _, arrays = arrays_of((view, 1.0))
-        (got, one), _ = parted(layout_of(False, arrays), joined(arrays))
+        (got, one), _ = from_bytes(layout_of(False, arrays), to_bytes(arrays))
         assert got.tolist() == view.tolist() and one == 1.0
 
 

@@ -120,6 +120,10 @@ def test_kernels_agree(n, p, density, seed):
             H = rows.gram(h)
             np.testing.assert_allclose(H, truth, rtol=tolerance, atol=10 * tolerance)
             np.testing.assert_array_equal(H, H.T)
+            diagonal = rows.squares_transpose_times(h)
+            np.testing.assert_allclose(diagonal, np.diag(truth), rtol=tolerance, atol=10 * tolerance)
+            both = rows.squares_transpose_times(np.column_stack([h, -h]))
+            np.testing.assert_allclose(both, np.column_stack([diagonal, -diagonal]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("storage", ["table", "product", "dense blocks of csr"])
@@ -131,6 +135,7 @@ def test_unsorted_and_repeated_entries(storage, monkeypatch):
     rows, data, indices = Rows(X), X.data.copy(), X.indices.copy()
     np.testing.assert_allclose(rows.gram(np.array([1.0, -2.0])), dense.T @ np.diag([1.0, -2.0]) @ dense, rtol=1e-14)
     np.testing.assert_array_equal(rows.transpose_times(np.array([1.0, 1.0])), [5.0, 2.0, 7.0])
+    np.testing.assert_array_equal(rows.squares_transpose_times(np.array([1.0, 1.0])), [25.0, 4.0, 49.0])
     np.testing.assert_array_equal(X.data, data)
     np.testing.assert_array_equal(X.indices, indices)
 
@@ -148,3 +153,7 @@ def test_float32_sums_are_float64_sums():
     rows = Rows(np.array([[4096.0, 1.0], [1.0, 0.0]], dtype=np.float32))
     assert rows.gram(np.ones(2))[0, 0] == 2**24 + 1
     assert rows.transpose_times(np.array([4096.0, 1.0]))[0] == 2**24 + 1
+    assert rows.squares_transpose_times(np.ones(2))[0] == 2**24 + 1
+    exact = np.float64(np.float32(0.1)) ** 2
+    for X in (np.array([[0.1]], dtype=np.float32), sparse.csr_array(np.array([[0.1]], dtype=np.float32))):
+        assert Rows(X).squares_transpose_times(np.ones(1))[0] == exact

@@ -70,7 +70,7 @@ def test_only_a_run_that_was_stopped_queues_again(
         ("run newtn shards/a9a", "did you mean 'newton'"),
         ("run newton shards/a8a", "shards/a8a"),
         ("run newton shards/a9a --set tau=1", "newton has no setting 'tau'"),
-        ("--ntasks 10 run newton shards/a9a", "holds 8 workers: at most 9"),
+        ("--ntasks 10 run newton shards/a9a", "has 8 workers: give at most 9"),
         ("run newton shards/a9a --fresh", "--fresh would move the run aside each time"),
         ("run newton shards/a9a --nproc 3", "give --ntasks"),
         ("compare jobs/digits.toml", "not for 'compare'"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import ZOO
 from scipy import sparse
 
 from mpinewton.data.shard import Shard
 from mpinewton.losses import make_loss
 from mpinewton.methods.support.submodel import SubModel
+from mpinewton.testing.problems import ZOO
 
 
 def masks(d: int, outputs: int) -> dict[str, np.ndarray]:

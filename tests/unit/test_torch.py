@@ -15,7 +15,7 @@ from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.launcher import number_on_host
 from mpinewton.losses import make_loss
-from mpinewton.methods.registry import make_method
+from mpinewton.methods.settings import make_method
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
@@ -125,8 +125,8 @@ def test_derivatives_are_those_of_the_value(text):
     model, w, v = placed(text, data_of(text, weighted=True), 0.3)
     there, step = model.at(w), 1e-5
     ahead, behind = model.at(w + step * v), model.at(w - step * v)
-    slope, g = (ahead.value() - behind.value()) / (2 * step), there.gradient()
-    assert abs(slope - g @ v) <= 1e-7 * np.linalg.norm(g) * np.linalg.norm(v)
+    derivative, g = (ahead.value() - behind.value()) / (2 * step), there.gradient()
+    assert abs(derivative - g @ v) <= 1e-7 * np.linalg.norm(g) * np.linalg.norm(v)
     bent, Hv = (ahead.gradient() - behind.gradient()) / (2 * step), there.hvp(v)
     np.testing.assert_allclose(Hv, bent, rtol=0, atol=1e-7 * np.linalg.norm(bent))
     u = np.random.default_rng(2).standard_normal(len(w))
@@ -236,14 +236,14 @@ def test_the_same_bits_whatever_was_asked_before(text, dtype):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("torch:module=modules", "module = 'modules' must be of the form package.module:name"),
+        ("torch:module=modules", "module = 'modules': expected FILE.py:name or package.module:name"),
         ("torch:loss=cross-entrpy", "did you mean 'cross-entropy'"),
-        ("torch:input=28by28", "must be tokens or a shape"),
-        ("torch:input=0x3", "must be tokens or a shape"),
-        ("torch:labels=next", "needs input=tokens"),
-        ("torch:block=0", "must be 1 or more"),
-        ("torch:arguments=width", "must be of the form width=32;depth=2"),
-        ("torch:device=tpu", "must be one of cpu, cuda, auto"),
+        ("torch:input=28by28", "expected tokens or a shape"),
+        ("torch:input=0x3", "expected tokens or a shape"),
+        ("torch:labels=next", "set input=tokens"),
+        ("torch:block=0", "expected a value at least 1"),
+        ("torch:arguments=width", "expected key=value pairs, as width=32;depth=2"),
+        ("torch:device=tpu", "expected one of cpu, cuda, auto"),
     ],
 )
 def test_settings_that_are_refused(text, sentence):
@@ -254,29 +254,35 @@ def test_settings_that_are_refused(text, sentence):
 @pytest.mark.parametrize(
     "rest, sentence",
     [
-        ("", "which module"),
+        ("", "no module is given"),
         ("module=absent_package:f", "PYTHONPATH"),
         ("module=modules:absent", "no attribute 'absent'"),
         ("module=modules:unannotated", "annotated to return one"),
         ("module=os:system,arguments=command=false", "annotated to return one|no signature"),
         ("module=subprocess:getoutput,arguments=cmd=false", "annotated to return one"),
         ("module=modules:linear", "TypeError.*features"),
-        ("module=modules:no_module", "gave a str"),
-        ("module=modules:nothing", "no parameters to train"),
-        ("module=modules:normalised", r"1 \(BatchNorm1d\) makes a row's answer depend.*use GroupNorm"),
-        ("module=modules:dropping", "1 drops at random.*set dropout to 0"),
-        ("module=modules:Dice", "differently each time"),
-        ("module=modules:Counter", "changes as it is evaluated"),
-        ("module=modules:Neighbours", "differently beside other rows"),
+        ("module=modules:no_module", "expected a torch.nn.Module; found a str"),
+        ("module=modules:nothing", "no trainable parameters"),
+        (
+            "module=modules:normalised",
+            r"1 \(BatchNorm1d\) makes the output of a row depend on other rows: use GroupNorm",
+        ),
+        ("module=modules:dropping", "1 drops values at random: set dropout to 0"),
+        ("module=modules:Dice", "different outputs for the same rows"),
+        ("module=modules:Counter", "changes when it is evaluated"),
+        ("module=modules:Neighbours", "different outputs for a row beside other rows"),
         ("module=modules:linear,arguments=features=5;outputs=3", "does not take rows of 6 features"),
         (
             "module=modules:linear,arguments=features=6;outputs=4",
-            r"answers a row with \[4\]; wanted is one for",
+            r"expected as output of a row one number for each of the 3 classes; found shape \(4,\)",
         ),
-        ("module=modules:linear,arguments=features=6;outputs=3,loss=mse", "wanted is one number a row"),
+        (
+            "module=modules:linear,arguments=features=6;outputs=3,loss=mse",
+            "expected as output of a row one number; found",
+        ),
         ("module=modules:smooth_cnn,input=1x28x28", "does not take rows of 6 features, input = 1x28x28"),
-        ("module=modules:Tied,arguments=vocabulary=5,input=tokens,labels=next", "more than 7"),
-        ("module=modules:linear,arguments=features=6;outputs=3,loss=modules:one_number", "one loss a row"),
+        ("module=modules:Tied,arguments=vocabulary=5,input=tokens,labels=next", "C > 7"),
+        ("module=modules:linear,arguments=features=6;outputs=3,loss=modules:one_number", "one loss per row"),
         ("module=modules:linear,arguments=features=6;outputs=3,loss=modules:linear", "Tensor"),
     ],
 )
@@ -285,22 +291,38 @@ def test_modules_that_are_refused(rest, sentence):
         make_loss(f"torch:{rest}" if rest else "torch").validate(6, CLASSES, False)
 
 
+def test_a_module_in_a_file_of_its_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, outputs: int = 3) -> None:\n"
+        "        super().__init__(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, outputs))\n"
+    )
+    shard = shard_of()
+    own, truth = placed(f"torch:module={path}:Net", shard)[0], make_loss("mlp:hidden=5,activation=tanh")
+    w = np.random.default_rng(1).standard_normal(own.dim)
+    assert own.at(w).value() == pytest.approx(truth.on_shard(shard, CLASSES).at(w).value(), rel=1e-13)
+    with pytest.raises(ConfigError, match="has no attribute 'Nets'"):
+        make_loss(f"torch:module={path}:Nets").validate(6, CLASSES, False)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        make_loss("torch:module=absent.py:Net").validate(6, CLASSES, False)
+
+
 def test_other_refusals():
-    with pytest.raises(ConfigError, match="leave --intercept out"):
+    with pytest.raises(ConfigError, match="remove --intercept"):
         make_loss(LINEAR).validate(6, CLASSES, True)
-    with pytest.raises(DataError, match="labels that are classes"):
+    with pytest.raises(DataError, match="expected class labels"):
         make_loss(LINEAR).validate(6, None, False)
-    with pytest.raises(DataError, match="needs two classes, and there are 3"):
+    with pytest.raises(DataError, match="expected 2 classes; found 3"):
         make_loss(f"{LINEAR},loss=bce").validate(6, CLASSES, False)
     with pytest.raises(DataError, match="whole numbers"):
         make_loss(TIED).on_shard(Shard(np.full((1, 6), 0.5), np.zeros(1)), None)
-    with pytest.raises(DataError, match="tokens, whole numbers"):
+    with pytest.raises(DataError, match="tokens as labels: whole numbers"):
         make_loss(TIED).on_shard(Shard(np.zeros((1, 6)), np.array([0.5])), None)
     with pytest.raises(ConfigError, match="does not provide"):
         make_method("newton", {}).validate_loss(make_loss(LINEAR))
     model, w, _ = placed(LINEAR, shard_of())
-    for name in ("hessian", "curvatures"):
-        with pytest.raises(ConfigError, match="torch has no"):
+    for name in ("hessian", "second_derivatives"):
+        with pytest.raises(ConfigError, match=r"torch (provides|has no)"):
             getattr(model.at(w), name)()
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fleets import on_many
-from problems import ZOO, Problem
 from scipy import sparse
 
 from mpinewton.arrays import Array
@@ -15,6 +14,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.fleet import Problem as Objective
 from mpinewton.fleet import Worker
 from mpinewton.fleet.worker import REFRESH
+from mpinewton.testing.problems import ZOO, Problem
 
 SHARD = 3  # the largest
 
@@ -124,7 +124,7 @@ def test_a_restored_worker_goes_on_bit_by_bit(problem: Problem, elsewhere: bool)
     worker = walked(placed(problem), 7)
     worker.memory |= {"H": np.arange(3.0), "count": 2}  # type: ignore[dict-item]  # a number, as people write it
     driver = worker.w + elsewhere
-    state = {name: a.copy() for name, a in worker.saved(driver.copy()).items()}
+    state = {name: a.copy() for name, a in worker.save(driver.copy()).items()}
     assert ("w" in state) == elsewhere
     again = worker_of(problem)
     again.restore(state, driver.copy())
@@ -132,6 +132,18 @@ def test_a_restored_worker_goes_on_bit_by_bit(problem: Problem, elsewhere: bool)
     assert bits(again) == bits(worker)
     # Past the refresh too: the steps taken before count.
     assert bits(walked(again, REFRESH)) == bits(walked(worker, REFRESH))
+
+
+def test_a_direction_is_kept_until_it_is_taken(problem: Problem) -> None:
+    worker, again = placed(problem), worker_of(problem)
+    assert "p" not in worker.save(worker.w)
+    p, steps = np.random.default_rng(2).standard_normal(worker.w.size), 0.5 ** np.arange(4.0)
+    worker.set_direction(p)
+    again.restore({name: a.copy() for name, a in worker.save(worker.w).items()}, worker.w)
+    assert again.losses(steps).tobytes() == worker.losses(steps).tobytes()
+    worker.advance(0.5), again.advance(0.5)
+    assert bits(again) == bits(worker)
+    assert "p" not in worker.save(worker.w)
 
 
 def test_what_is_kept_has_the_order_it_is_restored_in(problem: Problem) -> None:
@@ -145,24 +157,24 @@ def test_what_is_kept_has_the_order_it_is_restored_in(problem: Problem) -> None:
 
 def test_a_worker_that_stands_nowhere_is_restored_to_that(problem: Problem) -> None:
     again = worker_of(problem)
-    again.restore(worker_of(problem).saved(problem.start), problem.start)
-    with pytest.raises(RuntimeError, match=r"call place\(w\) first"):
+    again.restore(worker_of(problem).save(problem.start), problem.start)
+    with pytest.raises(RuntimeError, match=r"call move_to\(w\) first"):
         again.value()
 
 
 def test_what_must_come_first_is_said() -> None:
     worker = placed(alone(ZOO["squared-dense"]))
-    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+    with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
         worker.losses(np.ones(1))
-    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+    with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
         worker.advance(1.0)
     worker.set_direction(np.ones(6))
     worker.advance(1.0)
-    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+    with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
         worker.advance(1.0)  # the line began where the worker no longer is
     worker.set_direction(np.ones(6))
     worker.move_to(np.zeros(6))
-    with pytest.raises(RuntimeError, match=r"call aim\(p\) first"):
+    with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
         worker.losses(np.ones(1))
 
 
@@ -185,7 +197,7 @@ def test_trial_gradients_are_those_of_the_places(problem: Problem) -> None:
     worker, w = worker_of(problem), problem.start
     p = np.linspace(-1.0, 1.0, len(w))
     worker.move_to(w)
-    with pytest.raises(RuntimeError, match="aim"):
+    with pytest.raises(RuntimeError, match="set_direction"):
         worker.gradients(np.ones(1))
     worker.set_direction(p)
     steps = np.array([2.0, 0.5, 0.125])
@@ -218,7 +230,7 @@ def test_a_part_is_the_mean_of_its_rows(problem: Problem) -> None:
     (shard,) = problem.shards
     few = Shard(shard.X[rows], shard.y[rows], None if shard.sample_weight is None else shard.sample_weight[rows])
     part = worker.subset(rows)
-    with pytest.raises(RuntimeError, match="place"):
+    with pytest.raises(RuntimeError, match="move_to"):
         part.value()
     part.move_to(w)
     f, g, H = truth(replace(problem, shards=[few]), w)
