@@ -6,7 +6,9 @@ The limits of pytest-timeout are in seconds of own time, see `launch.OwnTime`.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from functools import partial
 from importlib.abc import MetaPathFinder
 
@@ -17,6 +19,9 @@ from launch import JOB_ENVIRONMENT, MARK, Watchdog, new_mark, under_mpi
 
 # Before numpy is imported, since OpenBLAS reads its share then; children started without `launch` inherit it too.
 os.environ.update(JOB_ENVIRONMENT)
+# A shell starts background jobs with SIGINT ignored, and their children inherit that: tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ[MARK] = new_mark()
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
