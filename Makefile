@@ -7,7 +7,7 @@
 #   LOCK     requirements-ci.txt: install these very versions, by hash (default: the newest that setup.cfg allows)
 #   TORCH    1: PyTorch as well, its CPU build (0.2 GB); without it the tests of it are skipped, and say so
 #   ARGS     more arguments for pytest, as in `make test ARGS='-k dino -x'`
-#   FAST     1: without the tests marked slow, under 2 minutes on 2 cores
+#   FAST     1: without the tests marked slow
 #   JOBS     processes that run tests (default: one per core, at most 8; 0: none but pytest's own, as a debugger needs)
 #   NPROC    worker processes of `make run` (default: 4)
 

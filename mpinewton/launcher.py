@@ -141,6 +141,6 @@ def start(processes: int, arguments: Sequence[str]) -> int:
         return int(said)
     sys.stderr.write(
         f"mpinewton: the job died: the launcher ended with {code}, as when a rank is killed (out of memory, for one). "
-        "What it said is above. If there is a checkpoint, the same command goes on from it.\n"
+        "Its output is above. If there is a checkpoint, the same command resumes from it.\n"
     )
     return 1
