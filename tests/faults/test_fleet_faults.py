@@ -233,7 +233,7 @@ def test_a_rank_killed_under_mpiexec(tmp_path: Path, shards: Path, rank: int) ->
 def test_a_rank_killed_under_nproc(tmp_path: Path, shards: Path, rank: int) -> None:
     folder = tmp_path / "run"
     finished = killed(folder, rank, sys.executable, *endless(shards, folder), "--nproc", "2")
-    assert_ended(finished, 1, ["mpinewton: the job died: the launcher ended with ", "the same command goes on"], 0)
+    assert_ended(finished, 1, ["mpinewton: the job died: the launcher ended with ", "the same command resumes"], 0)
 
 
 def test_a_rank_that_leaves_without_a_word_is_no_success(tmp_path: Path, shards: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_rank_that_leaves_without_a_word_is_no_success(tmp_path: Path, shards:
     )
     command = [sys.executable, *endless(shards, folder), "--nproc", "2"]
     finished = run(*command, env={"PYTHONPATH": str(tmp_path)})
-    assert_ended(finished, 1, ["mpinewton: the job died", "the same command goes on"], 0)
+    assert_ended(finished, 1, ["mpinewton: the job died", "the same command resumes"], 0)
 
 
 @pytest.mark.parametrize("size", ["PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"])
