@@ -161,6 +161,7 @@ def test_waiting_for_what_a_job_does_ends_with_the_job(tmp_path: Path) -> None:
         job.until((tmp_path / "never").exists)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(1000)"])
 def test_a_test_that_hangs_is_ended_and_named(code: str, tmp_path: Path) -> None:
     shutil.copy(TESTS / "conftest.py", tmp_path)

@@ -61,6 +61,7 @@ def test_adiana_without_compression_is_the_papers_lines():
         np.testing.assert_allclose(state.h, h, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_diana_knows_the_mean_of_the_workers_shifts_and_they_become_the_gradients():
     problem = ZOO["logistic-csr"]
     fleet = on_many(problem)

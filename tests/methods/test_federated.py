@@ -87,6 +87,7 @@ def test_fednova_is_its_formulae(momentum):
     np.testing.assert_allclose(found, w - bottom * top, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_scaffold_arrives_on_unequal_shards_and_fedavg_does_not():
     problem = ZOO["squared-csr"]
     settings = {"learning_rate": 0.1, "momentum": 0.0, "epochs": 4, "batch_size": None}

@@ -167,6 +167,7 @@ def test_nothing_is_larger_than_sixteen_vectors():
     assert peak - held <= 16 * 8 * d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"preconditioner": "none"}], ids=["diagonal", "none"])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs_shared) for name in ("a9a", "w8a")])
 def test_the_optimum_of_scikit_learn(name, settings):

@@ -59,7 +59,7 @@ def test_it_learns(method):
 
 CELLS = {
     "nsisa": ["sigma=20", "schulz.other_sigma=1", "batch=20", "sampling=epochs"],
-    "dino": [],
+    "dino": ["limit=5"],
 }
 
 

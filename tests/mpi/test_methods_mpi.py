@@ -20,13 +20,14 @@ from mpinewton.fleet.transport.driver import MpiSession
 from mpinewton.fleet.transport.mpi import DRIVER, Link
 from mpinewton.fleet.transport.server import serve
 from mpinewton.fleet.transport.session import LocalSession
+from mpinewton.methods import METHODS
 from mpinewton.runs.checkpoint import state_fields
 
 WORLD = MPI.COMM_WORLD
 pytestmark = pytest.mark.mpi(min_size=2)
 
-# One variant in three on each number of ranks.
-TRIED = [variant for number, variant in enumerate(VARIANTS) if (2, 3, 5)[number % 3] == WORLD.size]
+# One method in three on each number of ranks. Other settings are tried on simulated ranks, see `check_bits`.
+TRIED = [name for number, name in enumerate(METHODS) if (2, 3, 5)[number % 3] == WORLD.size]
 SIZES = (9, 6, 0, 11, 7, 0, 5)  # rows of seven workers
 
 

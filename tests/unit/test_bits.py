@@ -44,6 +44,7 @@ def digests(ended: Finished, out: Path) -> tuple[str, str]:
     return result["history_sha256"], result["w_sha256"]
 
 
+@pytest.mark.slow
 @able
 def test_portable_bits_are_the_same_on_all_processors_and_ranks_and_fast_ones_are_not(shards, tmp_path):
     sandybridge, found = PROCESSORS["sandybridge"], {}
@@ -73,6 +74,7 @@ def test_portable_bits_are_the_same_on_all_processors_and_ranks_and_fast_ones_ar
     assert (env["bits"], env["ranks"][0]["kernels"]) == ("fast", ["Sandybridge"])
 
 
+@pytest.mark.slow
 @able
 def test_a_portable_run_goes_on_elsewhere_to_the_same_bits(shards, tmp_path):
     whole, parted, portable = tmp_path / "whole", tmp_path / "parted", ("--bits", "portable")
@@ -88,6 +90,7 @@ def test_a_portable_run_goes_on_elsewhere_to_the_same_bits(shards, tmp_path):
     assert "bits was 'portable', now 'fast'" in refused.stderr
 
 
+@pytest.mark.slow
 @able
 def test_comparisons_compute_them_too(shards, tmp_path):
     text = f"""bits = "portable"
@@ -111,6 +114,7 @@ def test_comparisons_compute_them_too(shards, tmp_path):
     assert "--bits portable" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_other_processors_are_refused_before_anything_starts(shards, tmp_path, ranks):
     code = f"""

@@ -43,6 +43,7 @@ def test_every_built_in_loss_passes(text):
     assert {"labels", "gradient", "no rows"} <= {row.check for row in report.passed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TORCH)
 def test_torch_modules_pass(text):
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'mpinewton[torch]'")

@@ -73,6 +73,7 @@ def test_two_files_in_turn_the_newest_wins(tmp_path):
     assert {read(tmp_path / name).number for name in checkpoint.NAMES} == {4, 5}
 
 
+@pytest.mark.slow
 def test_every_damaged_newest_falls_back_to_the_older(tmp_path):
     for number in (1, 2):
         write(tmp_path, made(number)[0])

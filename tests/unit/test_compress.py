@@ -52,6 +52,7 @@ def test_all_are_tried():
 # -- what both sides believe ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", VECTORS)
 @given(x=vectors, seed=st.integers(0, 9))
 def test_the_driver_gets_bit_by_bit_what_the_worker_goes_on_with(text, x, seed):

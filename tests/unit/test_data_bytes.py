@@ -139,6 +139,7 @@ def test_images_are_kept_as_bytes_unless_told_otherwise(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "q").dtype == "float32"
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_bytes_predicts_on_floats(both: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     options = ["--loss", "softmax", "--max-iterations", "5", "--test", str(both[1])]
     for folder in both:

@@ -58,6 +58,7 @@ def lines(draw: st.DrawFn) -> bytes:
     return "".join(out).encode()
 
 
+@pytest.mark.slow
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(lines())
 def test_valid_text_is_read_bit_by_bit_as_scikit_learn_reads_it(text: bytes) -> None:

@@ -25,6 +25,7 @@ ROWS, NUMBERS = load_diabetes(return_X_y=True)
 ROWS, NUMBERS = StandardScaler().fit_transform(ROWS), NUMBERS / 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [LinearClassifier(), LinearRegressor()], ids=["classifier", "regressor"])
 def test_scikit_learns_own_checks(estimator):
     with warnings.catch_warnings():

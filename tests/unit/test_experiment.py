@@ -53,6 +53,12 @@ NAMES = [
 
 
 @pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no matplotlib: drawing takes longer than the runs."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+@pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What is logged; the command line, where a test has used it before, keeps it from spreading."""
     monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)
@@ -194,7 +200,10 @@ def test_our_own_experiments_are_valid(name: str, tmp_path: Path, monkeypatch: p
 # -- the runs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_comparison(written: Callable[..., Path], tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+@pytest.mark.slow
+def test_a_comparison(
+    written: Callable[..., Path], tmp_path: Path, log: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
     asked = 'title = "Iris"\naxes = ["bits"]\nquantity = "loss"'
     experiment, folder = read_experiment(written(('title = "Iris"', asked))), tmp_path / "c"
     assert compare(LocalSession(), experiment, folder) == 0
@@ -220,6 +229,7 @@ def test_a_comparison(written: Callable[..., Path], tmp_path: Path, log: pytest.
     assert "DINO, solver=lsmr" in (folder / "report.html").read_text()
     assert "[6 of 6] iris/softmax-l2=0.1/lbfgs" in log.messages
     log.clear()
+    request.getfixturevalue("no_figures")
 
     before = times(folder)
     assert compare(LocalSession(), experiment, folder) == 0
@@ -238,6 +248,7 @@ def test_a_comparison(written: Callable[..., Path], tmp_path: Path, log: pytest.
     assert (folder / "tables.md").read_text().count("\n| lbfgs ") == 6  # the old run is in no table
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_all_is_checked_before_the_first_run(written: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "c"
     other = written(('"lbfgs"', '"newton"'), ("l2 = [1e-2, 0.1]", "l2 = 0.1"))
@@ -251,8 +262,8 @@ def test_all_is_checked_before_the_first_run(written: Callable[..., Path], tmp_p
         compare(LocalSession(), read_experiment(misfit), tmp_path / "m")
 
 
-def test_data_are_packed_once(written: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as where there is no matplotlib
+@pytest.mark.usefixtures("no_figures")
+def test_data_are_packed_once(written: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "c"
 
     def run(*exchanged: tuple[str, str], fresh: bool = False, into: Path = folder) -> dict[str, Any]:
@@ -275,6 +286,7 @@ def test_data_are_packed_once(written: Callable[..., Path], tmp_path: Path, monk
         run(("sklearn:iris", "nowhere.csv"), into=tmp_path / "e")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_failing_run_does_not_stop_the_others(
     written: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
@@ -289,9 +301,10 @@ def test_a_failing_run_does_not_stop_the_others(
     assert compare(LocalSession(), read_experiment(written()), tmp_path / "c") == 1
     assert log.messages.count("failed: the worker fell over") == 4
     assert result_of(tmp_path / "c" / NAMES[5])["converged"]
-    assert (tmp_path / "c/report.html").exists()
+    assert (tmp_path / "c/tables.md").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_numerical_trouble_is_a_failure(written: Callable[..., Path], tmp_path: Path) -> None:
     # Class numbers fitted by softplus: the curvature is negative at the start, where GIANT as published gives up.
     path = written(('"softmax"', '"softplus"'), ("[1e-2, 0.1]", "0.0"), ('method = "lbfgs"', 'method = "giant"'))
@@ -334,6 +347,7 @@ def test_a_signal_stops_after_this_iteration(
     assert not (folder / "iris/softmax-l2=0.1").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_signal_between_two_runs_is_heard(
     written: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +367,8 @@ def test_a_signal_between_two_runs_is_heard(
     assert result_of(folder / NAMES[5])["converged"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_many_ranks_give_the_same_bits(written: Callable[..., Path], tmp_path: Path) -> None:
     assert compare(LocalSession(), read_experiment(written()), tmp_path / "alone", only="l2=0.1") == 0
     command = ["-m", "mpinewton", "compare", written(), "-o", tmp_path / "many", "--only", "l2=0.1", "--nproc", "2"]

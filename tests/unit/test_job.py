@@ -56,6 +56,7 @@ def jobs(draw: st.DrawFn) -> Job:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(jobs())
 def test_a_job_survives_its_file(job: Job) -> None:

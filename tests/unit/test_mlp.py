@@ -142,6 +142,7 @@ def test_methods_that_cannot_train_it_say_so(method, sentence):
         make_method(method, {}).validate_loss(make_loss("mlp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"),
     [("dino", {}), ("giant", {"negative": "abs"}), ("lbfgs", {}), ("gradient-descent", {})],

@@ -21,6 +21,7 @@ def same(got: Any, sent: np.ndarray) -> bool:
     return (got.dtype, got.shape, got.tobytes()) == (sent.dtype, sent.shape, sent.tobytes())
 
 
+@pytest.mark.slow
 @given(st.lists(ARRAYS, max_size=5), st.integers(0, 3))
 def test_arrays_come_back_from_bytes_bit_by_bit(sent: list[np.ndarray], before: int) -> None:
     _, arrays = arrays_of(tuple(sent))

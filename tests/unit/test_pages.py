@@ -58,6 +58,7 @@ def test_a_page_is_of_its_experiment_as_it_is_now(name):
         assert (PAPERS / picture).exists(), picture
 
 
+@pytest.mark.slow
 def test_a_page_has_the_figures_that_its_runs_give(tmp_path, monkeypatch):
     """Three of the quick runs of the PISA paper's Figure 4: all cells but the seconds."""
     job, some = read_experiment(HERE / "jobs" / "pisa_quadratics.toml"), "4[ad]/*[=.][58]"

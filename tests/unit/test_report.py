@@ -220,6 +220,7 @@ def test_points_are_those_of_the_runs(tmp_path: Path) -> None:
     assert found["a", "seconds"] == list(zip([0, 0.125, 0.25], gaps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_settings_come_back_from_the_figure(tmp_path: Path, suffix: str) -> None:
     awkward = 'a\\b (c) & <d> "e" \N{GREEK SMALL LETTER ALPHA}'
@@ -235,6 +236,7 @@ def test_settings_come_back_from_the_figure(tmp_path: Path, suffix: str) -> None
     assert again.read_bytes() == first.read_bytes()
 
 
+@pytest.mark.slow
 def test_ten_runs_are_drawn_without_overlap(many: Path, tmp_path: Path) -> None:
     runs = read_runs([many])
     quantity = choose_quantity(runs)
@@ -440,6 +442,7 @@ def test_show_settings_of_other_files(tmp_path: Path, name: str) -> None:
         run(plot, tmp_path / name, "--show-settings")
 
 
+@pytest.mark.slow
 def test_runs_from_other_starts_have_a_section_of_their_own(tmp_path: Path) -> None:
     for name, config in (("zero", {}), ("near", {"start": "optimum+0.1"}), ("with", {"intercept": True})):
         make_run(tmp_path / name, [1, 0.1], config={"data": "/some/where/a2a", **config})
@@ -456,6 +459,7 @@ def test_runs_from_other_starts_have_a_section_of_their_own(tmp_path: Path) -> N
     assert "<td>0.00064</td>" in page(read_runs([tmp_path]), "Starts")
 
 
+@pytest.mark.slow
 def test_report_command(many: Path, tmp_path: Path) -> None:
     assert run(report, many).strip() == str(many / "report.html")
     assert (many / "report.html").read_text().startswith("<!DOCTYPE html>")

@@ -105,6 +105,7 @@ def test_two_layers_are_mlp(weighted, dtype):
 
 
 # Not DINO: its systems are singular here (no l2 on biases), and a start moved by 1e-15 moves its first step by 2e-2.
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "settings"), [("giant", {"negative": "abs"}), ("lbfgs", {})])
 def test_the_iterates_of_a_method_are_those_on_mlp(method, settings):
     X, y = shard_of(60).X, shard_of(60).y
