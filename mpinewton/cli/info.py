@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import h5py
 
 OURS = ("mpinewton-shard/", "mpinewton-model/", "mpinewton-checkpoint/")
-SHOWN, DEPTH = 400, 3
+SHOWN, DEPTH, LARGEST_TEXT = 400, 3, 1 << 24
 
 
 @click.command("info")
@@ -32,6 +33,7 @@ def folder_lines(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     facts = msgspec.to_builtins(manifest)
     shards = facts.pop("shards")
+    facts["columns"] = manifest.columns and ", ".join(column.name for column in manifest.columns)
     lines = [f"{name:12} {_short(value)}" for name, value in facts.items()]
     return lines + [f"{shard['file']}  {shard['rows']} rows, total weight {shard['mass']:g}" for shard in shards]
 
@@ -68,7 +70,20 @@ def _group_lines(group: h5py.Group, path: Path) -> list[str]:
             lines += _group_lines(item, path) if deeper else [f"{prefix + name:12} ..."]
         else:
             lines.append(f"{prefix + name:12} {item.dtype} {'x'.join(map(str, item.shape)) or 'one'}")
+            lines += [f"{fact:12} {_short(value)}" for fact, value in _facts(item).items()] if name == "facts" else []
     return lines
+
+
+def _facts(dataset: h5py.Dataset) -> dict[str, object]:
+    """What the text of a model or a checkpoint says, without what it does not say."""
+    if dataset.is_virtual or dataset.external or dataset.dtype != "uint8" or dataset.size > LARGEST_TEXT:
+        return {}
+    try:
+        facts = json.loads(dataset[()].tobytes())
+        facts |= facts.pop("schema", {})
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _short(value: object) -> str:

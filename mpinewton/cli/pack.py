@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mpinewton.cli.reading import reading_options, take_reading
 from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,14 +34,27 @@ if TYPE_CHECKING:
     show_default=True,
     help="Data type of the stored features. uint8: bytes, scaled when read; auto: uint8 for images and text.",
 )
+@click.option("--standardize", is_flag=True, help="Give features mean 0 and standard deviation 1.")
+@click.option(
+    "--categories",
+    type=click.Choice(["error", "onehot"]),
+    default="error",
+    show_default=True,
+    help="Columns of words: refuse them, or make each word a feature.",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["error", "mean", "indicator"]),
+    default="error",
+    show_default=True,
+    help="Missing values: refuse them, use the mean, or also add a feature that marks them.",
+)
+@click.option("--class-weight", metavar="W", help="Factors of the weights: balanced, or label=factor,...")
 @click.option("--compress", is_flag=True, help="Compress the shards (lzf).")
-@click.option("--format", "form", default="auto", show_default=True, help="libsvm, csv, npz, npy, idx or parquet.")
-@click.option("--label-column", help="Name or number (from 1) of the label column of a table.  [default: the last]")
-@click.option("--weight-column", help="Name or number of the column of sample weights of a table.  [default: none]")
+@reading_options
 @click.option(
     "--max-features", type=click.IntRange(1, 2**31 - 1), default=2**24, show_default=True, help="Refuse more features."
 )
-@click.option("--allow-partial-last-line", is_flag=True, help="Accept a text file that does not end with a newline.")
 @click.option("--overwrite", is_flag=True, help="Replace packed data in the output folder.")
 @click.pass_context
 def command(
@@ -53,11 +67,7 @@ def command(
     rows: int | None,
     dense: bool,
     sparse: bool,
-    form: str,
-    label_column: str | None,
-    weight_column: str | None,
     max_features: int,
-    allow_partial_last_line: bool,
     **settings: Any,
 ) -> None:
     """Write one HDF5 file (shard) per logical worker, and a manifest.
@@ -66,6 +76,14 @@ def command(
     sklearn:NAME (digits, iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic,
     least-squares, blobs, poisson, pisa). text:FILE?context=32&from=0&to=100000 divides the characters from..to of a
     text into rows of 32, labelled with the next character; python:topics is the text of Python's help.
+
+    Columns of tables keep their names, and predict matches them by name. Missing values are empty cells, ?, NA, N/A,
+    NaN and null. --categories onehot turns each word of a column into a feature that is 0 or 1. --missing mean replaces
+    a missing number by the mean of its column; the features of a missing word are 0. --missing indicator also adds a
+    feature that is 1 where a value is missing. --standardize divides features by their standard deviation and, if rows
+    are stored dense, subtracts the mean first. Features of words stay 0 or 1; constant features are not divided. The
+    stored rows do not change: mean and deviation are kept in the manifest and applied when rows are read.
+    --class-weight balanced gives each class the same total weight.
 
     \b
     RULE is one of
@@ -78,7 +96,6 @@ def command(
       quantity:a      random permutation, in parts of Dirichlet(a) proportions
       as-given        the shards that the source defines (synthetic:pisa)
     """
-    from mpinewton.data.blocks import Reading
     from mpinewton.data.pack import one_by_one, pack
 
     if dense and sparse:
@@ -86,15 +103,8 @@ def command(
     drawn = settings["sample"] or not settings["partition"].startswith(("blocks", "round-robin", "as-given"))
     if not drawn and ctx.get_parameter_source("seed") is ParameterSource.COMMANDLINE:
         raise ConfigError(f"--seed has no effect: --partition {settings['partition']} without --sample is not random")
-    reading = Reading(
-        format=form,
-        features=features,
-        rows=rows,
-        max_features=max_features,
-        label_column=label_column,
-        weight_column=weight_column,
-        allow_partial_last_line=allow_partial_last_line,
-    )
+    coding = {name: settings.pop(name) for name in ("categories", "missing")}
+    reading = take_reading(settings, features=features, rows=rows, max_features=max_features, **coding)
     packed = pack(
         source,
         output,
@@ -130,6 +140,9 @@ def summary(packed: Packed) -> str:
         names = [f"{label:g}" for label in m.classes] if m.class_names is None else map(shown_name, m.class_names)
         shown = [f"{name}: {count}" for name, count in zip(names, packed.class_rows)]
         lines.insert(1, f"  classes  {', '.join(shown[:12])}{f', ... ({len(shown)})' if len(shown) > 12 else ''}")
+    if m.label_name is not None:
+        lines.append(f"  labels   column {shown_name(m.label_name)}")
+    lines += [f"  note     {note}" for note in packed.notes]
     return "\n".join(lines)
 
 

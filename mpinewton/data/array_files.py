@@ -17,6 +17,7 @@ from mpinewton.data.lines import open_bytes, read_bytes
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_NUMBERS = 1 << 19
+EXACT = 2**53  # float64 does not hold all whole numbers beyond
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
@@ -33,11 +34,17 @@ class Arrays(Source):
         if X.ndim != 2 or y.shape != X.shape[:1] or (weight is not None and weight.shape != y.shape):
             raise DataError(f"{name}: expected X of shape (n, p), y and weight of shape (n,); found {shapes}")
         words = y.dtype.kind == "U"
-        for array in (X, *(() if words else (y,)), *(() if weight is None else (weight,))):
+        for array in (X, *(() if words or not reading.labels else (y,)), *(() if weight is None else (weight,))):
             if array.dtype.kind not in "fiub":
                 raise DataError(f"{name}: expected arrays of numbers; found dtype {array.dtype}. Convert it to float64")
+        if (
+            not words
+            and y.dtype.kind in "iu"
+            and np.any(np.abs(y.astype(object)) > EXACT if y.itemsize == 8 else False)
+        ):
+            raise DataError(f"{name}: a label is above 2^53, which float64 does not hold exactly; use words as labels")
         try:
-            self.y = self.class_names.encode(y) if words else y
+            self.y = np.zeros(len(y)) if not reading.labels else self.class_names.encode(y) if words else y
         except ValueError as error:
             raise DataError(f"{name}: the label {error}") from None
 
@@ -53,39 +60,44 @@ class Arrays(Source):
             )
 
 
+PARTS = {"data", "indices", "indptr", "shape"}
+
+
 def npz(path: Path, reading: Reading) -> Source:
-    """Arrays `X`, `y` and optionally `weight`; or `data`, `indices`, `indptr`, `shape` of a CSR matrix, and `y`."""
+    """Arrays `X`, `y` and optionally `weight`; or `y`, `weight` and a matrix of `scipy.sparse.save_npz`, any format."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files)
-            if not {"y"} < names or not ({"X"} <= names or {"data", "indices", "indptr", "shape"} <= names):
+            labels = reading.labels or "y" in names
+            if (labels and "y" not in names) or not ("X" in names or "format" in names or names >= PARTS):
                 raise DataError(
-                    f"{path}: expected arrays X, y (and weight), or data, indices, indptr, shape (a CSR matrix), y; "
+                    f"{path}: expected arrays X, y (and weight), or a sparse matrix (scipy.sparse.save_npz) and y; "
                     f"found {', '.join(sorted(names)) or 'none'}"
                 )
-            kind = file["format"].item() if "format" in names else b"csr"
-            if kind not in (b"csr", "csr"):
-                word = kind.decode() if isinstance(kind, bytes) else kind
-                raise DataError(f"{path}: a sparse matrix in format {word}; save X.tocsr() instead")
-            X = (
-                file["X"]
-                if "X" in names
-                else _csr(path, *(file[key] for key in ("data", "indices", "indptr", "shape")))
-            )
-            return Arrays(str(path), reading, X, file["y"], file["weight"] if "weight" in names else None)
+            X = file["X"] if "X" in names else _sparse(path, file)
+            y = file["y"] if labels else np.zeros(X.shape[:1])
+            return Arrays(str(path), reading, X, y, file["weight"] if "weight" in names else None)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable npz file of plain arrays ({error})") from None
 
 
-def _csr(path: Path, data: Array, indices: NDArray[Any], indptr: NDArray[Any], shape: NDArray[Any]) -> sparse.csr_array:
-    integers = all(array.dtype.kind in "iu" for array in (indices, indptr, shape))
-    if not (integers and shape.shape == (2,) and data.ndim == indices.ndim == indptr.ndim == 1):
-        raise DataError(f"{path}: data, indices, indptr and shape are not a CSR matrix (scipy.sparse.save_npz)")
+def _sparse(path: Path, file: Any) -> sparse.csr_array:
+    """The matrix of an npz file, whatever its format; without the key `format` it is CSR."""
     try:
-        X = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
-        X.check_format(full_check=True)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: data, indices and indptr are not a CSR matrix ({error})") from None
+        if "format" in file.files:
+            X = sparse.load_npz(path)
+        else:
+            data, indices, indptr, shape = (file[key] for key in ("data", "indices", "indptr", "shape"))
+            if not all(array.dtype.kind in "iu" for array in (indices, indptr, shape)) or shape.shape != (2,):
+                raise ValueError("indices, indptr and shape must be whole numbers")
+            X = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
+        if X.format in ("csr", "csc", "bsr"):  # scipy converts these without a check of the indices
+            X.check_format(full_check=True)
+        X = sparse.csr_array(X)
+    except (ValueError, TypeError, KeyError, NotImplementedError, IndexError) as error:
+        raise DataError(
+            f"{path}: its arrays are not a sparse matrix as scipy.sparse.save_npz writes it ({error})"
+        ) from None
     X.sum_duplicates()
     return X
 
@@ -96,6 +108,8 @@ def npy(path: Path, reading: Reading) -> Source:
     X = _map_file(path)
     if path.name.endswith("X.npy") and partner.exists():
         return Arrays(str(path), reading, X, _map_file(partner))
+    if not reading.labels and X.ndim == 2 and X.shape[1] == reading.schema.features:
+        return Arrays(str(path), reading, X, np.zeros(len(X)))
     if X.ndim != 2 or X.shape[1] < 2:
         raise DataError(f"{path}: expected rows with the label last, or files X.npy and y.npy; found shape {X.shape}")
     return Arrays(str(path), reading, X[:, :-1], X[:, -1])
@@ -119,13 +133,14 @@ class Idx(Source):
         self.path = path
         name = path.name.replace("images", "labels").replace("idx3", "idx1")
         self.labels = path.with_name(name)
-        if name == path.name or not self.labels.exists():
+        self.labelled = reading.labels or (name != path.name and self.labels.exists())
+        if self.labelled and (name == path.name or not self.labels.exists()):
             raise DataError(f"{path}: expected a file of images, ...images-idx3..., and its labels beside it, {name}")
 
     def blocks(self) -> Iterator[Block]:
-        with open_bytes(self.path) as images, open_bytes(self.labels) as labels:
+        with open_bytes(self.path) as images, open_bytes(self.labels if self.labelled else self.path) as labels:
             rows, *pixels = self._header(images, self.path)
-            found = self._header(labels, self.labels)
+            found = self._header(labels, self.labels) if self.labelled else [rows]
             p = int(np.prod(pixels))
             if found != [rows]:
                 raise DataError(
@@ -137,7 +152,7 @@ class Idx(Source):
             for first in range(0, rows, size):
                 n = min(size, rows - first)
                 X = self._bytes(images, n * p, self.path).reshape(n, p)
-                yield Block(X, self._bytes(labels, n, self.labels))
+                yield Block(X, self._bytes(labels, n, self.labels) if self.labelled else np.zeros(n))
 
     def _bytes(self, stream: Any, count: int, path: Path) -> Array:
         raw = read_bytes(stream, count, path)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.arrays import Array, Matrix
+from mpinewton.data.columns import ANY, Columns, Missing, Schema
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
+LARGEST_FEATURE = 2**31 - 1
 CLASSES = 1000  # more distinct labels than this are real numbers, not classes
 
 
@@ -22,7 +25,7 @@ class Reading:
     Attributes
     ----------
     format : str
-        A key of `mpinewton.data.sources.FORMATS`, or "auto": by the name of the source.
+        A key of `mpinewton.data.sources.FORMATS`, or "auto": by content and name of the source.
     features : int or None
         Number of features, if the last ones may not occur in the source; None: the largest that occurs.
     rows : int or None
@@ -35,6 +38,19 @@ class Reading:
         Names of the classes 0, 1, ...; (): labels must be numbers; None: the names that occur, sorted.
     allow_partial_last_line : bool
         Accept a last line without newline.
+    header : bool or None
+        Whether the first line of a CSV file holds the names of the columns; None: recognised.
+    delimiter : str or None
+        One character, "tab" or "whitespace"; None: recognised.
+    categories : {"error", "onehot"}
+        A column of words is refused, or each word becomes a feature.
+    missing : {"error", "mean", "indicator"}
+        A missing value is refused, or replaced by the mean of its column, or that and marked by a further feature.
+    schema : Schema
+        Of the training data: the columns of a table are matched with its columns, by name if both have a header.
+        Further columns are left out. Without columns in the schema, all become features.
+    labels : bool
+        False: labels are not read, and y is 0; rows may have none.
     """
 
     format: str = "auto"
@@ -45,6 +61,19 @@ class Reading:
     weight_column: str | None = None
     class_names: tuple[str, ...] | None = None
     allow_partial_last_line: bool = False
+    header: bool | None = None
+    delimiter: str | None = None
+    categories: Literal["error", "onehot"] = "error"
+    missing: Missing = "error"
+    schema: Schema = ANY
+    labels: bool = True
+
+    def limit_remedy(self, found: int) -> str:
+        """The limit of the number of features that `found` exceeds, and the remedy."""
+        if found > LARGEST_FEATURE:
+            return f"{LARGEST_FEATURE}, the largest number of features; hash or renumber the features"
+        name, limit = ("--features", self.features) if self.features else ("--max-features", self.max_features)
+        return f"{name} {limit}; increase {name} if this is intended"
 
 
 @dataclass(frozen=True)
@@ -69,8 +98,10 @@ class ClassNames:
         if word not in self.number:
             if self.fixed:
                 raise ValueError(f"{word!r} is not a class of the training data{did_you_mean(word, self.number)}")
-            if not word or len(self.number) == CLASSES:
-                raise ValueError(f"{word!r} is empty, or class number {CLASSES + 1}; check the label column")
+            if word in ("", "?"):
+                raise ValueError(f"is missing ({word!r}); remove the row, or give it a label")
+            if len(self.number) == CLASSES:
+                raise ValueError(f"{word!r} is class number {CLASSES + 1}; check the label column")
             self.number[word] = len(self.number)
         return self.number[word]
 
@@ -112,6 +143,9 @@ class Source(ABC):
     dense = True
     dtype = "float64"  # smallest of float64 and uint8 that holds the features exactly
     sizes: tuple[int, ...] | None = None  # rows of each worker, if the source prescribes them
+    columns: Columns | None = None  # of a table
+    label_name: str | None = None
+    notes: tuple[str, ...] = ()  # what a user should know of how the source was read
 
     def __init__(self, name: str, reading: Reading) -> None:
         self.name, self.reading = name, reading
@@ -145,8 +179,8 @@ class Source(ABC):
 
     def _check(self, block: Block, done: int, limit: int) -> None:
         if block.X.shape[1] > limit:
-            given = f"{'--features' if self.reading.features else '--max-features'} {limit}"
-            raise DataError(f"{self.name}: has {block.X.shape[1]} features, more than {given}")
+            p = block.X.shape[1]
+            raise DataError(f"{self.name}: has {p} features, more than {self.reading.limit_remedy(p)}")
         values = block.X if isinstance(block.X, np.ndarray) else block.X.data
         weight = np.ones(0) if block.weight is None else block.weight
         if np.isfinite(values).all() and np.isfinite(block.y).all() and np.all((weight >= 0) & np.isfinite(weight)):
@@ -155,7 +189,11 @@ class Source(ABC):
             odd = ~np.isfinite(block.X @ np.zeros(block.X.shape[1])) | ~np.isfinite(block.y)
         if len(weight):
             odd |= ~(np.isfinite(weight) & (weight >= 0))
+        row = int(np.argmax(odd))
+        found = block.X[[row]] if isinstance(block.X, np.ndarray) else block.X[[row]].toarray()
+        columns = np.flatnonzero(~np.isfinite(found.ravel()))
+        what = f"in feature {columns[0] + 1}" if len(columns) else "as label or weight"
         raise DataError(
-            f"{self.name}: row {done + int(np.argmax(odd)) + 1} has a NaN, an infinity or a negative weight;"
+            f"{self.name}: row {done + row + 1} has a NaN, an infinity or a negative weight {what};"
             " expected finite numbers: correct or remove the row"
         )

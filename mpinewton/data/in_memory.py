@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from mpinewton.arrays import Array, Matrix
@@ -16,6 +16,7 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 
 EXACT = 2**53  # whole numbers beyond are not all float64
+STORED = (np.float64, np.float32, np.uint8)  # types of the features of a shard
 Labels = NDArray[Any]
 
 
@@ -88,17 +89,24 @@ def as_rows(data: Any) -> Rows:
         )
     X, y = as_matrix(data[0]), as_labels(data[1])
     weight = None if len(data) == 2 or data[2] is None else as_weights(data[2])
-    for name, shape in {"y": y.shape, "sample_weight": None if weight is None else weight.shape}.items():
-        if shape is not None and shape != X.shape[:1]:
-            raise ConfigError(f"{name}: expected shape ({X.shape[0]},), as X has {X.shape[0]} rows, but it is {shape}")
+    _check_lengths(X, y, weight)
     return Rows(X, y, weight)
+
+
+def _check_lengths(X: Matrix, y: Labels, weight: Array | None) -> None:
+    n = X.shape[0]
+    for name, shape in {"y": y.shape, "sample_weight": None if weight is None else weight.shape}.items():
+        if shape is not None and shape != (n,):
+            raise ConfigError(f"{name}: expected shape ({n},), as X has {n} rows, but it is {shape}")
 
 
 def as_matrix(X: Any) -> Matrix:
     """X, shape (n, p), as a float64 array or csr_array in canonical form. Raises ConfigError."""
     if sparse.issparse(X):
         _check_two_axes(X.shape)
-        found = sparse.csr_array(X, dtype=np.float64)
+        _check_numeric(X, "X")
+        with np.errstate(over="ignore"):  # of extended precision; `_check_finite` names the value
+            found = sparse.csr_array(X, dtype=np.float64)
         if not found.has_canonical_format:
             found = found.copy()  # of the user's own arrays
             found.sum_duplicates()
@@ -128,16 +136,28 @@ def as_labels(y: Any) -> Labels:
 
 
 def as_numbers(y: Labels) -> Array:
-    """Labels as float64 numbers, shape (n,). Raises ConfigError for words."""
-    return _numbers(y, "y")
+    """Labels as float64 numbers, shape (n,). Raises ConfigError for words, and for numbers beyond float64."""
+    found = _numbers(y, "y")
+    if not np.isfinite(found).all():
+        raise ConfigError("y: a label is beyond the largest float64, 1.8e308; use other units")
+    return found
 
 
 def as_weights(weight: Any) -> Array:
-    """Weights, shape (n,): finite, none negative, not all 0. Raises ConfigError."""
+    """Weights, shape (n,): finite, none negative. Raises ConfigError."""
     found = _numbers(_plain(weight), "sample_weight")
     if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any():
         raise ConfigError("sample_weight: expected shape (n,), every weight finite and at least 0")
+    check_total_weight(found)
     return found
+
+
+def check_total_weight(weights: ArrayLike) -> None:
+    """Refuse weights, of rows or of shards, whose sum is not finite. Raises ConfigError."""
+    with np.errstate(over="ignore"):
+        total = np.sum(weights)
+    if not np.isfinite(total):
+        raise ConfigError("sample_weight: the sum of the weights is not finite; divide them by a common factor")
 
 
 def as_shards(data: Any) -> list[Shard]:
@@ -148,13 +168,29 @@ def as_shards(data: Any) -> list[Shard]:
         raise ConfigError(
             f"data: expected a folder, shards, (X, y) or (X, y, sample_weight), but it is {_described(data)}{remedy}"
         )
-    for number, shard in enumerate(shards):
-        if shard.features != shards[0].features:
-            raise ConfigError(f"shard {number} has {shard.features} features, and shard 0 has {shards[0].features}")
-        values = shard.X.data if sparse.issparse(shard.X) else shard.X
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ConfigError(f"shard {number}: X holds a value that is not finite")
-    return shards
+    checked = [_as_shard(shard, f"shard {number}: ") for number, shard in enumerate(shards)]
+    for number, shard in enumerate(checked):
+        if shard.features != checked[0].features:
+            raise ConfigError(f"shard {number} has {shard.features} features, and shard 0 has {checked[0].features}")
+    return checked
+
+
+def _as_shard(shard: Shard, name: str) -> Shard:
+    """The shard with float64 or float32 features, or its bytes, and float64 labels and weights. Raises ConfigError."""
+    try:
+        X: Any = shard.X
+        if getattr(X, "dtype", None) not in STORED or not (isinstance(X, np.ndarray) or sparse.issparse(X)):
+            X = as_matrix(X)
+        elif sparse.issparse(X):
+            X = sparse.csr_array(X)
+        _check_two_axes(X.shape)
+        _check_finite(X.data if sparse.issparse(X) else X.ravel(), None)
+        y = as_numbers(as_labels(shard.y))
+        weight = None if shard.sample_weight is None else as_weights(shard.sample_weight)
+        _check_lengths(X, y, weight)
+    except ConfigError as error:
+        raise ConfigError(f"{name}{error}") from None
+    return replace(shard, X=X, y=y, sample_weight=weight)
 
 
 def _plain(values: Any) -> NDArray[Any]:
@@ -172,12 +208,17 @@ def _plain(values: Any) -> NDArray[Any]:
 
 
 def _numbers(array: NDArray[Any], name: str) -> Array:
+    _check_numeric(array, name)
+    try:
+        with np.errstate(over="ignore"):  # of extended precision; what is infinite is refused
+            return np.asarray(array, dtype=np.float64, order="C")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{name}: expected numbers: {error}") from None
+
+
+def _check_numeric(array: Any, name: str) -> None:
     if array.dtype.kind not in "fiubO":
         raise ConfigError(f"{name}: expected numbers, but its dtype is {array.dtype}")
-    try:
-        return np.ascontiguousarray(array, dtype=np.float64) if array.ndim else np.asarray(array, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name}: expected numbers: {error}") from None
 
 
 def _check_two_axes(shape: tuple[int, ...]) -> None:
@@ -185,8 +226,11 @@ def _check_two_axes(shape: tuple[int, ...]) -> None:
         raise ConfigError(f"X: expected shape (n, p), but it is {shape}")
 
 
-def _check_finite(values: Array, place: Any) -> None:
+def _check_finite(values: NDArray[Any], place: Any) -> None:
+    """Refuse a value that is not finite; `place` finds its row and column. Raises ConfigError."""
     wrong = _not_finite(values)
+    if wrong.any() and place is None:
+        raise ConfigError("X holds a value that is not finite")
     if wrong.any():
         first = int(wrong.argmax())
         row, column = place(first)

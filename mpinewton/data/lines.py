@@ -16,6 +16,21 @@ BLOCK_BYTES = 1 << 19
 LINE_BYTES = 256 << 20
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# First bytes of files.
+COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r"))
+UTF8_MARK = b"\xef\xbb\xbf"
+NO_TEXT = {
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; decompress it first",
+    b"PK\x03\x04": "is a zip archive or an Excel workbook; unpack it, or save the table as CSV",
+    b"\x89HDF\r\n": "is an HDF5 file; give the folder of shards that pack wrote, or convert it to npz",
+    b"%PDF": "is a PDF document; expected rows of numbers",
+    b"%%MatrixMarket": "is a Matrix Market file; convert it to npz: scipy.io.mmread, scipy.sparse.save_npz",
+    b"{": "is JSON; convert it to CSV",
+    b"@relation": "is ARFF; convert it to CSV",
+    b"@RELATION": "is ARFF; convert it to CSV",
+}
 
 
 def plain_name(path: Path) -> str:
@@ -23,13 +38,30 @@ def plain_name(path: Path) -> str:
     return (path.stem if path.suffix in OPENERS else path.name).lower()
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading bytes; decompress it if its name ends in .gz, .bz2 or .xz. Raises DataError."""
+def is_compressed(path: Path) -> bool:
+    """Whether the first bytes of a file are those of gzip, bzip2 or xz. Raises DataError."""
+    return _opener(path) is not open
+
+
+def _opener(path: Path) -> Callable[..., Any]:
     try:
-        stream: IO[bytes] = OPENERS.get(path.suffix, open)(path, "rb")
+        with path.open("rb") as file:
+            first = file.read(8)
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}); expected the name of a readable file") from None
+    return next((opener for magic, opener in COMPRESSED.items() if first.startswith(magic)), open)
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes; decompress it if its content is that of gzip, bzip2 or xz. Raises DataError."""
+    stream: IO[bytes] = _opener(path)(path, "rb")
     return stream
+
+
+def first_bytes(path: Path, size: int) -> bytes:
+    """The first bytes of a file, decompressed. Raises DataError."""
+    with open_bytes(path) as stream:
+        return read_bytes(stream, size, path)
 
 
 def read_bytes(stream: IO[bytes], size: int, path: Path, line: bool = False) -> bytes:
@@ -48,7 +80,8 @@ def line_blocks(
     Raises
     ------
     DataError
-        If a line is longer than 256 MiB, or the last one has no newline and `allow_partial` is false.
+        If the file is not text in UTF-8, a line is longer than 256 MiB, or the last one has no newline and
+        `allow_partial` is false.
     """
     with open_bytes(path) as stream:
         if first:  # a line that begins earlier belongs to the range before
@@ -58,10 +91,28 @@ def line_blocks(
             text = read_bytes(stream, size if last is None else min(size, last - first), path)
             if not text:
                 return
+            if first == 0:
+                refuse_other_than_text(path, text)
             if not text.endswith(b"\n"):
                 text += _rest_of_line(stream, path, first + len(text), allow_partial)
-            yield first, text
+            yield first, text.removeprefix(UTF8_MARK) if first == 0 else text
             first += len(text)
+
+
+def refuse_other_than_text(path: Path, text: bytes) -> None:
+    """Raise DataError if the first bytes of a file are not text in UTF-8."""
+    for magic, reason in NO_TEXT.items():
+        if text.startswith(magic):
+            raise DataError(f"{path}: {reason}")
+    if text.startswith(UTF16):
+        raise DataError(f"{path}: is text in UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
+    if b"\r" in text and b"\n" not in text:
+        raise DataError(f"{path}: its lines end in CR alone; convert them: tr '\\r' '\\n'")
+    sample = text[:4096]
+    odd = len(sample) - len(sample.translate(None, CONTROL))
+    if odd > 1 and odd > len(sample) // 16:
+        utf16 = "text in UTF-16 (convert it: iconv -f UTF-16 -t UTF-8) or " if b"\0" in sample else ""
+        raise DataError(f"{path}: is {utf16}binary data; expected text in UTF-8")
 
 
 def _rest_of_line(stream: IO[bytes], path: Path, offset: int, allow_partial: bool) -> bytes:

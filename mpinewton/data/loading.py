@@ -6,17 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from scipy import sparse
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Matrix
 from mpinewton.data.blocks import ClassNames, Reading
+from mpinewton.data.columns import ANY, Columns, Schema
 from mpinewton.data.manifest import FILE, read_manifest
 from mpinewton.data.pack import classes_of
+from mpinewton.data.scale import factor
 from mpinewton.data.shard import Shard
 from mpinewton.data.shard_io import read_shard
 from mpinewton.data.sources import open_source
 from mpinewton.data.spool import scale_blocks
+from mpinewton.data.standard import standardize
 from mpinewton.data.text import TEXTS
 from mpinewton.errors import DataError
 
@@ -24,12 +28,7 @@ Classes = tuple[float, ...] | None
 
 
 def load_rows(
-    source: str,
-    features: int | None = None,
-    class_names: tuple[str, ...] | None = None,
-    scale: str = "1",
-    reading: Reading | None = None,
-    dtype: str = "float64",
+    source: str, schema: Schema = ANY, reading: Reading | None = None, dtype: str = "float64"
 ) -> tuple[Shard, Classes]:
     """All rows of a source, as one shard, and their classes.
 
@@ -37,14 +36,12 @@ def load_rows(
     ----------
     source : str
         As for `pack`, or a packed folder.
-    features : int or None
-        Number of features of the training data. Sparse rows with fewer are padded with zeros.
-    class_names : tuple of str or None
-        Class names of the training data: labels get the same numbers. (): the labels must be numbers; None: any.
-    scale : str
-        Factor of the features; a packed folder is scaled already.
+    schema : Schema
+        Of the training data (`Manifest.schema`, `Model.schema`): the rows become the same features and get the same
+        numbers of classes. Sparse rows with fewer features are padded with zeros. A packed folder is scaled already.
     reading : Reading, optional
-        How to read the source.
+        How to read the source; `labels=False` if the labels are not needed. Columns and class names are those of the
+        schema, and the label column, too, unless it is given.
     dtype : str
         Type of the features in memory.
 
@@ -59,25 +56,25 @@ def load_rows(
     DataError
         If the source has more features than the training data, is a table with fewer, or has an unknown label.
     """
-    folder, names = Path(source), None
+    folder, names, features = Path(source), None, schema.features
+    reading = replace(reading or Reading(), class_names=schema.class_names, schema=schema)
     packed = (folder / FILE).exists()
+    exact = dtype if schema.factor is None else "float64"
     if packed:
-        shard, names = _load_folder(folder, class_names, dtype)
+        shard, names = _load_folder(folder, reading, exact)
     else:
         # A source with more features than the training data is refused below, not by `Reading.features`.
-        reading = reading or Reading()
-        widest = max(reading.max_features, features or 0)
-        shard, names = _load_source(
-            source, replace(reading, max_features=widest, class_names=class_names), scale, dtype
-        )
+        reading = replace(reading, max_features=max(reading.max_features, features or 0))
+        shard, names = _load_source(source, reading, schema.scale, exact)
     _check_features(shard, features, source, packed)
-    known = class_names or names
-    if class_names and not np.isin(shard.y, np.arange(len(class_names))).all():
+    known = schema.class_names or names
+    if schema.class_names and reading.labels and not np.isin(shard.y, np.arange(len(schema.class_names))).all():
         raise DataError(
-            f"{source}: expected labels out of {', '.join(class_names)}, as in the training data; found numbers"
+            f"{source}: expected labels out of {', '.join(schema.class_names)}, as in the training data; found numbers"
         )
     classes = tuple(map(float, range(len(known)))) if known else classes_of(shard.y)
-    return replace(shard, X=_pad_features(shard.X, features or shard.features)), classes
+    X = standardize(_pad_features(shard.X, features or shard.features), schema.shift, schema.factor)
+    return replace(shard, X=X.astype(dtype, copy=False)), classes
 
 
 def _check_features(shard: Shard, features: int | None, source: str, packed: bool) -> None:
@@ -89,18 +86,52 @@ def _check_features(shard: Shard, features: int | None, source: str, packed: boo
     raise DataError(f"{source}: has {shard.features} features, but the training data have {features}{remedy}")
 
 
-def _load_folder(folder: Path, names: tuple[str, ...] | None, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
-    """The rows of all shards of a packed folder, and their class names; labels are numbered as `names` are."""
-    manifest = read_manifest(folder)
-    own = manifest.class_names
+def _load_folder(folder: Path, reading: Reading, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:
+    """The rows of all shards of a packed folder, and their class names; labels are numbered as in the training data.
+
+    Features are standardised as those of the folder only if there are no training data.
+    """
+    manifest, schema = read_manifest(folder), reading.schema
+    own, names = manifest.class_names, reading.class_names
     if names and manifest.source.startswith(TEXTS) and own != names:  # features are numbers of characters, too
         raise DataError(
             f"{folder}: its characters have other numbers than in the training data; use the text, as text:FILE"
         )
+    if schema.features is not None and factor(manifest.scale) != factor(schema.scale):
+        raise DataError(
+            f"{folder}: was packed with --scale {manifest.scale}, and the training data with --scale {schema.scale}; "
+            "pack it again with the same, or use the source"
+        )
+    if schema is not ANY:
+        manifest = msgspec.structs.replace(manifest, shift=None, factor=None)
     shard = _concatenate([read_shard(folder, manifest, index, dtype) for index in range(manifest.workers)])
+    if schema.columns and manifest.columns and schema.columns.named and manifest.columns.named:
+        shard = replace(shard, X=_match_features(shard.X, manifest.columns, schema.columns, folder))
+    if not reading.labels:
+        return replace(shard, y=np.zeros(shard.rows)), names or None
     if own is not None and names is not None:
         shard = replace(shard, y=_renumber(shard.y, own, names, str(folder)))
     return shard, own
+
+
+def _match_features(X: Matrix, own: Columns, trained: Columns, folder: Path) -> Matrix:
+    """The features of the training data, by their names. Categories that do not occur are 0.
+
+    Raises
+    ------
+    DataError
+        If a column of the training data is missing, or a category is new.
+    """
+    there = {column.name: column for column in own}
+    for column in trained:
+        if column.name not in there or there[column.name].kind != column.kind:
+            kind = f"no column {column.name!r} of kind {column.kind}, as the training data have"
+            raise DataError(f"{folder}: has {kind}; use the table, not its shards")
+        if more := sorted(set(there[column.name].feature_names) - set(column.feature_names)):
+            raise DataError(f"{folder}: the feature {more[0]!r} does not occur in the training data")
+    place = {name: number for number, name in enumerate(own.feature_names)}
+    order = [place.get(name, X.shape[1]) for name in trained.feature_names]
+    return _pad_features(X, X.shape[1] + 1)[:, order]
 
 
 def _load_source(source: str, reading: Reading, scale: str, dtype: str) -> tuple[Shard, tuple[str, ...] | None]:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from mpinewton.data.columns import Columns, Schema
 from mpinewton.errors import DataError
 
 FILE = "manifest.json"
 FORMAT = "mpinewton-manifest/1"
 MIN_READER = "0.1.0"  # the first version that reads this format
+Numbers = tuple[float, ...] | None
 DTYPES = ("float64", "float32", "uint8")
 
 
@@ -47,9 +49,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     shards : tuple of ShardEntry
         By worker.
     data_sha256 : str
-        Digest of the digests of the shards, in order; independent of file names and compression.
+        Digest of the digests of the shards, in order, and of shift and factor; not of file names and compression.
     sample : int or None
         Number of rows drawn from the source; None: all.
+    entries : int or None
+        Number of stored entries of sparse rows; None for dense rows.
+    columns : Columns or None
+        The columns of a table; None for other sources.
+    label_name : str or None
+        Name of the label column of a table; its number, counted from 1, if the table has no header.
+    shift, factor : tuple of float, shape (features,), or None
+        Standardisation: stored features are read as (x - shift) * factor; shift None: sparse rows, x * factor.
+    manifest_sha256 : str
+        Digest of all other fields.
     """
 
     source: str
@@ -67,8 +79,27 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     shards: tuple[ShardEntry, ...]
     data_sha256: str
     sample: int | None = None
+    entries: int | None = None
+    columns: Columns | None = None
+    label_name: str | None = None
+    shift: tuple[float, ...] | None = None
+    factor: tuple[float, ...] | None = None
+    manifest_sha256: str = ""
     format: str = FORMAT
     min_reader: str = MIN_READER
+
+    @property
+    def digest(self) -> str:
+        """Digest of all fields that are not None, but `manifest_sha256`."""
+        fields = {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
+        del fields["manifest_sha256"]
+        return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+
+    @property
+    def schema(self) -> Schema:
+        """What is needed to read other rows alike."""
+        names = self.class_names or ()
+        return Schema(self.features, names, self.scale, self.columns, self.label_name, self.shift, self.factor)
 
 
 class _Head(msgspec.Struct):
@@ -84,6 +115,12 @@ def scale_when_read(dtype: str, scale: str) -> str:
 def digest_of(parts: Iterable[str]) -> str:
     """SHA-256 of texts, in order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def data_digest(entries: Iterable[ShardEntry], shift: Numbers, factor: Numbers) -> str:
+    """`data_sha256` of a manifest."""
+    standard = [] if factor is None else ["shift", *map(repr, shift or ()), "factor", *map(repr, factor)]
+    return digest_of([*(entry.digest for entry in entries), *standard])
 
 
 def refuse_format(path: Path, found: str, expected: str, min_reader: str) -> None:
@@ -144,8 +181,15 @@ def _contradiction(m: Manifest) -> str | None:
         return "classes are not distinct and increasing"
     if m.class_names is not None and m.classes != tuple(map(float, range(len(m.class_names)))):
         return "class_names do not fit the classes"
-    if m.data_sha256 != digest_of(entry.digest for entry in m.shards):
+    if m.columns is not None and len(m.columns.feature_names) != m.features:
+        return f"columns have {len(m.columns.feature_names)} features, but features is {m.features}"
+    for name, numbers in (("shift", m.shift), ("factor", m.factor)):
+        if numbers is not None and (len(numbers) != m.features or not all(map(math.isfinite, numbers))):
+            return f"{name} is not a finite number for each feature"
+    if m.data_sha256 != data_digest(m.shards, m.shift, m.factor):
         return "data_sha256 is not the digest of the shards' digests"
+    if m.manifest_sha256 not in ("", m.digest):
+        return "a field has changed since it was written (manifest_sha256 differs)"
     return None
 
 
@@ -155,7 +199,8 @@ def is_plain_name(name: str) -> bool:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write and flush manifest.json."""
+    """Write and flush manifest.json, with its digest."""
+    manifest = msgspec.structs.replace(manifest, manifest_sha256=manifest.digest)
     with (folder / FILE).open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +18,14 @@ from scipy import sparse
 
 from mpinewton.arrays import Array
 from mpinewton.data.blocks import CLASSES, Block, Reading, Source
+from mpinewton.data.columns import ANY
 from mpinewton.data.libsvm import LibsvmText
-from mpinewton.data.lines import OPENERS
 from mpinewton.data.manifest import (
     DTYPES,
     FILE,
     Manifest,
     ShardEntry,
-    digest_of,
+    data_digest,
     read_manifest,
     scale_when_read,
     write_manifest,
@@ -33,6 +34,8 @@ from mpinewton.data.partition import partition as partition_rows
 from mpinewton.data.shard_io import Header, write_shard
 from mpinewton.data.sources import open_source
 from mpinewton.data.spool import Spool, join, scale_blocks, spool
+from mpinewton.data.standard import measure
+from mpinewton.data.weights import weigh
 from mpinewton.durable import sync_folder
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 
@@ -53,11 +56,15 @@ def one_by_one(task: Callable[[Item], Item], items: Sequence[Item]) -> list[Item
 
 @dataclass(frozen=True)
 class Packed:
-    """Result of `pack`: the manifest, the number of stored entries (non-zeros of dense rows), rows of each class."""
+    """Result of `pack`: the manifest, the number of stored entries (non-zeros of dense rows), rows of each class.
+
+    `notes` say what a user should know of how the source was read.
+    """
 
     manifest: Manifest
     stored: int
     class_rows: tuple[int, ...] | None
+    notes: tuple[str, ...] = ()
 
 
 def classes_of(y: Array) -> tuple[float, ...] | None:
@@ -79,6 +86,8 @@ def pack(
     scale: str = "1",
     storage: str = "auto",
     dtype: str = "auto",
+    standardize: bool = False,
+    class_weight: str | None = None,
     compress: bool = False,
     overwrite: bool = False,
     reading: Reading | None = None,
@@ -95,6 +104,9 @@ def pack(
     storage : "dense", "sparse", or "auto": as the source, but dense if a quarter or more of the entries is stored
     dtype : "float64", "float32", "uint8" (whole numbers up to 255; `scale` is applied when they are read), or "auto":
         uint8 for images and text, else float64
+    standardize : features are read with mean 0 and standard deviation 1 (sparse rows: the latter only)
+    class_weight : factor of the weights of each class: "label=factor,...", 1 for labels that are not named; or
+        "balanced", the same total weight for each class
     overwrite : replace an earlier pack; other files are never replaced
     each : (task, items) -> results in the order of the items
         Runs a module-level function on items that are JSON values: in this process, or on others that share the files.
@@ -106,27 +118,38 @@ def pack(
         If the folder cannot be written.
     """
     target = Path(target).absolute()
-    _check_settings(workers, seed, storage, dtype)
+    _check_settings(workers, seed, storage, dtype, standardize)
     _check_target(target, overwrite)
     origin = open_source(source, reading or Reading())
     with _workspace(target) as work:
-        dtype = origin.dtype if dtype == "auto" else dtype
+        dtype = "float64" if dtype == "auto" and standardize else origin.dtype if dtype == "auto" else dtype
         rows = _sample(_spool(origin, scale, dtype, work, each), sample, seed, work, origin.name)
         y, classes, names = _label(rows, origin)
+        rows = weigh(rows, y, classes, names, class_weight)
         partition = _resolve_rule(partition, origin)
         permuted = sample is not None and partition == "iid"
         owned = partition_rows(y, workers, "round-robin" if permuted else partition, seed)
         features, factor = origin.reading.features or rows.features, scale_when_read(dtype, scale)
-        header = Header(rows.rows, features, classes, dtype, source, factor)
+        columns = origin.columns
+        if columns is not None and features != len(columns.feature_names):
+            raise ConfigError(f"--features {features}: the table has {len(columns.feature_names)} features")
+        written = os.fsencode(source).decode("utf-8", "replace")  # the name, in a locale that is not UTF-8, too
+        header = Header(rows.rows, features, classes, dtype, written, factor)
         to_sparse = storage == "sparse" or (storage == "auto" and _is_sparse(rows, header.features))
         entries = _write_shards(rows, owned, header, to_sparse, compress, work, each)
+        shift, divisor = (
+            measure(rows, features, None if columns is None else columns.numbers, not to_sparse)
+            if standardize
+            else (None, None)
+        )
         manifest = Manifest(
             **asdict(header) | {"scale": scale}, partition=partition, seed=seed, workers=workers, sparse=to_sparse,
-            class_names=names, weighted=rows.weighted, shards=entries,
-            data_sha256=digest_of(entry.digest for entry in entries), sample=sample,
+            class_names=names, weighted=rows.weighted, shards=entries, sample=sample,
+            data_sha256=data_digest(entries, shift, divisor), columns=columns, label_name=origin.label_name,
+            shift=shift, factor=divisor, entries=rows.stored if to_sparse else None,
         )  # fmt: skip
         _put_in_place(manifest, work, target)
-    return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes))
+    return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes), origin.notes)
 
 
 def _is_sparse(rows: Spool, features: int) -> bool:
@@ -163,10 +186,12 @@ def _workspace(target: Path) -> Iterator[Path]:
         ) from error
 
 
-def _check_settings(workers: int, seed: int, storage: str, dtype: str) -> None:
+def _check_settings(workers: int, seed: int, storage: str, dtype: str, standardize: bool) -> None:
     dtypes = ("auto", *DTYPES)
     if storage not in STORAGES or dtype not in dtypes:
         raise ConfigError(f"storage {storage!r}, dtype {dtype!r}: expected one of {STORAGES} and one of {dtypes}")
+    if standardize and dtype == "uint8":
+        raise ConfigError("--standardize: features of --dtype uint8 are not standardised; choose float64 or float32")
     if workers < 1 or seed < 0:
         raise ConfigError(f"--workers {workers}, --seed {seed}: expected at least 1 worker and a seed of at least 0")
 
@@ -204,9 +229,14 @@ def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:
 
 def _spool(source: Source, scale: str, dtype: str, work: Path, each: Each) -> Spool:
     """Pass 1: write the rows of the source to flat files; plain LIBSVM text by byte ranges."""
-    if isinstance(source, LibsvmText) and source.path.suffix not in OPENERS and source.reading.rows is None:
+    if isinstance(source, LibsvmText) and source.divisible:
         cuts = [*range(0, source.path.stat().st_size, RANGE_BYTES), source.path.stat().st_size]
-        common = {"path": source.name, "reading": asdict(source.reading), "scale": scale, "dtype": dtype}
+        common = {
+            "path": source.name,
+            "reading": asdict(source.reading) | {"schema": None},
+            "scale": scale,
+            "dtype": dtype,
+        }
         items = [
             {**common, "first": first, "last": last, "prefix": str(work / f"part-{number}")}
             for number, (first, last) in enumerate(itertools.pairwise(cuts))
@@ -232,7 +262,7 @@ def _sample(rows: Spool, sample: int | None, seed: int, work: Path, name: str) -
 
 def spool_range(item: Item) -> Item:
     """Write the lines that begin in one range of bytes of a plain LIBSVM file to flat files."""
-    source = LibsvmText(Path(item["path"]), Reading(**item["reading"]), item["first"], item["last"])
+    source = LibsvmText(Path(item["path"]), Reading(**item["reading"] | {"schema": ANY}), item["first"], item["last"])
     blocks = scale_blocks(source.valid_blocks(), item["scale"], source.name, item["dtype"])
     return asdict(spool(blocks, Path(item["prefix"]), dense=False))
 

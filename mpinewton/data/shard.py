@@ -41,6 +41,11 @@ class Shard:
         return int(self.X.shape[1])
 
     @property
+    def entries(self) -> int:
+        """Number of stored entries."""
+        return int(self.X.nnz) if isinstance(self.X, sparse.csr_array) else self.rows * self.features
+
+    @property
     def total_weight(self) -> float:
         """Sum of the row weights, the weight of this shard in the objective."""
         return float(self.rows if self.sample_weight is None else self.sample_weight.sum())

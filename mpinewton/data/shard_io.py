@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mpinewton.data.blocks import Block
 from mpinewton.data.manifest import DTYPES, MIN_READER, Manifest, digest_of, refuse_format, scale_when_read
 from mpinewton.data.scale import factor, multiply
 from mpinewton.data.shard import Shard
+from mpinewton.data.standard import standardize
 from mpinewton.errors import ConfigError, DataError
 
 FORMAT = "mpinewton-shard/1"
@@ -289,7 +290,7 @@ def _check_numbers(path: Path, arrays: dict[str, NDArray[Any]], features: int, v
 def read_shard(
     folder: Path | str, manifest: Manifest, index: int, dtype: str | None = "float64", verify: bool = True
 ) -> Shard:
-    """The shard of worker `index` of a packed folder, with X in `dtype` (None: as stored).
+    """The shard of worker `index` of a packed folder, with X standardised and in `dtype` (None: as stored).
 
     Raises
     ------
@@ -300,7 +301,8 @@ def read_shard(
     path = Path(folder) / entry.file
     if path.resolve().parent != Path(folder).resolve():
         raise DataError(f"{path}: is a symbolic link to another folder, which is not followed; {REPAIR}")
-    header, shard, digest = read_file(path, dtype, verify)
+    standard = manifest.factor is not None and dtype is not None
+    header, shard, digest = read_file(path, "float64" if standard else dtype, verify)
     for what, found, expected in (
         ("rows", header.rows, entry.rows),
         ("features", header.features, manifest.features),
@@ -315,4 +317,4 @@ def read_shard(
     ):
         if found != expected:
             raise DataError(f"{path}: {what} is {found}, but the manifest says {expected}; {REPAIR}")
-    return shard
+    return replace(shard, X=standardize(shard.X, manifest.shift, manifest.factor).astype(dtype)) if standard else shard

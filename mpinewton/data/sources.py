@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from mpinewton.data.array_files import Idx, npy, npz, sklearn_source
 from mpinewton.data.blocks import Reading, Source
+from mpinewton.data.csv_text import DELIMITERS, CsvText
 from mpinewton.data.libsvm import LibsvmText
-from mpinewton.data.lines import OPENERS, plain_name
+from mpinewton.data.lines import UTF8_MARK, first_bytes, is_compressed, plain_name
 from mpinewton.data.synthetic import synthetic
-from mpinewton.data.tables import CsvText, Parquet
+from mpinewton.data.tables import Parquet
 from mpinewton.data.text import TEXTS, text_source
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
@@ -22,9 +25,16 @@ FORMATS: dict[str, Callable[[Path, Reading], Source]] = {
     "idx": Idx,
     "parquet": Parquet,
 }
-ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".npy": "npy", ".parquet": "parquet", ".pq": "parquet"}
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".npy": "npy", ".parquet": "parquet", ".pq": "parquet"} | {
+    ".svm": "libsvm", ".libsvm": "libsvm",
+}  # fmt: skip
+MAGIC = {b"PK\x03\x04": "npz", b"\x93NUMPY": "npy", b"PAR1": "parquet"} | {
+    b"\0\0\x08" + bytes([axes]): "idx" for axes in range(1, 5)
+}
+LIBSVM = re.compile(r"\s*[^\s,]+(\s+[0-9]+:[^\s:,]+)+\s*(#.*)?")  # a label, or the first pair, and pairs
 
-
+TEXT_OPTIONS = ("header", "delimiter")
+TABLE_OPTIONS = ("label_column", "weight_column", "categories", "missing", *TEXT_OPTIONS)
 RECIPES = ("sklearn:", "synthetic:", "python:")
 
 
@@ -48,6 +58,8 @@ def open_source(name: str, reading: Reading) -> Source:
     """
     if reading.format != "auto" and reading.format not in FORMATS:
         raise ConfigError(f"--format {reading.format}: no such format{did_you_mean(reading.format, FORMATS)}")
+    if name.startswith((*RECIPES, *TEXTS)):
+        _refuse_table_options(name, reading, TABLE_OPTIONS)
     if name.startswith("sklearn:"):
         return sklearn_source(name, reading)
     if name.startswith("synthetic:"):
@@ -62,14 +74,39 @@ def open_source(name: str, reading: Reading) -> Source:
             f"{name}: no such file, and the name does not begin with sklearn:, synthetic:, text: or python:"
         )
     form = guess_format(path) if reading.format == "auto" else reading.format
-    if form in ("npz", "npy", "parquet") and path.suffix in OPENERS:
+    if form in ("npz", "npy", "parquet") and is_compressed(path):
         raise ConfigError(f"{name}: {form} files must not be compressed; decompress it first")
+    _refuse_table_options(name, reading, {"csv": (), "parquet": TEXT_OPTIONS}.get(form, TABLE_OPTIONS))
     return FORMATS[form](path, reading)
 
 
+def _refuse_table_options(name: str, reading: Reading, options: tuple[str, ...]) -> None:
+    """Raise ConfigError if one of the options is given, which have no effect on this source."""
+    kind = "a table in text" if options == TEXT_OPTIONS else "a table"
+    for option in options:
+        if getattr(reading, option) not in (None, "error"):
+            raise ConfigError(f"--{option.replace('_', '-')} has no effect: {name} is not {kind}")
+
+
 def guess_format(path: Path) -> str:
-    """Format by the suffix of the name; LIBSVM text by default."""
-    plain = plain_name(path)
-    if plain.endswith("-ubyte") and "idx" in plain:
-        return "idx"
-    return ENDINGS.get(Path(plain).suffix, "libsvm")
+    """Format by the first bytes; of text, by the first line, or by the name where both LIBSVM and CSV are possible."""
+    first = first_bytes(path, 1 << 16)
+    for magic, form in MAGIC.items():
+        if first.startswith(magic) and (form != "npz" or zipped_arrays(path)):
+            return form
+    lines = first.removeprefix(UTF8_MARK).decode("utf-8", "replace").splitlines()
+    line = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    if LIBSVM.fullmatch(line):
+        return "libsvm"
+    ending = ENDINGS.get(Path(plain_name(path)).suffix)
+    table = any(mark in line for mark in DELIMITERS) or (len(line.split()) > 1 and ":" not in line)
+    return ending or ("csv" if table else "libsvm")
+
+
+def zipped_arrays(path: Path) -> bool:
+    """Whether a zip archive holds numpy arrays."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return path.suffix == ".npz"

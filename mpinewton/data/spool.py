@@ -141,7 +141,7 @@ def spool(blocks: Iterable[Block], prefix: Path, dense: bool) -> Spool:
 def join(parts: list[Spool]) -> Spool:
     """Append the parts to the files of the first part, and remove the files of the others."""
     first = parts[0]
-    for name in ["y", "values", "indices", "counts"]:
+    for name in ["y", "values", "weight", "indices", "counts"]:
         path = Path(f"{first.prefix}.{name}")
         if not path.exists():
             continue

@@ -1,145 +1,225 @@
-"""Tables with a label column: CSV and Parquet."""
+"""Tables: which column is the label, which are features; Parquet."""
 
 from __future__ import annotations
 
-import csv
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.data.blocks import Block, Reading, Source
-from mpinewton.data.lines import line_blocks, line_number
+from mpinewton.data.columns import Column, Columns
+from mpinewton.data.encoding import CellFault, Cells, encode, is_number, read_numbers, survey
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 PARQUET_ROWS = 1 << 14
+LAST = "-1"
+INDEX = "__index_level_0__"  # what pandas calls the index of a data frame in Parquet
 
 
 def column_number(given: str, names: Sequence[str], width: int, option: str) -> int:
-    """Position, from 0, of a column given by name, by number from 1, or by number from the end (-1 is the last)."""
-    if given in names:
+    """Position, from 0, of a column given by name, by number from 1, or by number from the end (-1 is the last).
+
+    `names` are those of the header, empty without one.
+    """
+    if given in names and given != LAST:
         return list(names).index(given)
     try:
         number = int(given)
     except ValueError:
-        raise ConfigError(f"{option} {given!r}: no such column{did_you_mean(given, names)}") from None
+        why = f"no such column{did_you_mean(given, names)}" if names else "the table has no header; give a number"
+        raise ConfigError(f"{option} {given!r}: {why}") from None
     if not 1 <= abs(number) <= width:
         raise ConfigError(f"{option} {given}: expected 1 to {width}, or -1 (the last) to -{width}")
     return number - 1 if number > 0 else width + number
 
 
-def weight_number(given: str | None, names: Sequence[str], label: int) -> int | None:
-    """Position of the column of weights, or None. Raises ConfigError if it is the column of the labels."""
-    if given is None:
-        return None
-    number = column_number(given, names, len(names), "--weight-column")
-    if number == label:
-        raise ConfigError(
-            f"--weight-column {given}: this is the label column, too; choose different columns (the default label "
-            "column is the last)"
-        )
-    return number
+class Table(Source):
+    """Rows of a table: a column of labels, perhaps one of weights, and columns of features.
 
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-class CsvText(Source):
-    """Rows of a CSV file; the delimiter is the most frequent of comma, semicolon and tab in the first line.
-
-    The first line is a header if one of its cells, except the label, is not a number. Labels are numbers if the label
-    of the first row is one; otherwise they are class names.
+    Attributes
+    ----------
+    names : tuple of str
+        From the header; empty without one.
+    width : int
+        Number of columns.
+    label, weight : int or None
+        Positions, from 0, of the columns of labels and weights.
+    positions : list of int
+        Positions of the columns of features, in the order of the features.
+    numeric : bool
+        Labels are numbers.
     """
 
-    def __init__(self, path: Path, reading: Reading) -> None:
-        super().__init__(str(path), reading)
-        self.path = path
-        lines = (line for _, text in self._texts() for line in text.split("\n") if line.strip())
-        first = next(lines, None)
-        if first is None:
-            raise DataError(f"{path}: the file has no rows")
-        self.delimiter = max(",;\t", key=first.count)
-        names = self._cells(first)
-        self.width = len(names)
-        self.label = column_number(reading.label_column or "-1", names, self.width, "--label-column")
-        self.weight = weight_number(reading.weight_column, names, self.label)
-        self.header = not all(_is_number(cell) for i, cell in enumerate(names) if i != self.label)
-        row = next(lines, None) if self.header else first
-        cells = [] if row is None else self._cells(row)
-        self.numeric = not reading.class_names and (len(cells) != self.width or _is_number(cells[self.label]))
+    names: tuple[str, ...]
+    width: int
+    numeric: bool
+    label: int | None
+    weight: int | None
+    positions: list[int]
+
+    @abstractmethod
+    def cells(self) -> Iterator[tuple[Callable[[int], str], list[Cells]]]:
+        """The first `reading.rows` rows in blocks, each column an array, and a function that says where a row is."""
 
     def blocks(self) -> Iterator[Block]:
-        header = self.header
-        features = [i for i in range(self.width) if i not in (self.label, self.weight)]
-        for offset, text in self._texts():
-            table = self._table(offset, text, header)
-            header = header and not text.strip()
-            yield Block(
-                table[:, features], table[:, self.label], None if self.weight is None else table[:, self.weight]
-            )
-
-    def _texts(self) -> Iterator[tuple[int, str]]:
-        for offset, text in line_blocks(self.path, allow_partial=self.reading.allow_partial_last_line):
+        for where, cells in self.cells():
             try:
-                yield offset, text.decode("utf-8-sig" if offset == 0 else "utf-8").replace("\r\n", "\n")
-            except UnicodeDecodeError as error:
-                line = line_number(self.path, offset + error.start)
-                raise DataError(f"{self.path}:{line}: not UTF-8 text; convert the file (iconv -t UTF-8)") from None
+                yield self.encode(cells)
+            except CellFault as fault:
+                raise DataError(f"{where(fault.row)}: {fault}") from None
 
-    def _cells(self, line: str) -> list[str]:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=self.delimiter))]
+    def encode(self, cells: Sequence[Cells]) -> Block:
+        """Features, labels and weights of some rows. Raises CellFault."""
+        assert self.columns is not None
+        y = np.zeros(len(cells[self.positions[0]])) if self.label is None else self._labels(cells[self.label])
+        weight = None if self.weight is None else self._numbers(cells[self.weight], "weight")
+        trained = self.reading.schema.columns is not None
+        return Block(encode(self.columns, [cells[place] for place in self.positions], trained), y, weight)
 
-    def _table(self, offset: int, text: str, header: bool) -> Array:
-        lines = text.split("\n")
-        first = next((i for i, line in enumerate(lines) if line.strip()), 0) + 1 if header else 0
+    def _labels(self, cells: Cells) -> Array:
+        if cells.dtype.kind == "f" or self.numeric:
+            return self._numbers(cells, "label")
+        words = cells.astype(str)
         try:
-            return self._parse(lines[first:])
+            return self.class_names.encode(words)
         except ValueError:
-            number = self._first_fault(lines, first)
-        line = line_number(self.path, offset) + number
+            for row, word in enumerate(words):
+                try:
+                    self.class_names(str(word))
+                except ValueError as error:
+                    raise CellFault(row, f"the label {error}") from None
+            raise
+
+    def _numbers(self, cells: Cells, what: str) -> Array:
         try:
-            self._parse(lines[number : number + 1])
-        except ValueError as error:
-            reason = str(error.__cause__ or error)
+            values, missing = read_numbers(cells)
+        except CellFault as fault:
+            hint = " is not a class of the training data: labels are numbers" if self.reading.class_names == () else ""
+            raise CellFault(fault.row, f"the {what} {fault}{hint or ' is not a finite number'}") from None
+        if missing.any():
+            row = int(np.argmax(missing))
+            raise CellFault(row, f"the {what} is missing ({str(cells[row])!r}); remove the row, or fill it in")
+        return values
+
+    @property
+    def used(self) -> list[int]:
+        """Positions of the columns that are read."""
+        return self.positions + [place for place in (self.label, self.weight) if place is not None]
+
+    def find_columns(self) -> None:
+        """Set label, weight, positions and columns. Raises ConfigError or DataError."""
+        reading, schema = self.reading, self.reading.schema
+        trained = schema.columns
+        by_name = bool(trained and trained.named and self.names)
+        self.weight = None
+        if reading.weight_column is not None:
+            self.weight = column_number(reading.weight_column, self.names, self.width, "--weight-column")
+        self.label = self._find_label(by_name)
+        if self.weight is not None and self.weight == self.label:
+            raise ConfigError(
+                f"--weight-column {reading.weight_column}: this is the label column, too; choose different columns"
+                " (the default label column is the last)"
+            )
+        self.label_name = None if self.label is None else self._name(self.label)
+        others = [place for place in range(self.width) if place not in (self.label, self.weight)]
+        if trained is None:
+            self.positions = self._without_index(others)
+            names = tuple(self.names[place] if self.names else f"column {place + 1}" for place in self.positions)
+            self._check_names(names)
+            self._refuse_twins((*names, *((self.names[self.label],) if self.names and self.label is not None else ())))
+            self.columns = Columns(tuple(map(Column, names)), bool(self.names), reading.missing)
+            if reading.categories == "onehot" or reading.missing != "error":
+                self._survey(names)
+        else:
+            self.columns = trained
+            self.positions = self._match(trained) if by_name else others
+            if len(self.positions) != len(trained):
+                raise DataError(
+                    f"{self.name}: has {len(self.positions)} columns of features, but the training data have"
+                    f" {len(trained)}"
+                )
+        if not reading.labels:
+            self.label = None
+        self.dense = all(column.categories is None for column in self.columns)
+
+    def _name(self, place: int) -> str:
+        return self.names[place] if self.names else str(place + 1)
+
+    def _find_label(self, by_name: bool) -> int | None:
+        """The position of the labels; None if they are not needed."""
+        reading, trained = self.reading, self.reading.schema.columns
+        known: str | None = LAST
+        if trained is not None:
+            known = self.reading.schema.label_name if by_name or not trained.named else None
+        given = reading.label_column or known
+        if not reading.labels:
+            expected = self.reading.schema.features if trained is None else len(trained)
+            if by_name or self.width - (self.weight is not None) == expected:
+                return None
+        if trained is not None and not by_name and self.width < len(trained) + 1:
             raise DataError(
-                f"{self.path}:{line}: {reason.replace(' at row 0,', ' in')} (expected {self.width} cells per row, with"
-                " finite numbers as features, numeric labels and weights: encode names and fill gaps first)"
-            ) from None
-        raise DataError(f"{self.path}:{line}: a quote is not closed")
+                f"{self.name}: has {self.width} columns; expected {len(trained)} of features, as in the training data,"
+                " and one of labels"
+            )
+        if given is None:
+            raise DataError(
+                f"{self.name}: has no header; give the number of its label column: --label-column {self.width}"
+            )
+        if given == known and by_name and given not in self.names:
+            raise DataError(f"{self.name}: has no label column {given!r}; choose it with --label-column")
+        return column_number(given, self.names, self.width, "--label-column")
 
-    def _parse(self, lines: list[str]) -> Array:
-        if not any(line.strip() for line in lines):
-            return np.empty((0, self.width))
-        converters: dict[int, Callable[[str], float]] | None = None if self.numeric else {self.label: self.class_names}
-        table: Array = np.loadtxt(  # type: ignore[call-overload]
-            lines, delimiter=self.delimiter, converters=converters, quotechar='"', comments=None, ndmin=2, encoding=None
-        )
-        if table.shape[1] != self.width:
-            raise ValueError(f"the row has {table.shape[1]} cells")
-        if not np.isfinite(table).all():
-            raise ValueError("a number is not finite")
-        return table
+    def _without_index(self, places: list[int]) -> list[int]:
+        """The columns without the index of a data frame: in text the first, which then has no name."""
+        if not self.names or not places:
+            return places
+        unnamed = places[0] if self.names[places[0]] == "" else None
+        index = next((place for place in places if self.names[place] == INDEX), unnamed)
+        if index is None:
+            return places
+        self.notes += (f"column {index + 1} has no name and was left out: it is the index of a data frame",)
+        return [place for place in places if place != index]
 
-    def _first_fault(self, lines: list[str], first: int) -> int:
-        low, high = first, len(lines)
-        while high - low > 1:
-            middle = (low + high) // 2
-            try:
-                self._parse(lines[low:middle])
-                low = middle
-            except ValueError:
-                high = middle
-        return low
+    def _check_names(self, names: Sequence[str]) -> None:
+        if not names:
+            raise DataError(f"{self.name}: has no column of features beside the labels and weights")
+        if "" in names:
+            raise DataError(f"{self.name}: column {self.names.index('') + 1} has no name; give it one in the header")
+
+    def _refuse_twins(self, names: Sequence[str]) -> None:
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise DataError(f"{self.name}: two columns have the name {twice[0]!r}; rename one of them")
+
+    def _match(self, trained: Columns) -> list[int]:
+        """The position of each column of the training data. Raises DataError if one is missing."""
+        lacking = [column.name for column in trained if column.name not in self.names]
+        if lacking:
+            others = set(self.names) - {column.name for column in trained}
+            near = did_you_mean(lacking[0], others) if others else ""
+            more = f"; {len(lacking) - 1} more are missing: {', '.join(lacking[1:6])}" if len(lacking) > 1 else ""
+            raise DataError(f"{self.name}: has no column {lacking[0]!r}, as the training data have{near}{more}")
+        self._refuse_twins([name for name in self.names if name in {column.name for column in trained}])
+        return [self.names.index(column.name) for column in trained]
+
+    def _survey(self, names: Sequence[str]) -> None:
+        assert self.columns is not None
+        blocks = ([cells[place] for place in self.positions] for _, cells in self.cells())
+        self.columns = survey(self.name, names, blocks, self.reading.categories == "onehot", self.columns)
+        for column in self.columns:
+            numbers = [word for word in column.categories or () if is_number(word)]
+            words = [word for word in column.categories or () if not is_number(word)]
+            if numbers and words:
+                both = f"{words[0]!r} and {numbers[0]!r}"
+                self.notes += (f"column {column.name!r} holds words and numbers, such as {both}: each is a category",)
 
 
-class Parquet(Source):
-    """Rows of a Parquet file, read by pyarrow; columns are numbers, labels may be class names."""
+class Parquet(Table):
+    """Rows of a Parquet file, read by pyarrow. Columns of numbers, booleans, texts and dictionaries."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(str(path), reading)
@@ -151,21 +231,38 @@ class Parquet(Source):
             self.file = parquet.ParquetFile(path)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not a readable Parquet file ({error})") from None
+        self.names = tuple(self.file.schema_arrow.names)
+        self.width, self.numeric = len(self.names), False
+        self.find_columns()
 
-    def blocks(self) -> Iterator[Block]:
-        names = self.file.schema_arrow.names
-        label = column_number(self.reading.label_column or "-1", names, len(names), "--label-column")
-        weight = weight_number(self.reading.weight_column, names, label)
+    def cells(self) -> Iterator[tuple[Callable[[int], str], list[Cells]]]:
+        done = 0
         for batch in self.file.iter_batches(PARQUET_ROWS):
-            columns = [self._column(batch.column(i), names[i], i == label) for i in range(len(names))]
-            features = [column for i, column in enumerate(columns) if i not in (label, weight)]
-            yield Block(np.column_stack(features), columns[label], None if weight is None else columns[weight])
+            batch = batch.slice(0, None if self.reading.rows is None else self.reading.rows - done)
+            if not batch.num_rows:
+                return
+            columns = [np.zeros(0)] * self.width
+            for place in self.used:
+                columns[place] = self._column(batch.column(place), self.names[place])
 
-    def _column(self, column: object, name: str, label: bool) -> Array:
-        values = np.asarray(column.to_numpy(zero_copy_only=False))  # type: ignore[attr-defined]
+            def where(row: int, done: int = done) -> str:
+                return f"{self.name}: row {done + row + 1}"
+
+            yield where, columns
+            done += batch.num_rows
+
+    def _column(self, column: Any, name: str) -> Cells:
+        """A column of numbers, NaN where missing, or of words, "" where missing."""
+        import pyarrow as pa
+        from pyarrow import types
+
+        if types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        kind = column.type
+        if types.is_string(kind) or types.is_large_string(kind):
+            return np.array([word or "" for word in column.to_pylist()], dtype=str)
         try:
-            if label and values.dtype == object:
-                return self.class_names.encode(values.astype(str))
-            return values.astype(np.float64)
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{self.name}: column {name!r}: {error}; every feature must be a number") from None
+            column = column.cast(pa.int8()) if types.is_boolean(kind) else column
+            return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"{self.name}: column {name!r} holds {kind}; expected numbers or words ({error})") from None

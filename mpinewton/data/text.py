@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mpinewton.data.blocks import CLASSES, Block, ClassNames, Reading, Source, parse_query
-from mpinewton.data.lines import open_bytes, read_bytes
+from mpinewton.data.lines import UTF8_MARK, open_bytes, read_bytes
 from mpinewton.errors import ConfigError, DataError
 
 TEXTS = ("text:", "python:")
@@ -87,7 +87,7 @@ def _read(path: Path) -> str:
     with open_bytes(path) as stream:
         raw = read_bytes(stream, -1, path)
     try:
-        return raw.decode()
+        return raw.removeprefix(UTF8_MARK).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not text in UTF-8 ({error}); convert it first") from None
 

@@ -75,7 +75,8 @@ def local_fleet(
     if intercept:
         shards = [shard.with_intercept() for shard in shards]
     rows, total_weights = tuple(shard.rows for shard in shards), tuple(shard.total_weight for shard in shards)
-    problem = Problem(loss, classes, rows, total_weights, shards[0].features, l2, intercept, seed)
+    entries = sum(shard.entries for shard in shards)
+    problem = Problem(loss, classes, rows, total_weights, shards[0].features, l2, intercept, seed, entries=entries)
     return LocalFleet(Host(problem, [Worker(i, shard, problem) for i, shard in enumerate(shards)]))
 
 

@@ -37,10 +37,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def problem(self) -> Problem:
         """What is minimised."""
-        shards = self.manifest.shards
+        m = self.manifest
         return Problem(
-            self.build_loss(), self.manifest.classes, tuple(s.rows for s in shards), tuple(s.mass for s in shards),
-            self.manifest.features + self.intercept, self.l2, self.intercept, self.seed, self.manifest.partition,
+            self.build_loss(), m.classes, tuple(s.rows for s in m.shards), tuple(s.mass for s in m.shards),
+            m.features + self.intercept, self.l2, self.intercept, self.seed, m.partition,
+            None if m.entries is None else m.entries + self.intercept * m.rows,
         )  # fmt: skip
 
     def path(self) -> Path:

@@ -28,6 +28,8 @@ class Problem:
         Of all random numbers.
     partition : str
         How the rows were dealt out, as `pack` names it; empty if that is not known.
+    entries : int or None
+        Stored entries of the rows of all workers, the intercept's included; None: of dense rows.
     """
 
     loss: Loss
@@ -39,6 +41,12 @@ class Problem:
     intercept: bool = False
     seed: int = 0
     partition: str = ""
+    entries: int | None = None
+
+    @property
+    def density(self) -> float:
+        """Share of the entries of the rows that is stored."""
+        return 1.0 if self.entries is None else self.entries / max(1, sum(self.rows) * self.features)
 
     @property
     def n_workers(self) -> int:

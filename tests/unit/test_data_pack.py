@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from sklearn import datasets
 
 from mpinewton.data import pack as packing
 from mpinewton.data.blocks import Reading
+from mpinewton.data.columns import Schema
 from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
 from mpinewton.data.pack import Packed, pack
@@ -243,20 +245,22 @@ def test_a_full_disk_is_an_error_with_a_sentence_and_leaves_nothing(
 def test_load_rows_of_a_packed_folder(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,pear\n2,fig\n3,pear\n")
     pack(str(tmp_path / "t.csv"), tmp_path / "p", 2, partition="blocks", scale="3")
-    shard, classes = load_rows(str(tmp_path / "p"), features=1, class_names=("apple", "pear", "fig"))
+    shard, classes = load_rows(str(tmp_path / "p"), Schema(1, ("apple", "pear", "fig"), "3"))
     assert shard.X.tolist() == [[3], [6], [9]]
     with pytest.raises(DataError, match=r"has 1 features, but the training data have 2; .* --features 2"):
-        load_rows(str(tmp_path / "p"), features=2)
+        load_rows(str(tmp_path / "p"), Schema(features=2, scale="3"))
+    with pytest.raises(DataError, match="was packed with --scale 3, and the training data with --scale 1"):
+        load_rows(str(tmp_path / "p"), Schema(features=1))
     assert (shard.y.tolist(), classes) == ([1, 2, 1], (0, 1, 2))
     with pytest.raises(DataError, match="'fig' is not a class"):
-        load_rows(str(tmp_path / "p"), class_names=("pear",))
+        load_rows(str(tmp_path / "p"), Schema(class_names=("pear",)))
     with pytest.raises(DataError, match="'fig' is not a class"):
-        load_rows(str(tmp_path / "p"), class_names=())
+        load_rows(str(tmp_path / "p"), Schema(class_names=()))
     pack("sklearn:iris", tmp_path / "q", 2)
     with pytest.raises(DataError, match="has 4 features, but the training data have 3"):
-        load_rows(str(tmp_path / "q"), features=3)
+        load_rows(str(tmp_path / "q"), Schema(features=3))
     with pytest.raises(DataError, match="found numbers"):
-        load_rows(str(tmp_path / "q"), class_names=("a", "b"))
+        load_rows(str(tmp_path / "q"), Schema(class_names=("a", "b")))
 
 
 @pytest.mark.slow
@@ -275,3 +279,10 @@ def test_memory_is_bounded_by_the_block_not_by_the_file(tmp_path: Path) -> None:
         return int(done.stdout)
 
     assert (peak(str(tmp_path / "t"), str(tmp_path / "p")) - peak()) / 1024 < 160
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = os.fsdecode(bytes(tmp_path) + b"/\xff.csv")
+    Path(path).write_text("1,2,0\n3,4,1\n", encoding="utf-8")
+    pack(path, tmp_path / "p", 1)
+    assert read_manifest(tmp_path / "p").source.endswith("\N{REPLACEMENT CHARACTER}.csv")

@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn import datasets
 
 from mpinewton.data.blocks import Block, ClassNames, Reading
+from mpinewton.data.columns import Schema
 from mpinewton.data.loading import load_rows
 from mpinewton.data.sources import open_source
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
@@ -65,7 +66,7 @@ def test_csv_in_many_blocks_and_packed(tmp_path: Path, monkeypatch: pytest.Monke
         ("a,b,y\n1,2,0\n\n1,,0\n", "a.csv:4: "),
         ("a,b,y\n1,2,0\n1,0\n", "a.csv:3: the row has 2 cells"),
         ("a,b,y\n1,2,0,5\n", "a.csv:2: the row has 4 cells"),
-        ("a,b,y\n1,nan,0\n", "a.csv:2: a number is not finite"),
+        ("a,b,y\n1,nan,0\n", "a.csv:2: column .b.: the value is missing"),
         ("1,2,0\n1,2,pear\n", "a.csv:2: .*'pear'"),
         ("1,2,0\n1,2,3", "a.csv:2: the last line has no newline"),
         ("", "has no rows"),
@@ -109,6 +110,57 @@ def test_npz_dense_weighted_and_csr(tmp_path: Path) -> None:
     assert np.array_equal(load(str(tmp_path / "c.npz"))[0], X)
 
 
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+def test_npz_of_every_format_of_scipy(tmp_path: Path, form: str, kind: str) -> None:
+    X = np.array([[0, 7.0], [1, 0]])  # square, so that a transpose is not noticed by shapes
+    sparse.save_npz(tmp_path / "m.npz", getattr(sparse, f"{form}_{kind}")(X))
+    with np.load(tmp_path / "m.npz") as file:
+        np.savez(tmp_path / "t.npz", y=np.array([0, 1]), **file)
+    assert np.array_equal(load(str(tmp_path / "t.npz"))[0], X)
+    assert np.array_equal(load(str(tmp_path / "m.npz"), labels=False)[0], X)
+    with pytest.raises(DataError, match="and y; found"):
+        load(str(tmp_path / "m.npz"))
+
+
+def test_npz_with_indices_out_of_range(tmp_path: Path) -> None:
+    for form in ("csr", "csc", "bsr"):
+        X = getattr(sparse, f"{form}_array")(np.eye(3))
+        X.indices[1] = 99
+        sparse.save_npz(tmp_path / "m.npz", X)
+        with pytest.raises(DataError, match="not a sparse matrix"):
+            load(str(tmp_path / "m.npz"), labels=False)
+
+
+def test_labels_beyond_float64(tmp_path: Path) -> None:
+    for odd in (2**53 + 1, -(2**63)):
+        np.savez(tmp_path / "t.npz", X=np.eye(2), y=np.array([0, odd]))
+        with pytest.raises(DataError, match="above 2\\^53"):
+            load(str(tmp_path / "t.npz"))
+
+
+def test_rows_without_labels(tmp_path: Path) -> None:
+    table = np.arange(6.0).reshape(2, 3)
+    np.save(tmp_path / "t.npy", table)
+    assert load_rows(str(tmp_path / "t.npy"), Schema(3, ()), Reading(labels=False))[0].X.tolist() == table.tolist()
+    assert (
+        load_rows(str(tmp_path / "t.npy"), Schema(2, ()), Reading(labels=False))[0].X.tolist() == table[:, :2].tolist()
+    )
+    np.savez(tmp_path / "t.npz", X=table, y=np.array([None, None]).astype("U"))
+    assert load_rows(str(tmp_path / "t.npz"), Schema(3, ()), Reading(labels=False))[0].X.tolist() == table.tolist()
+    header = b"\0\0\x08\x03" + np.array([2, 1, 3], ">u4").tobytes()
+    (tmp_path / "images").write_bytes(header + bytes(range(6)))
+    assert load_rows(str(tmp_path / "images"), Schema(3, ()), Reading(labels=False))[0].X.tolist() == table.tolist()
+
+
+@pytest.mark.parametrize("name", ["sklearn:iris", "synthetic:logistic", "t"])
+def test_options_of_tables_are_refused_for_other_sources(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "t", "1 1:2\n")
+    for option, value in (("label_column", "1"), ("header", True), ("delimiter", ";"), ("missing", "mean")):
+        with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} has no effect: .* is not a table"):
+            open_source(name if ":" in name else path, Reading(**{option: value}))  # type: ignore[arg-type]
+
+
 def test_npy_table_and_pair(tmp_path: Path) -> None:
     table = np.random.default_rng(0).standard_normal((7, 4))
     np.save(tmp_path / "t.npy", np.asfortranarray(table))
@@ -139,7 +191,7 @@ def test_odd_arrays_are_refused(tmp_path: Path) -> None:
                     "shape": (1, 3),
                     "y": np.zeros(1),
                 },
-                "not a CSR matrix",
+                "not a sparse matrix",
             ),
         ]
     ):
@@ -260,33 +312,33 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_load_rows_maps_names_and_widens(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "a,y\n1,pear\n2,fig\n")
-    shard, classes = load_rows(path, features=1, class_names=("apple", "pear", "fig"), scale="1/4")
+    shard, classes = load_rows(path, Schema(1, ("apple", "pear", "fig"), "1/4"))
     assert shard.X.tolist() == [[0.25], [0.5]]
     with pytest.raises(DataError, match="has 1 features, but the training data have 3"):
-        load_rows(path, features=3)
+        load_rows(path, Schema(features=3))
     narrow = write(tmp_path / "narrow", "1 1:3\n")
-    assert load_rows(narrow, features=3)[0].X.toarray().tolist() == [[3, 0, 0]]
+    assert load_rows(narrow, Schema(features=3))[0].X.toarray().tolist() == [[3, 0, 0]]
     assert (shard.y.tolist(), classes) == ([1, 2], (0, 1, 2))
     with pytest.raises(DataError, match=r"t\.csv:3: .*'fig' is not a class"):
-        load_rows(path, class_names=("apple", "pear"))
+        load_rows(path, Schema(class_names=("apple", "pear")))
     with pytest.raises(DataError, match=r"t\.csv:2: .*'pear' is not a class"):
-        load_rows(path, class_names=())
+        load_rows(path, Schema(class_names=()))
     numbers = write(tmp_path / "n.csv", "2,1\n3,4\n")
-    assert load_rows(numbers, class_names=("1", "4"))[0].y.tolist() == [0, 1]
+    assert load_rows(numbers, Schema(class_names=("1", "4")))[0].y.tolist() == [0, 1]
     with pytest.raises(DataError, match="found numbers"):
-        load_rows("sklearn:iris", class_names=("a", "b"))
+        load_rows("sklearn:iris", Schema(class_names=("a", "b")))
     wide = write(tmp_path / "wide", "1 9:1\n")
     with pytest.raises(DataError, match="has 9 features, but the training data have 3"):
-        load_rows(wide, features=3)
+        load_rows(wide, Schema(features=3))
 
 
 def test_scales() -> None:
     X = datasets.load_digits().data
-    assert np.array_equal(load_rows("sklearn:digits", scale="1/255")[0].X, X / 255)
-    assert np.array_equal(load_rows("sklearn:digits", scale="0.25")[0].X, X * 0.25)
+    assert np.array_equal(load_rows("sklearn:digits", Schema(scale="1/255"))[0].X, X / 255)
+    assert np.array_equal(load_rows("sklearn:digits", Schema(scale="0.25"))[0].X, X * 0.25)
     for odd in ("0", "1/0", "-1", "x", "nan", "1e999999999"):
         with pytest.raises(ConfigError, match="--scale"):
-            load_rows("sklearn:digits", scale=odd)
+            load_rows("sklearn:digits", Schema(scale=odd))
 
 
 @pytest.mark.shared

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from mpinewton.cli import pack as pack_command
 from mpinewton.data.blocks import Reading
+from mpinewton.data.columns import Schema
 from mpinewton.data.loading import load_rows
 from mpinewton.data.manifest import read_manifest
 from mpinewton.data.pack import pack
@@ -46,21 +47,21 @@ def test_rows_are_the_text_and_labels_what_follows(name: str, tmp_path: Path, co
 
 def test_a_text_to_test_on_has_the_numbers_of_the_training_data(name: str, tmp_path: Path) -> None:
     names = tuple(sorted({*TEXT, "x"}))
-    shard, classes = load_rows(f"{name}?context=4&from=6&to=19", 4, names)
+    shard, classes = load_rows(f"{name}?context=4&from=6&to=19", Schema(4, names))
     assert told(shard, names) == ([TEXT[6:10], TEXT[10:14], TEXT[14:18]], TEXT[10] + TEXT[14] + TEXT[18])
     assert classes == tuple(map(float, range(len(names))))
     with pytest.raises(DataError, match="has the character 'q', which the training data do not have"):
-        load_rows(f"{name}?context=4", 4, tuple(sorted(set(TEXT[:30]))))
+        load_rows(f"{name}?context=4", Schema(4, tuple(sorted(set(TEXT[:30])))))
     with pytest.raises(DataError, match="has 4 features, but the training data have 5"):
-        load_rows(f"{name}?context=4", 5, names)
+        load_rows(f"{name}?context=4", Schema(5, names))
 
 
 def test_a_packed_text_is_tested_on_only_if_its_characters_are_the_same(name: str, tmp_path: Path) -> None:
     pack(f"{name}?context=4", tmp_path / "p", 2)
     names = read_manifest(tmp_path / "p").class_names
-    assert load_rows(str(tmp_path / "p"), 4, names)[0].rows == len(TEXT) // 4
+    assert load_rows(str(tmp_path / "p"), Schema(4, names))[0].rows == len(TEXT) // 4
     with pytest.raises(DataError, match="characters have other numbers"):
-        load_rows(str(tmp_path / "p"), 4, (*(names or ()), "ü"))
+        load_rows(str(tmp_path / "p"), Schema(4, (*(names or ()), "ü")))
 
 
 def test_a_part_of_the_text_has_the_characters_of_the_whole(name: str, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_what_is_refused(name: str, query: str, error: type[Exception], words: s
 
 def test_other_refusals(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected labels that are numbers"):
-        load_rows(f"{name}?context=4", 4, ())
+        load_rows(f"{name}?context=4", Schema(4, ()))
     with pytest.raises(ConfigError, match="a row has 32 characters: set context="):
         pack(name, tmp_path / "p", 1, reading=Reading(features=64))
     with pytest.raises(ConfigError, match="expected python:topics"):
@@ -125,3 +126,8 @@ def test_other_refusals(name: str, tmp_path: Path) -> None:
     (tmp_path / "many").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 1001))), encoding="utf-8")
     with pytest.raises(DataError, match="1001 different characters"):
         load_rows(f"text:{tmp_path / 'many'}")
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("ab" * 9, encoding="utf-8-sig")
+    assert pack(f"text:{tmp_path / 't'}?context=2", tmp_path / "p", 1).manifest.class_names == ("a", "b")
