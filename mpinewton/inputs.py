@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from mpinewton.arrays import Array
-from mpinewton.data.in_memory import Rows, as_rows, as_shards, check_classes, class_values
+from mpinewton.data.in_memory import Rows, as_rows, as_shards, check_classes, check_total_weight, class_values
 from mpinewton.data.partition import partition
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
@@ -19,7 +20,7 @@ from mpinewton.fleet import Problem, Worker
 from mpinewton.fleet.host import Host
 from mpinewton.losses import Loss
 from mpinewton.losses.function import Function
-from mpinewton.runs.options import Options, digest
+from mpinewton.runs.options import Options, digest, finite_array
 
 Facts = dict[str, Any]
 
@@ -44,10 +45,13 @@ def make_shards(data: Any, loss: Loss, workers: int, seed: int) -> tuple[list[Sh
         rows = as_rows(data)
         labels = _classes([rows.labels()]) if loss.classifies else None
         whole = rows.shard(labels)
+        if workers > max(1, whole.rows):
+            raise ConfigError(f"workers = {workers}: expected at most {whole.rows}, the number of rows")
         weight = whole.sample_weight
         parts = partition(whole.y, workers, "iid", seed)
         return [Shard(whole.X[p], whole.y[p], None if weight is None else weight[p]) for p in parts], labels
     shards = as_shards(data)
+    check_total_weight([shard.total_weight for shard in shards])
     y = np.unique(np.concatenate([shard.y for shard in shards]))
     return shards, y.tolist() if loss.classifies else None
 
@@ -82,6 +86,7 @@ class RankRows:
         return {
             "asked": asked, "rows": rows.X.shape[0], "features": rows.X.shape[1],
             "total_weight": float(len(rows.y) if rows.sample_weight is None else rows.sample_weight.sum()),
+            "entries": int(rows.X.nnz if isinstance(rows.X, sparse.csr_array) else rows.X.size),
             "labels": rows.labels() if loss.classifies else None,
         }  # fmt: skip
 
@@ -109,12 +114,14 @@ class RankRows:
                 raise ConfigError(
                     f"X has {facts[rank]['features']} features on rank {rank}, and {features} on rank {with_rows[0]}"
                 )
+        check_total_weight([facts[rank]["total_weight"] for rank in with_rows])
         about, labels = self.objective, self.classes(facts)
         counts = tuple(facts[rank]["rows"] for rank in with_rows)
+        entries = sum(facts[rank]["entries"] for rank in with_rows) + about.intercept * sum(counts)
         problem = Problem(
             about.loss, None if labels is None else class_values(labels), counts,
             tuple(facts[rank]["total_weight"] for rank in with_rows), features + about.intercept,
-            about.l2_of(sum(counts)), about.intercept, about.seed,
+            about.l2_of(sum(counts)), about.intercept, about.seed, entries=entries,
         )  # fmt: skip
         if number not in with_rows:
             return Host(problem, [])
@@ -125,12 +132,9 @@ class RankRows:
 
 def as_point(x0: Any) -> Array:
     """x0, shape (d,), as float64. Raises ConfigError."""
-    try:
-        point = np.array(x0, dtype=np.float64)
-    except (TypeError, ValueError):
-        point = np.zeros((0, 0))
-    if point.ndim != 1 or not np.isfinite(point).all():
-        raise ConfigError(f"x0: expected shape (d,), every number finite, found {str(x0)[:60]}")
+    point = finite_array("x0", x0)
+    if point.ndim != 1:
+        raise ConfigError(f"x0: expected shape (d,), but it is {point.shape}")
     return point
 
 

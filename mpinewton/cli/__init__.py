@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "Write an HTML page about runs.",
     "predict": "Predict labels of data with a model.",
     "evaluate": "Evaluate a model on data.",
+    "coefficients": "Print the coefficients of a linear model, with standard errors.",
     "methods": "List the methods, with cost, requirements and settings.",
     "losses": "List the losses, with settings and formulae.",
     "slurm": "Print a SLURM job script.",
@@ -92,7 +93,7 @@ def asks_for_portable_bits(arguments: list[str]) -> bool:
     file = said.get("config") or said.get("experiment")
     if said["bits"] is None and file is not None:
         with contextlib.suppress(OSError, ValueError):  # the command says what is wrong with its file
-            return bool(tomllib.loads(file.read_text()).get("bits") == "portable")
+            return bool(tomllib.loads(file.read_text(encoding="utf-8-sig")).get("bits") == "portable")
     return bool(said["bits"] == "portable")
 
 

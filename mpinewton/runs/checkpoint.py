@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, round_up
 from mpinewton.errors import DataError
 from mpinewton.fleet.wire import Layout, from_bytes, to_bytes
 from mpinewton.methods.support.method import State
-from mpinewton.runs.storage import open_sealed, sealed_file
+from mpinewton.runs.storage import open_sealed, read_text, sealed_file, write_text
 
 FORMAT = "mpinewton-checkpoint/1"
 NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
@@ -46,8 +48,26 @@ class Checkpoint:
     workers: list[dict[str, Array]]
 
     def state_of(self, kind: type[State]) -> State:
-        """The method's state, an object of the class `kind`."""
-        return kind(**{field.name: self.state[field.name] for field in fields(kind)})
+        """The method's state, an object of the class `kind`. Raises DataError if it is another's."""
+        try:
+            return kind(**{field.name: self.state[field.name] for field in fields(kind)})
+        except (LookupError, ValueError, TypeError) as error:
+            raise DataError(
+                f"the checkpoint holds no {kind.__name__} of this version ({error}); start again with --fresh"
+            ) from None
+
+
+class _Facts(msgspec.Struct):
+    """Types of what a file says."""
+
+    number: int
+    workers: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+    state: dict[str, float | bool | str | None]
+    identity: dict[str, Any] = {}
+    iteration: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    history: tuple[Annotated[int, msgspec.Meta(ge=0)], str] = (0, "")
+    ledger: tuple[Annotated[int, msgspec.Meta(ge=0)], str] = (0, "")
 
 
 def state_fields(state: State) -> dict[str, Any]:
@@ -67,10 +87,10 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
 def read(path: Path) -> Checkpoint:
     """Read one file. Raises DataError if it is not an intact checkpoint."""
     with open_sealed(path, FORMAT) as file:
-        facts, index, data = (file[name][()] for name in ("facts", "index", "data"))
-    facts = json.loads(facts.tobytes())
-    arrays = _unpacked(json.loads(index.tobytes()), data)
-    workers = [_below(f"workers/{i}/", arrays) for i in range(facts["workers"])]
+        facts, index = (json.loads(read_text(file, name)) for name in ("facts", "index"))
+        msgspec.convert(facts, _Facts)
+        arrays = _unpacked(index, file["data"][()])
+        workers = [_below(f"workers/{i}/", arrays) for i in range(facts["workers"])]
     state = {**facts.pop("state"), **_below("state/", arrays)}
     return Checkpoint(facts.pop("number"), facts, state, _below("ledger/", arrays), workers)
 
@@ -103,12 +123,9 @@ def _fill(file: h5py.File, checkpoint: Checkpoint) -> None:
         arrays |= {f"workers/{i}/{name}": np.asarray(a) for name, a in kept.items()}
     facts = {**checkpoint.facts, "number": checkpoint.number, "state": plain, "workers": len(checkpoint.workers)}
     index, data = _packed(arrays)
-    for name, content in (("facts", _text(facts)), ("index", _text(index)), ("data", data)):
-        file.create_dataset(name, data=content)
-
-
-def _text(content: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+    for name, content in (("facts", facts), ("index", index)):
+        write_text(file, name, json.dumps(content).encode())
+    file.create_dataset("data", data=data)
 
 
 def _packed(arrays: Mapping[str, Any]) -> tuple[list[list[Any]], Any]:
@@ -119,6 +136,13 @@ def _packed(arrays: Mapping[str, Any]) -> tuple[list[list[Any]], Any]:
 
 
 def _unpacked(index: list[list[Any]], data: Any) -> dict[str, Any]:
+    """The arrays of an index. Raises ValueError or TypeError if it does not describe the bytes of `data`."""
+    for name, dtype, shape in index:
+        if not isinstance(name, str) or np.dtype(dtype).kind not in "fiub" or any(size < 0 for size in shape):
+            raise ValueError(f"the array {name!r} has dtype {dtype} and shape {shape}")
+    sizes = [round_up(np.dtype(dtype).itemsize * prod(shape)) for _, dtype, shape in index]
+    if data.dtype != np.uint8 or data.shape != (sum(sizes),):
+        raise ValueError("the index does not describe the arrays")
     layout = Layout(False, (*(d for _, d, _ in index), "<f8"), (*(tuple(s) for _, _, s in index), (0,)))
     arrays, _ = from_bytes(layout, data)
     return {name: a.copy() for (name, _, _), a in zip(index, arrays)}

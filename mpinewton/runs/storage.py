@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import h5py
+import msgspec
 import numpy as np
 
 from mpinewton.durable import atomic_path
@@ -111,10 +112,13 @@ def sealed_file(path: Path, kind: str) -> Iterator[h5py.File]:
 def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
     """Context with a sealed file to read. The digest is checked before HDF5 opens the file, which may hang on damage.
 
+    The digest protects against damage, not against strangers, who can compute it, too. Only data sets of numbers that
+    are stored in this file are accepted; what they hold must be checked in the context.
+
     Raises
     ------
     DataError
-        If the file is missing, not of this kind, or damaged.
+        If the file is missing, not of this kind, or damaged; or what is read from it has other names, types or values.
     """
     try:
         with path.open("rb") as plain:
@@ -124,9 +128,35 @@ def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
             if digest != _digest(plain):
                 raise DataError(f"{path}: the file is damaged: its digest does not match; restore it from a copy")
         with h5py.File(path, "r", locking=False) as file:
+            for name in file:
+                _check_plain(file, name)
             yield file
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (LookupError, ValueError, TypeError, OverflowError, RuntimeError, msgspec.MsgspecError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        raise DataError(f"{path}: not a {kind} file that mpinewton wrote: {reason}") from None
+
+
+def _check_plain(file: h5py.File, name: str) -> None:
+    """Refuse all but a data set of numbers, stored as a whole in this file. Raises ValueError."""
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name!r} is a link, a group, or in another file, which is not followed")
+    if dataset.dtype.kind not in "fiu" or dataset.chunks or dataset.id.get_storage_size() != dataset.nbytes:
+        raise ValueError(f"{name!r} has dtype {dataset.dtype}, shape {dataset.shape} and another size in the file")
+
+
+def write_text(file: h5py.File, name: str, text: bytes) -> None:
+    """Write a text, usually JSON, as a data set of bytes."""
+    file.create_dataset(name, data=np.frombuffer(text, dtype=np.uint8))
+
+
+def read_text(file: h5py.File, name: str) -> bytes:
+    """A text that `write_text` wrote. Raises ValueError."""
+    if file[name].dtype != np.uint8:
+        raise ValueError(f"{name!r} has dtype {file[name].dtype}; expected uint8")
+    return bytes(file[name][()].tobytes())
 
 
 def _digest(plain: IO[bytes]) -> str:

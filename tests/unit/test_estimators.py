@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
 from sklearn.utils.estimator_checks import check_estimator
 
 from mpinewton.errors import ConfigError
@@ -51,6 +52,38 @@ def test_classifier_is_logistic_regression(classes, storage, weighted):
     assert np.array_equal(ours.predict(x), truth.predict(x))
     assert ours.score(x, y) == truth.score(x, y)
     assert ours.result_.ledger is not None
+
+
+@pytest.mark.parametrize("weight", ["balanced", {"setosa": 3.0, "virginica": 0.5}])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_of_classes_are_those_of_scikit_learn(weight, weighted):
+    seen = np.arange(150) % 5 < 1 + Y  # unequal classes
+    x, y, rows = X[seen], NAMES[seen], np.random.default_rng(0).uniform(0.5, 2, seen.sum()) if weighted else None
+    truth = LogisticRegression(class_weight=weight, tol=1e-12, max_iter=10_000).fit(x, y, rows)  # C = 1
+    ours = LinearClassifier("newton", class_weight=weight, tol=1e-10).fit(x, y, rows)  # l2 = 1 / sum of the weights
+    np.testing.assert_allclose(ours.coef_, truth.coef_, atol=1e-5)
+
+
+def test_a_warm_start_has_nothing_left_to_do():
+    ours = LinearClassifier("newton", l2=1e-2, warm_start=True, tol=1e-9).fit(X, NAMES)
+    first, coef = ours.n_iter_, ours.coef_
+    assert first > 2 and ours.fit(X, NAMES).n_iter_ == 0
+    np.testing.assert_array_equal(ours.coef_, coef)
+    with pytest.raises(ValueError, match=r"warm_start: y has the classes \[0 1 2\], but the fit before had"):
+        ours.fit(X, Y)
+    with pytest.raises(ConfigError, match=r"w0: expected shape \(12,\)"):
+        ours.fit(X[:, :3], NAMES)
+    ours = LinearRegressor("newton", warm_start=True, tol=1e-8).fit(ROWS, NUMBERS)
+    assert ours.fit(ROWS, NUMBERS).n_iter_ == 0
+
+
+def test_a_callback_may_stop_and_goals_are_those_of_minimize():
+    seen = []
+    ours = LinearClassifier("gradient-descent", callback=lambda row, w: seen.append(row) or row.iteration == 3)
+    assert ours.fit(X, Y).n_iter_ == 3 == len(seen) - 1  # and no warning
+    norms = [row.grad_norm for row in LinearClassifier("newton", rtol=0.5).fit(X, Y).result_.history]
+    assert norms[-1] <= 0.5 * norms[0] < norms[-2]
+    assert LinearClassifier("newton", random_state=check_random_state(3), workers=2).fit(X, Y).score(X, Y) > 0.9
 
 
 def test_regressors_are_ridge_and_poisson():
@@ -102,7 +135,17 @@ def test_refusals_say_why():
     ):
         with pytest.raises(ValueError, match=f"is for {word}: use Linear"):
             estimator.fit(X, Y)
+    infinite = np.where(np.arange(len(X)) == 3, np.inf, 1.0)
+    with pytest.raises(ValueError, match="sample_weight contains infinity"):
+        LinearClassifier().fit(X, Y, infinite)
+    for weight in (np.full(len(X), 1e308), np.zeros(len(X))):
+        with pytest.raises(ValueError, match="with a finite sum, not all zero"):
+            LinearClassifier().fit(X, Y, weight)
+    with pytest.raises(ValueError, match="with a finite sum, not all zero"):
+        LinearClassifier(class_weight={0: 0, 1: 0, 2: 0}).fit(X, Y)
+    with pytest.raises(ConfigError, match="workers = 0"):
+        LinearClassifier(workers=0).fit(X, Y)
     with pytest.raises(ConfigError, match="did you mean 'newton'"):
         LinearRegressor("newtn").fit(ROWS, NUMBERS)
-    with pytest.warns(ConvergenceWarning, match="tol = 1e-06"):
+    with pytest.warns(ConvergenceWarning, match="not converged: maximum number of iterations"):
         LinearClassifier("gradient-descent", max_iter=2).fit(X, Y)
