@@ -11,11 +11,12 @@ import numpy as np
 from mpinewton.arrays import Array, Indices
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.problem import Problem
-from mpinewton.losses.loss import Model, Point, Ray, mean_weight_ratio
+from mpinewton.losses.loss import Model, Point, RandomModel, Ray, mean_weight_ratio
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
 REFRESH = 50
 DRIVER = 2**32 - 1  # the driver's number among the workers', where random numbers are drawn
+RECORD = 2**32 - 1  # the number of a point that is evaluated for the record only, where random numbers are drawn
 
 
 class Worker:
@@ -44,11 +45,27 @@ class Worker:
         self.shapes = problem.shapes
         self.model: Model = problem.loss.on_shard(shard, problem.classes)
         self.memory: dict[str, Array] = {}
-        self.iteration = 0  # of the run; set by the host before every task
+        self._key = [problem.seed, index, 0, 0]  # the iteration, and the points of a random model before in it
+        if isinstance(self.model, RandomModel):
+            self.model.key = self._key
         self._steps = 0
         self._point: Point | None = None
         self._ray: Ray | None = None
         self._p: Array | None = None  # the direction of the ray
+
+    @property
+    def iteration(self) -> int:
+        """Iteration of the run; the host sets it before every task."""
+        return self._key[2]
+
+    @iteration.setter
+    def iteration(self, number: int) -> None:
+        if number != self._key[2]:
+            self._key[2:] = number, 0
+
+    @property
+    def _is_random(self) -> bool:
+        return isinstance(self.model, RandomModel) and self.model.is_random
 
     # -- the weights --------------------------------------------------------------------------------------------
 
@@ -78,7 +95,7 @@ class Worker:
             raise RuntimeError("advance needs a direction: call set_direction(p) first")
         self._point, self._ray = self._ray.at(step), None
         self._steps += 1
-        if self._steps % REFRESH == 0:
+        if self._steps % REFRESH == 0 or self._is_random:
             self._point = self.model.at(self._point.w)
 
     # -- the objective there ------------------------------------------------------------------------------------
@@ -122,7 +139,8 @@ class Worker:
 
     def evaluate(self, w: Array) -> tuple[float, Array]:
         """f_i and its gradient, shape (d,), at w; the worker stays at its own weights."""
-        point = self.model.at(w)
+        key = np.array([*self._key[:3], RECORD])  # whatever points there were before
+        point = self.model.at(w, **({"key": key} if self._is_random else {}))
         g = point.gradient()  # before the value, which may come out of it
         return point.value() + 0.5 * float((self.l2_vector * w) @ w), g + self.l2_vector * w
 

@@ -25,6 +25,7 @@ from mpinewton.runs.stopping import Iterations
 pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'mpinewton[torch]'")
 
 CNN = "torch:module=mpinewton.losses.torch.networks:small_cnn,arguments=side=8;channels=2,input=1x8x8"
+DROPPING = f"torch:module={Path(__file__).parents[1]}/support/modules.py:dropping_cnn,input=1x8x8"  # with dropout
 BATCHES = {"batch": 20, "sampling": "epochs"}
 METHODS = {
     "sisa": ({"sigma": 0.3, "rho": 100.0, "gamma": 1.0, **BATCHES}, 40),
@@ -80,7 +81,7 @@ def options_of(method: str, digits: Path, out: Path, iterations: int, loss: str 
 
 
 def bits(processes: int, method: str, digits: Path, out: Path, iterations: int) -> tuple[str, str]:
-    options = options_of(method, digits, out, iterations)
+    options = options_of(method, digits, out, iterations, DROPPING)
     if processes == 1:  # this one, which has PyTorch loaded
         assert run_command_line(LocalSession(), options) == 0
     else:

@@ -20,6 +20,7 @@ from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import Iterations
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'mpinewton[torch]'")
+random_numbers = pytest.importorskip("mpinewton.losses.torch.chance").random_numbers
 
 CLASSES = (2.0, 3.0, 7.0)
 LINEAR = "torch:module=modules:linear,arguments=features=6;outputs=3"
@@ -182,6 +183,110 @@ def test_other_losses():
     np.testing.assert_array_equal(model.predict(w), np.where(z > 0, 7.0, 2.0))
 
 
+# -- training and evaluation mode, random numbers ---------------------------------------------------------------------
+
+DROPPING, DEEP = "torch:module=modules:dropping", "torch:module=modules:Deep"
+GIANT = {"negative": "abs", "limit": 5}  # its products are at the point of the iteration before
+
+
+def fleet_of(text, seed=0):
+    X, y = shard_of(60).X, shard_of(60).y
+    return local_fleet([Shard(X[i::3], y[i::3]) for i in range(3)], make_loss(text), CLASSES, 1e-3, seed=seed)
+
+
+@pytest.mark.parametrize("text", [DROPPING, f"{DROPPING},block=7", DEEP])
+def test_every_point_of_a_worker_has_random_numbers_of_its_own_and_keeps_them(text):
+    fleet = fleet_of(text)
+    worker, other = fleet.host.workers[:2]
+    w, p = fleet.problem.initial_weights(), np.random.default_rng(1).standard_normal(fleet.dim)
+
+    def value(of, iteration):
+        of.iteration = iteration
+        of.move_to(w)
+        return of.value()
+
+    before = torch.get_rng_state()
+    draws = [value(worker, 1), *(value(worker, k) for k in range(2, 30)), value(other, 1)]
+    assert len(set(draws)) > 2 if text == DEEP else len(set(draws)) == 30
+    assert value(worker, 1) == draws[0]
+    assert worker.evaluate(w)[0] == worker.evaluate(w)[0] == pytest.approx(np.mean(draws), rel=0.5)  # for the record
+    worker.set_direction(p)
+    there = worker.losses(np.array([0.0, 1e-5, -1e-5]))  # a line is one function, with one gradient
+    assert there[0] == draws[0]
+    assert (there[1] - there[2]) / 2e-5 == pytest.approx(worker.gradient() @ p, rel=1e-6, abs=1e-8)
+    ahead, behind = worker.gradients(np.array([1e-5, -1e-5]))
+    np.testing.assert_allclose(worker.hvp(p), (ahead - behind) / 2e-5, atol=1e-6 * np.linalg.norm(p))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_is_that_of_the_module_in_training_mode_and_none_in_evaluation_mode():
+    modules, fleet = pytest.importorskip("modules"), fleet_of(DROPPING)
+    worker, w = fleet.host.workers[1], fleet.problem.initial_weights()
+    module, shard = modules.dropping().double(), Shard(shard_of(60).X[1::3], shard_of(60).y[1::3])
+    torch.nn.utils.vector_to_parameters(torch.tensor(w), module.parameters())
+    x, t = torch.tensor(shard.X), torch.tensor(np.searchsorted(CLASSES, shard.y))
+    worker.iteration = 4
+    for count in range(2):
+        worker.move_to(w)
+        with random_numbers([0, 1, 4, count], torch.device("cpu")):
+            truth = torch.nn.functional.cross_entropy(module.train()(x), t).item()
+        assert worker.point.value() == pytest.approx(truth, rel=1e-13)
+    own = make_loss(DROPPING).on_shard(shard, CLASSES)
+    z = module.eval()(x)
+    assert own.at(w).value() == pytest.approx(torch.nn.functional.cross_entropy(z, t).item(), rel=1e-13)
+    np.testing.assert_array_equal(own.predict(w), np.array(CLASSES)[z.argmax(1).numpy()])
+
+
+def test_predictions_and_test_rows_are_in_evaluation_mode():
+    loss, shard = make_loss("torch:module=modules:Twofold"), shard_of()
+    loss.validate(6, CLASSES, False)
+    w = 10 * loss.initial_weights(6, CLASSES, 1)
+    assert (loss.on_shard(shard, CLASSES).predict(w) == CLASSES[0]).all()
+    worker = local_fleet([shard], loss, CLASSES, 0.0).host.workers[0]
+    linear = make_loss(LINEAR).on_shard(shard, CLASSES).at(w)
+    assert worker.evaluate(w)[0] == pytest.approx(linear.value(), rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "settings"),
+    [(DROPPING, "adamw", {"batch_size": 8}), (DEEP, "fedavg", {"epochs": 2}), (DROPPING, "giant", GIANT)],
+)
+def test_a_resumed_run_draws_the_same_random_numbers(text, method, settings):
+    def go(fleet, begin, count):
+        fleet.adopt(made)
+        return run(made, fleet, begin, [Iterations(count)]).state
+
+    made = make_method(method, settings)
+    whole, first, again = (fleet_of(text) for _ in range(3))
+    w = whole.problem.initial_weights()
+    end, half = go(whole, w, 4), go(first, w, 2)
+    again.adopt(made)
+    again.restore(first.save(half.w), half.w)
+    now = half
+    for again.iteration in (3, 4):
+        now = made.step(again, now)
+    np.testing.assert_array_equal(now.w, end.w)
+    if text == DROPPING:
+        assert not np.array_equal(go(fleet_of(text, seed=1), w, 4).w, end.w)
+
+
+def test_a_frozen_batch_norm_is_a_function_of_the_weights():
+    model, w, _ = placed("torch:module=modules:frozen", shard_of())
+    X = (shard_of().X - np.arange(6)) / np.sqrt(np.arange(1, 7) + 1e-5) * w[:6] + w[6:12]
+    logits = X @ w[12:30].reshape(3, 6).T + w[30:]
+    truth = -log_softmax(logits, axis=1)[np.arange(30), np.searchsorted(CLASSES, shard_of().y)].mean()
+    fleet = local_fleet([shard_of()], model.loss, CLASSES, 0.0)
+    assert model.at(w).value() == pytest.approx(truth, rel=1e-12)
+    assert fleet.host.workers[0].evaluate(w)[0] == pytest.approx(truth, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["dict", "one", "object"])
+def test_an_output_named_logits_or_alone_is_taken(kind):
+    shard, w = shard_of(), np.random.default_rng(1).standard_normal(21)
+    model = make_loss(f"torch:module=modules:Answers,arguments=kind={kind}").on_shard(shard, CLASSES)
+    assert model.at(w).value() == make_loss(LINEAR).on_shard(shard, CLASSES).at(w).value()
+
+
 # -- what a loss must do ----------------------------------------------------------------------------------------------
 
 
@@ -268,8 +373,15 @@ def test_settings_that_are_refused(text, sentence):
             "module=modules:normalised",
             r"1 \(BatchNorm1d\) makes the output of a row depend on other rows: use GroupNorm",
         ),
-        ("module=modules:dropping", "1 drops values at random: set dropout to 0"),
-        ("module=modules:Dice", "different outputs for the same rows"),
+        ("module=modules:Dice", "random numbers in evaluation mode, too: use nn.Dropout"),
+        ("module=modules:Stubborn", "different outputs for the same rows and the same random numbers"),
+        ("module=modules:lazy", "weight has no shape before the first row: give its layer the number of inputs"),
+        ("module=modules:Complex", "weight is complex, and weights are real"),
+        ("module=modules:half", "weight is bfloat16: make the module in float32 or float64"),
+        ("module=modules:Answers,arguments=kind=pair", "returns a tuple: expected one tensor, or one named logits"),
+        ("module=modules:Answers,arguments=kind=list", "returns a list: expected one tensor"),
+        ("module=modules:Answers,arguments=kind=text", "returns a str: expected one tensor"),
+        ("module=modules:Answers,arguments=kind=nothing", "returns a NoneType: expected one tensor"),
         ("module=modules:Counter", "changes when it is evaluated"),
         ("module=modules:Neighbours", "different outputs for a row beside other rows"),
         ("module=modules:linear,arguments=features=5;outputs=3", "does not take rows of 6 features"),
@@ -317,6 +429,10 @@ def test_other_refusals():
         make_loss(f"{LINEAR},loss=bce").validate(6, CLASSES, False)
     with pytest.raises(DataError, match="whole numbers"):
         make_loss(TIED).on_shard(Shard(np.full((1, 6), 0.5), np.zeros(1)), None)
+    with pytest.raises(DataError, match="does not know token 7 of the data: enlarge its vocabulary"):
+        make_loss(TIED).on_shard(Shard(np.full((2, 6), [[1.0], [7.0]]), np.zeros(2)), None)
+    with pytest.raises(DataError, match="does not know token 6 of the data"):
+        make_loss("torch:module=modules:Tied,arguments=vocabulary=6,input=tokens").network().check_tokens(6, 6)
     with pytest.raises(DataError, match="tokens as labels: whole numbers"):
         make_loss(TIED).on_shard(Shard(np.zeros((1, 6)), np.array([0.5])), None)
     with pytest.raises(ConfigError, match="does not provide"):
@@ -350,6 +466,6 @@ def test_torch_is_loaded_when_it_is_needed_and_not_before():
 
 def test_without_pytorch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "mpinewton.losses.torch.model", raising=False)
+    monkeypatch.delitem(sys.modules, "mpinewton.losses.torch.network", raising=False)
     with pytest.raises(ConfigError, match=r"PyTorch is not installed: pip install 'mpinewton\[torch\]'"):
         make_loss(LINEAR).validate(6, CLASSES, False)

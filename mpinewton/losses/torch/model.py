@@ -1,235 +1,26 @@
-"""PyTorch modules as functions of one vector of weights. The only file that computes with PyTorch."""
+"""PyTorch modules as losses: the mean over the rows of one shard, and its derivatives."""
 
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
-import os
 from collections.abc import Iterator
-from fractions import Fraction
-from functools import cache, cached_property
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import nn
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpinewton.arrays import Array
-from mpinewton.data.scale import multiply
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
-from mpinewton.extensions import load_file
-from mpinewton.launcher import number_on_host
-from mpinewton.losses.loss import Classes, NonlinearPoint, Shape, row_weights, subset_weights
+from mpinewton.losses.loss import Classes, NonlinearPoint, RandomModel, row_weights, subset_weights
+from mpinewton.losses.torch.chance import random_numbers
+from mpinewton.losses.torch.network import Network
 from mpinewton.losses.torch.settings import TorchModule
 
-# The same weights give the same bits: sums in one order, on as many threads as the linear algebra uses.
-torch.use_deterministic_algorithms(True)
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 
-
-def find_factory(setting: str, text: str, kind: type) -> Any:
-    """The subclass of `kind`, or the function annotated to return one, named FILE.py:name or package.module:name.
-
-    Model files and run folders are data and name their module: only such a class or function can be called for them.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such class or function.
-    """
-    place, _, name = text.rpartition(":")
-    try:
-        found = getattr(load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place), name)
-        made = found if inspect.isclass(found) else inspect.signature(found, eval_str=True).return_annotation
-    except ImportError as error:
-        raise ConfigError(f"torch: {setting} = {text}: {error}; is its folder on PYTHONPATH?") from None
-    except (AttributeError, TypeError, ValueError, NameError) as error:
-        raise ConfigError(f"torch: {setting} = {text}: {error}") from None
-    if not (inspect.isclass(made) and issubclass(made, kind)):
-        rule = f"a subclass of {kind.__name__}, or a function annotated to return one (-> {kind.__name__})"
-        raise ConfigError(f"torch: {setting} = {text}: expected {rule}")
-    return found
-
-
-def make_module(loss: TorchModule, seed: int) -> nn.Module:
-    """The module, with random weights from the seed; the random state of the process does not change."""
-    factory = find_factory("module", loss.module, nn.Module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            made = factory(**loss.keywords())
-        except Exception as error:  # raised by the user's code, most often about its arguments
-            raise ConfigError(f"torch: module = {loss.module}: {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ConfigError(f"torch: module = {loss.module}: expected a torch.nn.Module; found a {type(made).__name__}")
-    return made
-
-
-def device(name: str) -> torch.device:
-    """The device to compute on; the processes of a host share its GPUs in turn."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cuda" and not count:
-        raise ConfigError(f"torch: device = cuda: PyTorch {torch.__version__} finds no GPU here; use device=cpu")
-    return torch.device("cpu") if name == "cpu" or not count else torch.device("cuda", number_on_host() % count)
-
-
-@cache
-def network(loss: TorchModule) -> Network:
-    """The module of a loss, shared by all workers of a process; it keeps no weights between evaluations."""
-    return Network(loss)
-
-
-class Network:
-    """A module as a function of rows and one vector of weights."""
-
-    def __init__(self, loss: TorchModule) -> None:
-        self.loss, self.device, self.dtype = loss, device(loss.device), getattr(torch, loss.dtype)
-        # In training mode, in which autograd can differentiate all modules twice.
-        self.module = make_module(loss, 0).to(self.device, self.dtype).train()
-        self.weights = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        if not self.weights:
-            raise ConfigError(f"torch: {loss.module} has no trainable parameters")
-        self.criterion: Any = find_factory("loss", loss.loss, torch.Tensor) if ":" in loss.loss else None
-        self.validated: set[tuple[int, int | None]] = set()
-
-    @cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Names and shapes of the weights; kernels with more than two axes are matrices (outputs, the rest)."""
-        listed = [p for _, p in self.module.named_parameters(remove_duplicate=False) if p.ndim > 1]  # tied: twice
-        tables = [m.weight for m in self.module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-        outer = {id(p) for p in (*tables, *listed[-1:])}
-        return tuple(
-            Shape(name, (len(p), p[0].numel()), id(p) not in outer) if p.ndim > 1 else Shape(name, tuple(p.shape))
-            for name, p in self.weights.items()
-        )
-
-    def initial_weights(self, seed: int) -> Array:
-        """The weights of a new module, shape (d,)."""
-        made = dict(make_module(self.loss, seed).named_parameters())
-        return np.concatenate([made[name].detach().double().numpy().ravel() for name in self.weights])
-
-    def tensor(self, a: NDArray[Any]) -> torch.Tensor:
-        """A copy on the device of the module: floats in its precision, integers as int64."""
-        # A copy, not the memory of numpy: its alignment changes from run to run, and with it the last bits of products.
-        return torch.tensor(a, dtype=self.dtype if a.dtype.kind == "f" else torch.int64, device=self.device)
-
-    def rows(self, X: Any, scale: Fraction = Fraction(1)) -> torch.Tensor:
-        """Rows of a shard times `scale`, in the shape that the module takes."""
-        dense = np.asarray(X.toarray() if sparse.issparse(X) else X)
-        if self.tokens:
-            return self.tensor(dense.astype(np.int64))
-        sizes = [int(size) for size in self.loss.input.split("x")] if self.loss.input else [dense.shape[1]]
-        return self.tensor(multiply(dense, scale)).reshape(len(dense), *sizes)
-
-    def outputs(self, w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Outputs of the module with weights w (d,) for the rows x."""
-        parts = w.split([p.numel() for p in self.weights.values()])
-        named = {name: part.view(p.shape) for part, (name, p) in zip(parts, self.weights.items())}
-        with sdpa_kernel(SDPBackend.MATH):  # only this kind of attention has second derivatives
-            answer: torch.Tensor = torch.func.functional_call(self.module, named, (x,))
-        return answer
-
-    def losses(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Loss of every row, shape (n,)."""
-        if self.criterion is not None:
-            return self.criterion(z, t)
-        if self.loss.loss == "cross-entropy":
-            z = z.movedim(-1, 1)  # those of a language model are (n, T, C)
-            return functional.cross_entropy(z, t, reduction="none").reshape(len(z), -1).mean(1)
-        kinds: dict[str, Any] = {
-            "bce": functional.binary_cross_entropy_with_logits,
-            "mse": functional.mse_loss,
-            "huber": functional.huber_loss,
-        }
-        return kinds[self.loss.loss](z.reshape(len(z)), t.to(z.dtype), reduction="none")
-
-    # -- validation ---------------------------------------------------------------------------------------------
-
-    def validate(self, features: int, classes: Classes) -> None:
-        """Check that the module can be trained on rows of so many features.
-
-        Raises
-        ------
-        ConfigError
-            If the rows or the classes do not fit, or the output of a row is random, or depends on earlier evaluations
-            or on other rows.
-        """
-        key = (features, None if classes is None else len(classes))
-        if key in self.validated:
-            return
-        who = f"torch: {self.loss.module}"
-        for name, part in self.module.named_modules():
-            rate = getattr(part, "p" if isinstance(part, nn.modules.dropout._DropoutNd) else "dropout", 0.0)
-            if isinstance(rate, float) and rate > 0:
-                raise ConfigError(f"{who}: {name} drops values at random: set dropout to 0")
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) or getattr(part, "track_running_stats", False):
-                raise ConfigError(
-                    f"{who}: {name} ({type(part).__name__}) makes the output of a row depend on other rows: "
-                    "use GroupNorm or LayerNorm"
-                )
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            self.check_determinism(who, features)
-            z = self.probe(who, features)
-        self.check_outputs(who, z, features, classes)
-        self.validated.add(key)
-
-    def probe(self, who: str, features: int, rows: slice = slice(None)) -> torch.Tensor:
-        """Outputs for (some of) two arbitrary rows."""
-        X = np.linspace(-1.0, 1.0, 2 * features).reshape(2, features)
-        w = torch.cat([p.detach().reshape(-1) for p in self.weights.values()])
-        try:
-            return self.outputs(w, self.rows(np.arange(2 * features).reshape(2, -1) % 2 if self.tokens else X)[rows])
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            reason, shape = str(error).partition("\n")[0], self.loss.input or "none"
-            raise ConfigError(f"{who} does not take rows of {features} features, input = {shape}: {reason}") from error
-
-    @property
-    def tokens(self) -> bool:
-        return self.loss.input == "tokens"
-
-    def check_determinism(self, who: str, features: int) -> None:
-        before = copy.deepcopy(self.module.state_dict())
-        both, again = self.probe(who, features), self.probe(who, features)
-        alone = torch.cat([self.probe(who, features, slice(row, row + 1)) for row in (0, 1)])
-        if any(not torch.equal(before[name], value) for name, value in self.module.state_dict().items()):
-            raise ConfigError(f"{who} changes when it is evaluated: remove running means and counters")
-        if not torch.equal(both, again):
-            raise ConfigError(f"{who} gives different outputs for the same rows: set dropout to 0")
-        if both.shape != alone.shape or not torch.allclose(both, alone, rtol=1e-3, atol=1e-5):
-            raise ConfigError(f"{who} gives different outputs for a row beside other rows: use GroupNorm or LayerNorm")
-
-    def check_outputs(self, who: str, z: torch.Tensor, features: int, classes: Classes) -> None:
-        """Refuse outputs for two rows that do not fit the loss."""
-        found, expected = list(z.shape[1:]), "one number"
-        if self.loss.labels == "next":
-            most = max(classes or (0,))
-            fits = z.ndim == 3 and found[0] == features and found[1] > most
-            expected = f"shape ({features}, C) with C > {most:g}"
-        elif self.loss.loss == "cross-entropy":
-            fits, expected = found == [len(classes or ())], f"one number for each of the {len(classes or ())} classes"
-        elif self.criterion is not None:
-            losses = self.losses(z, torch.zeros(2, dtype=z.dtype, device=z.device))
-            if losses.shape != (2,):
-                raise ConfigError(
-                    f"{who}: {self.loss.loss}: expected one loss per row; found {losses.numel()} for 2 rows"
-                )
-            fits = True
-        else:
-            fits = z.numel() == 2
-        if not fits:
-            raise ConfigError(
-                f"{who} with loss={self.loss.loss}: expected as output of a row {expected}; found shape {tuple(found)}"
-            )
-
-
-class TorchModel:
+class TorchModel(RandomModel):
     """Weighted mean of a `TorchModule` over the rows of one shard; 0 on an empty shard."""
 
     def __init__(self, loss: TorchModule, network: Network, shard: Shard, classes: Classes) -> None:
@@ -240,6 +31,8 @@ class TorchModel:
         values = np.asarray(shard.X.data if sparse.issparse(shard.X) else shard.X)
         if network.tokens and not (shard.scale == 1 and ((values >= 0) & (values == np.floor(values))).all()):
             raise DataError("torch: input = tokens: expected whole numbers, at least 0; pack the data without --scale")
+        if network.tokens and values.size:
+            network.check_tokens(shard.features, int(values.max()))
 
     def subset(self, rows: NDArray[np.intp]) -> TorchModel:
         """The mean over some of the rows, whose numbers have shape (k,)."""
@@ -247,9 +40,17 @@ class TorchModel:
         part.X, part.t, part.row_weight = self.X[rows], self.t[rows], subset_weights(self.row_weight, rows)
         return part
 
+    @property
+    def is_random(self) -> bool:
+        return self.key is not None and self.network.is_random
+
     def at(self, w: Array, **kept: Array) -> TorchPoint:
-        """The mean loss at w, shape (d,)."""
-        return TorchPoint(self, w)
+        """The mean loss at w, shape (d,); with the random numbers of another point, where `kept` is its `cache()`."""
+        key = kept.get("key")
+        if key is None and self.key is not None and self.is_random:
+            key = np.array(self.key)
+            self.key[-1] += 1
+        return TorchPoint(self, w, key)
 
     def blocks(self) -> Iterator[slice]:
         """Consecutive rows that are evaluated at once."""
@@ -264,7 +65,7 @@ class TorchModel:
         x, t = self.rows(rows), self.network.tensor(self.t[rows])
         if self.loss.labels == "next":
             t = torch.cat([x[:, 1:], t[:, None]], dim=1)
-        losses = self.network.losses(self.network.outputs(w, x), t).double()
+        losses = self.network.losses(self.network.outputs(w, x, self.key is not None), t).double()
         if isinstance(self.row_weight, float):
             return losses.sum() * self.row_weight
         return losses @ torch.tensor(self.row_weight[rows], device=losses.device)
@@ -286,6 +87,18 @@ class TorchModel:
             return np.asarray(self.classes, dtype=np.float64)[numbers.astype(np.intp)]
         return numbers
 
+    def class_losses(self, w: Array) -> Array:
+        """The loss of every row if its label was c, for every class c: shape (n, C). Raises ConfigError for tokens."""
+        if self.loss.labels == "next":
+            raise ConfigError("torch: labels=next: a model of tokens gives no probabilities of classes of rows")
+        flat, numbers, found = self.network.tensor(w), range(len(self.classes or ())), []
+        with torch.no_grad():
+            for rows in self.blocks():
+                z = self.network.outputs(flat, self.rows(rows))
+                each = [self.network.losses(z, self.network.tensor(np.full(len(z), number))) for number in numbers]
+                found.append(torch.stack(each, dim=1).double().cpu().numpy())
+        return np.concatenate([np.zeros((0, len(numbers))), *found])
+
     def predict_block(self, z: torch.Tensor) -> torch.Tensor:
         """Positions of classes, tokens or real numbers, shape (n,), from the outputs for a block of rows."""
         if self.loss.loss == "cross-entropy":
@@ -299,11 +112,17 @@ class TorchModel:
 
 
 class TorchPoint(NonlinearPoint):
-    """A `TorchModel` at w. Derivatives are evaluated block by block; nothing of a block is kept."""
+    """A `TorchModel` at w. Derivatives are evaluated block by block; nothing of a block is kept.
 
-    def __init__(self, model: TorchModel, w: Array) -> None:
+    The random numbers of a point, and of its line, are always those of its key.
+    """
+
+    def __init__(self, model: TorchModel, w: Array, key: Array | None = None) -> None:
         super().__init__(model, w, TorchModule.name)
-        self.model = model
+        self.model, self.key = model, key
+
+    def cache(self) -> dict[str, Array]:
+        return {} if self.key is None else {"key": self.key}
 
     @cached_property
     def flat(self) -> torch.Tensor:
@@ -312,7 +131,9 @@ class TorchPoint(NonlinearPoint):
 
     def parts(self) -> Iterator[torch.Tensor]:
         """The parts of the mean loss, block by block."""
-        return (self.model.mean(self.flat, rows) for rows in self.model.blocks())
+        with random_numbers(None if self.key is None else self.key.tolist(), self.flat.device):
+            for rows in self.model.blocks():
+                yield self.model.mean(self.flat, rows)
 
     def value(self) -> float:
         if "value_and_gradient" in self.__dict__:

@@ -17,7 +17,8 @@ from mpinewton.losses.loss import Classes, Loss, Shape, Targets
 from mpinewton.settings import setting
 
 if TYPE_CHECKING:
-    from mpinewton.losses.torch.model import Network, TorchModel
+    from mpinewton.losses.torch.model import TorchModel
+    from mpinewton.losses.torch.network import Network
 
 CRITERIA = ("cross-entropy", "bce", "mse", "huber")  # or the name of a function
 
@@ -27,8 +28,14 @@ class TorchModule(Loss):
     """loss(module(x), y) for any torch.nn.Module.
 
     `module` names a subclass of torch.nn.Module, or a function annotated to return one; every process calls it with the
-    `arguments`. Random initial weights depend on the seed of the run. The output of a row must not depend on other
-    rows, earlier evaluations or random numbers. Gradients and exact Hessian-vector products are those of autograd.
+    `arguments`. Random initial weights depend on the seed of the run; other random tensors are the same in every run.
+    The output of a row must not depend on other rows or earlier evaluations. Gradients and Hessian-vector products
+    are those of autograd.
+
+    Training mode is for the objective, evaluation mode for test rows, `evaluate` and `predict`. BatchNorm must be in
+    evaluation mode when it is made, and stays in it. The random numbers of dropout depend on (seed, worker, iteration):
+    they are drawn anew for every iterate, local ones included, and are the same along a line search, so that a method
+    with a line search sees another objective in every iteration.
 
     Kernels of convolutions are matrices (outputs, the rest). l2 applies to matrices, not to biases and gains. Hidden
     matrices are all but embeddings and the last.
@@ -102,7 +109,7 @@ class TorchModule(Loss):
         # Products on a GPU are reproducible only with this setting, which is read when PyTorch is loaded.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         try:
-            from mpinewton.losses.torch.model import network
+            from mpinewton.losses.torch.network import network
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
