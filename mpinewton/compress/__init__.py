@@ -60,6 +60,8 @@ def make_compressor(text: str, r: int | None = None, matrices: bool = False) -> 
     if r is not None:
         if not isinstance(made, Sparsifier | Eigenpairs):
             raise ConfigError(f"compressor {made.name} has no setting 'r'; random, top and rank have")
+        if re.search("[:,]r=", head):
+            raise ConfigError(f"compressor {text}: r is given twice; leave out the setting r = {r}")
         made = replace(made, r=r)
     if matrices and not made.matrices:
         return Triangle(made)

@@ -52,6 +52,7 @@ class Cnl(Majorising[CnlState]):
     M: Literal["tight", "radius", "adaptive"] = setting("tight", help="how M is found: eigenvalue, row norms or trial")
 
     name = "cnl"
+    matrices = 5.0
     cost = Cost("3", "d", "2*d + 2")
 
     def validate_loss(self, loss: Loss) -> None:
@@ -73,9 +74,7 @@ class Cnl(Majorising[CnlState]):
         ratios, *updates = zip(*fleet.gather(self.ratio_and_update))
         H = self.majorant(fleet, now, ratios)
         if not (np.isfinite(H).all() and np.isfinite(g).all()):
-            return fail(
-                now, "the gradient or the Hessian is not finite: start closer to the optimum, or scale features"
-            )
+            return fail(now, "the gradient or Hessian is not finite: start closer to the optimum, or scale features")
         later = self.update_hessian(fleet, now, list(zip(*updates)))
         if now.value is None:
             s = cubic_step(H, g, now.cube).s
@@ -96,6 +95,7 @@ class Cnl(Majorising[CnlState]):
         return pack_triangle(model.rows.gram(model.row_weight_array * nu * np.sqrt(model.rows.squares)))
 
     def radius_cubed(self, worker: Worker) -> float:
-        """The maximum of nu |a|^3 over the rows of a worker, 1 float."""
+        """The maximum of nu |a|^3 over the rows of positive weight of a worker, 1 float."""
         model = linear_model(worker)
-        return float((model.loss.hessian_lipschitz(model.t) * model.rows.squares**1.5).max(initial=0.0))
+        cubes = model.loss.hessian_lipschitz(model.t) * model.rows.squares**1.5
+        return float(cubes[model.row_weight_array > 0].max(initial=0.0))

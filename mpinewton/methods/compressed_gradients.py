@@ -19,6 +19,7 @@ from mpinewton.methods.support.tasks import smoothness_constant
 from mpinewton.settings import setting
 
 Arrays = tuple[AnyArray, ...]
+SMOOTHNESS = "bound on the Hessian of the mean loss, without l2; none: computed at the start"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,16 +40,17 @@ G = TypeVar("G", bound=DcgdState)
 
 @dataclass(frozen=True)
 class CompressedGradients(Method[G]):
-    """Base of the three: an unbiased compressor C, and L, a bound on the Hessian without l2, which gives the step size.
+    """Base of the three: an unbiased compressor C, and L, a bound on the Hessian of P, which gives the step size.
 
-    Where `smoothness` is not given, every worker sends one float at the start, its L_i, from the bound on the second
-    derivative of the loss. L is their mean, which is at least the L of all rows (0.7 % above it on a2a, 43 % on w8a).
-    In the step sizes n stands for 1 / max worker share, the number of workers where all have equally many rows.
+    L is l2 plus a bound on the Hessian of the mean loss, `smoothness`. Where that is not given, every worker sends one
+    float at the start, its own bound, from the bound on the second derivative of the loss. Their mean is at least the
+    bound for all rows (0.7 % above it on a2a, 43 % on w8a). In the step sizes n stands for 1 / max worker share, the
+    number of workers where all have equally many rows.
     """
 
     compressor: str = setting("natural", help="unbiased compressor C with its settings, as random:r=30")
     r: int | None = setting(None, help="the setting r of the compressor; none: its default")
-    smoothness: float | None = setting(None, gt=0, help="L, a bound on the Hessian; none: computed at the start")
+    smoothness: float | None = setting(None, gt=0, help=SMOOTHNESS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,34 +77,31 @@ class CompressedGradients(Method[G]):
         return make_compressor(self.compressor, self.r)
 
     def bound(self, fleet: Fleet) -> float:
-        """L."""
-        return fleet.mean(smoothness_constant) if self.smoothness is None else self.smoothness
-
-    def omega(self, dim: int) -> float:
-        """omega of C, in E|C(x) - x|^2 <= omega |x|^2."""
-        omega = self.C.omega(dim)
-        assert omega is not None, "a biased compressor is refused when the method is made"
-        return omega
+        """L, with l2."""
+        return fleet.problem.l2 + (self.smoothness or fleet.mean(smoothness_constant))
 
     def mean(self, fleet: Fleet, messages: Sequence[Arrays]) -> Array:
         """The mean of the workers' messages by share, shape (d,)."""
         return self.C.mean(messages, fleet.worker_share, fleet.dim)
 
     def noise(self, fleet: Fleet) -> float:
-        """omega / n."""
-        return self.omega(fleet.dim) * float(fleet.worker_share.max())
+        """omega / n, for omega in E|C(x) - x|^2 <= omega |x|^2."""
+        return (self.C.omega(fleet.dim) or 0.0) * float(fleet.worker_share.max())
 
 
 @dataclass(frozen=True)
 class Dcgd(CompressedGradients[DcgdState]):
     """DCGD (Khirirat, Feyzmahdavian and Johansson 2018): gradient descent with compressed gradients, smooth objectives.
 
-    w - eta mean C(g_i), eta = 1/L. The local gradients g_i do not vanish at the optimum, and neither does the noise of
-    C: the method converges to a neighbourhood of the optimum. A message has 9 bits per coordinate by default.
+    w - eta mean C(g_i), eta = 1 / (L (1 + omega / n)). The local gradients g_i do not vanish at the optimum, and
+    neither does the noise of C: the method converges to a neighbourhood of the optimum. A message has 9 bits per
+    coordinate by default.
     """
 
-    learning_rate: float | None = setting(None, gt=0, alias=("eta", "lr", "step_size"), help="step size; none: 1/L")
-    smoothness: float | None = setting(None, gt=0, only_if={"learning_rate": None}, help="L; none: computed at first")
+    learning_rate: float | None = setting(
+        None, gt=0, alias=("eta", "lr", "step_size"), help="step size; none: 1 / (L (1 + omega / n))"
+    )
+    smoothness: float | None = setting(None, gt=0, only_if={"learning_rate": None}, help=SMOOTHNESS)
 
     name = "dcgd"
     cost = Cost("2", "d", "0")
@@ -112,7 +111,7 @@ class Dcgd(CompressedGradients[DcgdState]):
         return self.learning_rate is None and self.smoothness is None
 
     def start(self, fleet: Fleet, w: Array) -> DcgdState:
-        return DcgdState(w, eta=1.0 / self.bound(fleet) if self.learning_rate is None else self.learning_rate)
+        return DcgdState(w, eta=self.learning_rate or 1 / (self.bound(fleet) * (1 + self.noise(fleet))))
 
     def step(self, fleet: Fleet, now: DcgdState) -> DcgdState:
         g = self.mean(fleet, fleet.gather(self.compress_gradient, now.w))
@@ -143,7 +142,7 @@ class Diana(CompressedGradients[DianaState]):
 
     Workers send D_i = C(g_i - h_i), and both sides set h_i <- h_i + alpha D_i, alpha = 1/(1 + omega). The differences
     vanish at the optimum, and with them the noise of C. The step is w - eta (mean D_i + h),
-    eta = min(alpha / (2 l2), 2 / ((L + l2) (1 + 6 omega / n))).
+    eta = min(alpha / (2 l2), 2 / (L (1 + 6 omega / n))).
     """
 
     name = "diana"
@@ -151,8 +150,8 @@ class Diana(CompressedGradients[DianaState]):
 
     def start(self, fleet: Fleet, w: Array) -> DianaState:
         fleet.send(reset_h)
-        l2, L, alpha = fleet.problem.l2, self.bound(fleet), self.C.rate(fleet.dim)
-        eta = min(alpha / (2 * l2) if l2 else inf, 2 / ((L + l2) * (1 + 6 * self.noise(fleet))))
+        l2, alpha = fleet.problem.l2, self.C.rate(fleet.dim)
+        eta = min(alpha / (2 * l2) if l2 else inf, 2 / (self.bound(fleet) * (1 + 6 * self.noise(fleet))))
         return DianaState(w, eta=eta, h=np.zeros_like(w))
 
     def step(self, fleet: Fleet, now: DianaState) -> DianaState:
@@ -228,12 +227,11 @@ class Adiana(CompressedGradients[AdianaState]):
 
     def chance_and_step(self, fleet: Fleet, L: float) -> tuple[float, float]:
         """The probability of a new anchor, and eta."""
-        omega, per_worker = self.omega(fleet.dim), self.noise(fleet)
-        if omega == 0:
+        alpha, noise = self.C.rate(fleet.dim), self.noise(fleet)
+        if noise == 0:
             return 1.0, 1 / (2 * L)
-        alpha = 1 / (1 + omega)
-        prob = min(1.0, max(alpha / 2, alpha / 2 * (sqrt(1 / (32 * per_worker)) - 1)))
-        return prob, min(1 / (2 * L), 1 / (64 * per_worker * L * (2 * prob * (omega + 1) + 1) ** 2))
+        prob = min(1.0, max(alpha / 2, alpha / 2 * (sqrt(1 / (32 * noise)) - 1)))
+        return prob, min(1 / (2 * L), 1 / (64 * noise * L * (2 * prob / alpha + 1) ** 2))
 
     def compress_two(self, worker: Worker, x: Array, anchor: Array) -> Arrays:
         """C(g_i(x) - h_i) and C(g_i(anchor) - h_i), `2 C.bits(d)` bits; updates h_i."""

@@ -14,13 +14,13 @@ from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.cholesky import project_spectrum, solve_positive
 from mpinewton.linalg.cubic import cubic_step
 from mpinewton.linalg.lowrank import GrowingMatrix
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.linalg.triangle import add_diagonal, pack_triangle, unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.losses.linear import LinearPoint
 from mpinewton.methods.support.linesearch import Backtracking, no_step
 from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import advance, current_gradient, initial_state, linear_model
-from mpinewton.settings import setting
+from mpinewton.methods.support.tasks import advance, current_gradient, initial_state, linear_model, move_to
+from mpinewton.settings import setting, shown
 
 EXTRA = 5  # vectors in the subspace iteration beyond the r that are sent: the next ones to be sent
 SMALLEST_M = 1e-12  # Lipschitz constant of the Hessian of a quadratic, since `cubic_step` needs M > 0
@@ -54,14 +54,10 @@ class HessianLearner(Method[F]):
     compressor: `rank` works on matrices; `top`, `random`, `natural`, `dithering` on their triangle.
     """
 
-    compressor: str = setting(
-        "rank", help="compressor C with its settings, as rank:r=1, top:r=123, dithering:levels=11"
-    )
+    compressor: str = setting("rank", help="compressor C with its settings, as rank:r=1, top:r=9, dithering:levels=11")
     r: int | None = setting(None, help="the setting r of the compressor; none: its default")
     hessian_start: Literal["exact", "zero"] = setting("exact", alias="h0", help=START)
-    alpha: float | None = setting(
-        None, gt=0, le=1, help="learning rate of H_i; none: 1/(omega + 1), or 1 if C is biased"
-    )
+    alpha: float | None = setting(None, gt=0, le=1, help="learning rate of H_i; none: 1/(omega + 1), or 1 if biased")
 
     needs = ("gradient", "hessian", "hvp", "rows")
 
@@ -133,20 +129,14 @@ class ProjectedLearner(HessianLearner[FedNLState]):
 
     mu: float | None = setting(None, gt=0, help="smallest eigenvalue of [H + l2 I]_mu; none: l2")
     products: int = setting(3, ge=0, help="for rank: maximum number of products of D_i with r + 5 vectors; 0: form D_i")
-    accuracy: float = setting(
-        0.3, ge=0, help="relative residual at which eigenvectors are accepted; 0: use all products"
-    )
+    accuracy: float = setting(0.3, ge=0, help="relative residual of accepted eigenvectors; 0: use all products")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.projects or self.mu is None, "mu", "none, as it has no effect with option=2")
-        used = self.projects and isinstance(self.C, Eigenpairs)
-        for name, default in (("products", 3), ("accuracy", 0.3)):
-            self.require(
-                used or getattr(self, name) == default,
-                name,
-                f"{default}, as it has no effect without rank and option=1",
-            )
+        pairs = isinstance(self.C, Eigenpairs)
+        for name, default, used in (("mu", None, True), ("products", 3, pairs), ("accuracy", 0.3, pairs)):
+            rule = f"{shown(default)}, as it has an effect only with option=1{'' if used else ' and compressor=rank'}"
+            self.require((self.projects and used) or getattr(self, name) == default, name, rule)
 
     def validate(self, problem: Problem) -> None:
         super().validate(problem)
@@ -160,9 +150,11 @@ class ProjectedLearner(HessianLearner[FedNLState]):
 
     def direction(self, fleet: Fleet, H: Array, g: Array) -> Array:
         """-[H + l2 I]_mu^-1 g, shape (d,); NaN where H is not finite."""
-        mu = fleet.problem.l2 if self.mu is None else self.mu
-        finite = np.isfinite(H).all()
-        return -solve_positive(project_spectrum(add_l2(fleet, H), mu), g).x if finite else np.full_like(g, np.nan)
+        # Slightly less than l2, or a Cholesky factor of H + l2 I - mu I would not exist where H is singular.
+        mu = (1 - 1e-6) * fleet.problem.l2 if self.mu is None else self.mu
+        if not np.isfinite(H).all():
+            return np.full_like(g, np.nan)
+        return -solve_positive(project_spectrum(add_l2(fleet, H), mu), g).x
 
     def learn_by_products(self, worker: Worker) -> Arrays:
         """Add alpha S_i to H_i: S_i alone, as many floats as C sends."""
@@ -200,6 +192,7 @@ class FedNL(ProjectedLearner):
     option: Literal[1, 2] = setting(1, help="the paper's option; 1: projection of H; 2: H + l I, l the mean of |D_i|")
 
     name = "fednl"
+    matrices = 9.0
     cost = Cost("3", "d", "2*d + 1")
 
     def __post_init__(self) -> None:
@@ -242,6 +235,7 @@ class FedNLSearch(ProjectedLearner):
     search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "fednl-ls"
+    matrices = 7.0
     cost = Cost("5", "d + 1", "2*d + 10")
 
     def start(self, fleet: Fleet, w: Array) -> FedNLState:
@@ -283,6 +277,7 @@ class FedNLCubic(HessianLearner[FedNLCubicState]):
     M: float | None = setting(None, gt=0, help="Lipschitz constant of the Hessian; none: computed at the start")
 
     name = "fednl-cr"
+    matrices = 9.0
     cost = Cost("3", "d", "2*d + 2")
 
     def validate_loss(self, loss: Loss) -> None:
@@ -304,17 +299,12 @@ class FedNLCubic(HessianLearner[FedNLCubicState]):
 
 def add_l2(fleet: Fleet, H: Array, more: float = 0.0) -> Array:
     """H + (l2 + more) I, shape (d, d); an intercept has no l2."""
-    return np.asarray(H + np.diag(fleet.problem.l2_vector + more))
+    return add_diagonal(H, fleet.problem.l2_vector + more)
 
 
 def split_replies(fleet: Fleet, replies: list[Any]) -> tuple[list[Arrays], float]:
     """The messages S_i, and l, the mean of the |D_i|."""
     return [arrays for _, *arrays in replies], float(fleet.worker_share @ np.array([lack for lack, *_ in replies]))
-
-
-def move_to(worker: Worker, w: Array) -> None:
-    """Move to w; no reply."""
-    worker.move_to(w)
 
 
 def third_derivative(worker: Worker) -> float:

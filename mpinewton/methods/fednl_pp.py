@@ -45,6 +45,7 @@ class FedNLPartial(HessianLearner[FedNLPartialState]):
     tau: int | None = setting(None, ge=1, help="number of workers in an iteration; none: half of those that have rows")
 
     name = "fednl-pp"
+    matrices = 6.5
     cost = Cost("2", "d", "2*d + 2")
 
     def validate(self, problem: Problem) -> None:

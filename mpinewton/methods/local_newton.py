@@ -9,7 +9,7 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.support.inner import LocalNewtonSystem
+from mpinewton.methods.support.inner import SOLVER, LocalNewtonSystem
 from mpinewton.methods.support.linesearch import Backtracking, no_step
 from mpinewton.methods.support.method import Cost, S, State, fail
 from mpinewton.methods.support.tasks import advance, value_and_gradient
@@ -36,7 +36,7 @@ class LocalNewtonState(State):
 class LocalSteps(LocalNewtonSystem[S]):
     """Base of the methods whose workers take Newton steps on their own shards."""
 
-    solver: Literal["cg", "exact"] = setting("exact", help="solver of the workers: conjugate gradients or Cholesky")
+    solver: Literal["auto", "cg", "exact"] = setting("auto", help=SOLVER)
     local_steps: int = setting(3, ge=1, help="L, number of Newton steps between two averages")
     beta: float = setting(0.1, gt=0, le=0.5, help="fraction of the predicted decrease that a local step must achieve")
 
@@ -73,9 +73,12 @@ class LocalNewton(LocalSteps[LocalNewtonState]):
     """LocalNewton (Gupta et al. 2021, Algorithm 1): convex losses, rows dealt out at random.
 
     Every worker takes L Newton steps on its own shard, with its own line search, and the models are averaged. The
-    objective at an average is sent with the next models. The method does not converge to the optimum: the averages stop
-    decreasing at some distance from it, and then the best of them is returned.
+    objective at an average is sent with the next models. The method does not converge to the optimum: at some distance
+    from it the objective at the averages stops decreasing. Then the run ends with the best of them. With `until_rise`
+    = false it goes on, as published, to the given number of iterations; a later average may be slightly better.
     """
+
+    until_rise: bool = setting(True, help="end where the objective at an average does not decrease")
 
     name = "local-newton"
     cost = Cost("2", "d", "d + 1")
@@ -85,10 +88,10 @@ class LocalNewton(LocalSteps[LocalNewtonState]):
 
     def step(self, fleet: Fleet, now: LocalNewtonState) -> LocalNewtonState:
         f, w = fleet.mean(self.take_local_steps, now.w)
-        if not f < now.least:
+        if self.until_rise and not f < now.least:
             why = f"the objective at the averages no longer decreases: {f:.10g} after {now.least:.10g}"
             return replace(now, w=now.best, finished=why)
-        return replace(now, w=w, best=now.w, least=f)
+        return replace(now, w=w, best=now.w, least=f) if f < now.least else replace(now, w=w)
 
     def take_local_steps(self, worker: Worker, w: Array) -> tuple[float, Array]:
         """f_i at w, and the worker's model (d,) after L Newton steps from there: d + 1 floats."""
@@ -153,7 +156,8 @@ class AdaptiveLocalNewton(LocalSteps[AdaptiveLocalNewtonState]):
     def compare(self, now: AdaptiveLocalNewtonState, w: Array, f: float, ahead: Array) -> AdaptiveLocalNewtonState:
         """The state after the objective at w is known to be f; `ahead` is the next average, or w itself."""
         L = now.L
-        if not now.least - f >= (0.0 if self.check == "multi" else self.delta) * now.least or f == now.least:
+        margin = self.delta * now.least if self.delta and self.check != "multi" else 0.0  # the first `least` is inf
+        if not now.least - f >= margin or f == now.least:
             L = 0 if self.check == "multi" else L - 1
         if f < now.least:
             now = replace(now, best=w, least=f)

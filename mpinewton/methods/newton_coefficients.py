@@ -12,6 +12,7 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
 from mpinewton.linalg.rows import Rows
+from mpinewton.linalg.triangle import add_diagonal
 from mpinewton.methods.support.known_rows import KnownRowsState, gather_rows
 from mpinewton.methods.support.method import Cost, Method, fail
 from mpinewton.methods.support.tasks import gradient_at, linear_model
@@ -30,6 +31,7 @@ class NewtonCoefficients(Method[KnownRowsState]):
     rows: Literal["sparse", "dense"] = setting("sparse", help="sent as stored, or as d floats", only_if={"option": 1})
 
     name = "newton-coefficients"
+    matrices = 3.5
     needs = ("gradient", "hessian", "second_derivatives", "rows")
     rows_travel = True
     cost = Cost("3", "d", "d + m")
@@ -43,7 +45,7 @@ class NewtonCoefficients(Method[KnownRowsState]):
         g = fleet.mean(gradient_at, now.w)
         h = np.concatenate(fleet.gather(self.coefficients))
         X = now.entries.matrix(fleet.dim)
-        solved = solve_semidefinite(Rows(X).gram(h) + np.diag(fleet.problem.l2_vector), g)
+        solved = solve_semidefinite(add_diagonal(Rows(X).gram(h), fleet.problem.l2_vector), g)
         if solved.status != "solved":
             return fail(now, "the Hessian has a negative eigenvalue: newton-coefficients needs a convex objective")
         return replace(now, w=now.w - solved.x, step=1.0)

@@ -9,8 +9,8 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.cholesky import cholesky_factor, solve_factored
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.linalg.cholesky import factor_semidefinite, solve_factored
+from mpinewton.linalg.triangle import add_diagonal, pack_triangle, unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.methods.support.linesearch import Backtracking, no_step
 from mpinewton.methods.support.method import Cost, Method, State, fail
@@ -48,6 +48,7 @@ class NewtonZero(Method[NewtonZeroState]):
     )
 
     name = "newton-zero"
+    matrices = 3.0
     needs = ("gradient", "hessian")
     cost = Cost("2", "d", "d")
 
@@ -59,13 +60,13 @@ class NewtonZero(Method[NewtonZeroState]):
 
     def start(self, fleet: Fleet, w: Array) -> NewtonZeroState:
         if self.hessian_start == "exact":
-            return NewtonZeroState(w, factor=cholesky_factor(unpack_triangle(fleet.mean(hessian_triangle, w))))
-        H = unpack_triangle(fleet.mean(bound_triangle)) + np.diag(fleet.problem.l2_vector)
-        return NewtonZeroState(w, factor=cholesky_factor(H))
+            return NewtonZeroState(w, factor=factor_semidefinite(unpack_triangle(fleet.mean(hessian_triangle, w))))
+        H = add_diagonal(unpack_triangle(fleet.mean(bound_triangle)), fleet.problem.l2_vector)
+        return NewtonZeroState(w, factor=factor_semidefinite(H))
 
     def step(self, fleet: Fleet, now: NewtonZeroState) -> NewtonZeroState:
         if now.factor is None:
-            return fail(now, "the Hessian at the start is not positive definite: set l2 > 0, or use newton or dino")
+            return fail(now, "the Hessian at the start has a negative eigenvalue: increase l2, or use newton or dino")
         if self.search is None:
             return take_unit_step(fleet, now, now.factor)
         first = np.isnan(now.step)  # later the workers know the direction of the last search, and are sent the step

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.arrays import Array, Bytes
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.linalg.cholesky import solve_with_stale_factor
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.linalg.cholesky import solve_semidefinite, solve_with_stale_factor
+from mpinewton.linalg.triangle import add_diagonal, pack_triangle, unpack_triangle
 from mpinewton.methods.support.learning import Learning, LearningState
 from mpinewton.methods.support.linesearch import Backtracking, no_step
 from mpinewton.methods.support.method import Cost, State, fail
@@ -34,6 +33,7 @@ class Nl1(Learning[LearningState]):
     fresh: bool = setting(False, help="step with H^{k+1}, which includes the coefficients sent at x^k, in place of H^k")
 
     name = "nl1"
+    matrices = 5.0
     convex_only = True
     cost = Cost("3", "d", "2*d + 1")
 
@@ -56,7 +56,7 @@ class Nl1(Learning[LearningState]):
         g = fleet.mean(current_gradient) if self.search else fleet.mean(gradient_at, now.w)
         later = self.update_hessian(fleet, now, fleet.gather(self.coefficient_update))
         H = (later if self.fresh else now).H
-        solved, L = solve_with_stale_factor(H + np.diag(fleet.problem.l2_vector), g, now.factor)
+        solved, L = solve_with_stale_factor(add_diagonal(H, fleet.problem.l2_vector), g, now.factor)
         if solved.status != "solved":
             return fail(now, "H^k + l2 I is not numerically positive definite: increase l2, or use newton")
         p = -solved.x
@@ -95,7 +95,8 @@ N = TypeVar("N", bound=Nl2State)
 class Majorising(Learning[N]):
     """Base of NL2 and CNL: H^k = beta A^k - C majorises the Hessian at x^k.
 
-    beta is the maximum over all rows of (h(x^k) + 2 gamma) / (h^k + 2 gamma), gamma the bound on |h|.
+    beta is the maximum of (h(x^k) + 2 gamma) / (h^k + 2 gamma) over all rows of positive weight, gamma the bound on
+    |h|.
     """
 
     needs = (*Learning.needs, "hessian_bound")
@@ -112,7 +113,7 @@ class Majorising(Learning[N]):
 
     def majorant(self, fleet: Fleet, now: N, ratios: Sequence[float]) -> Array:
         """beta A^k - C + l2 I, shape (d, d); beta is the largest of the workers' ratios."""
-        return np.asarray(max(ratios) * now.H - now.C + np.diag(fleet.problem.l2_vector))
+        return add_diagonal(max(ratios) * now.H - now.C, fleet.problem.l2_vector)
 
     def initial_bound(self, worker: Worker) -> Array:
         """The upper triangle of C_i, d (d + 1)/2 floats; sets h_i^0."""
@@ -134,19 +135,20 @@ class Majorising(Learning[N]):
         model = linear_model(worker)
         twice = 2.0 * model.loss.hessian_bound(model.t)
         ratio = (worker.point.second_derivatives() + twice) / (worker.memory["h"] + twice)
-        return float(ratio.max(initial=0.0)), *self.coefficient_update(worker)
+        return float(ratio[model.row_weight_array > 0].max(initial=0.0)), *self.coefficient_update(worker)
 
 
 @dataclass(frozen=True)
 class Nl2(Majorising[Nl2State]):
     """NL2 (Islamov, Qian and Richtarik 2021, Algorithm 2): losses of one logit with a bounded second derivative.
 
-    x^{k+1} = x^k - (beta A^k - C + l2 I)^-1 grad P(x^k). P must be strongly convex along the iterates; the loss itself
-    need not be convex if gamma bounds |phi''|. beta is a maximum over all rows, so one outdated coefficient shortens
+    x^{k+1} = x^k - (beta A^k - C + l2 I)^-1 grad P(x^k). P must be convex along the iterates; the loss itself
+    need not be if gamma bounds |phi''|. beta is a maximum over all rows, so one outdated coefficient shortens
     the step. Local, as published.
     """
 
     name = "nl2"
+    matrices = 5.0
     cost = Cost("3", "d", "2*d + 2")
 
     def start(self, fleet: Fleet, w: Array) -> Nl2State:
@@ -155,8 +157,10 @@ class Nl2(Majorising[Nl2State]):
     def step(self, fleet: Fleet, now: Nl2State) -> Nl2State:
         g = fleet.mean(gradient_at, now.w)
         ratios, *updates = zip(*fleet.gather(self.ratio_and_update))
-        solved, L = solve_with_stale_factor(self.majorant(fleet, now, ratios), g, now.factor)
+        H = self.majorant(fleet, now, ratios)
+        solved, L = solve_with_stale_factor(H, g, now.factor)
+        solved = solved if solved.status == "solved" else solve_semidefinite(H, g)
         if solved.status != "solved":
-            return fail(now, "P is not strongly convex here: beta A - C + l2 I is not positive definite; use dino")
+            return fail(now, "P is not convex here: beta A - C + l2 I has a negative eigenvalue; use dino")
         later = self.update_hessian(fleet, now, list(zip(*updates)))
         return replace(later, w=now.w - solved.x, factor=L, step=1.0)

@@ -13,6 +13,7 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.losses import Loss
+from mpinewton.methods.support import tasks
 from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.preconditioners import NewtonSchulz, SecondMoment, Solver, hidden_weights, solve_hessian
 from mpinewton.methods.support.schedules import BATCH, SAMPLING, Decay, spacing
@@ -87,22 +88,18 @@ class Pisa(Method[PisaState]):
     second: SecondMoment = setting(factory=SecondMoment, only_if=MOMENT, help="second moment of pi + g")
     schulz: NewtonSchulz = setting(factory=NewtonSchulz, only_if=SCHULZ, help="orthogonalised direction")
     dual_leak: float = setting(1.0, gt=0, le=1, help="factor of the multipliers after each step; 1: as published")
-    divergence: float = setting(
-        1000.0, gt=1, help="the run fails where the loss exceeds this multiple of the first one"
-    )
+    divergence: float = setting(1000.0, gt=1, help="multiple of the first loss above which the run fails")
     restarts: int = setting(0, ge=0, help="maximum number of restarts with 4 times the sigma, in the first 100 rounds")
 
     name = "pisa"
+    remedy = "raise sigma"
     cost = Cost("2", "d + 2", "d + 2")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.gamma < 1 or self.every == 1, "every", "1, as it has no effect with gamma = 1")
-        self.require(
-            self.sampling == "fresh" or self.batch_size is not None,
-            "sampling",
-            "fresh, as it has no effect without batch_size",
-        )
+        rule = "fresh, as it has no effect without batch_size"
+        self.require(self.sampling == "fresh" or self.batch_size is not None, "sampling", rule)
 
     # -- what is refused ----------------------------------------------------------------------------------------
 
@@ -157,6 +154,9 @@ class Pisa(Method[PisaState]):
             "norm is lost: the run converges to a point where the mean direction is 0, not the gradient; use iid "
             "shards, or sisa"
         )
+
+    def iterations_per_epoch(self, problem: Problem) -> int:
+        return tasks.iterations_per_epoch(problem, self.batch_size)
 
     # -- the driver ---------------------------------------------------------------------------------------------
 

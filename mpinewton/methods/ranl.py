@@ -11,9 +11,10 @@ import numpy as np
 from mpinewton.arrays import Array, Bytes, Integers, Mask
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.linalg.cholesky import cholesky_factor, project_spectrum, solve_factored
+from mpinewton.linalg.cholesky import factor_semidefinite, project_spectrum, solve_factored
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.losses.loss import Shape
+from mpinewton.methods.support import tasks
 from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.regions import Split, consecutive, count_affordable, largest, region_numbers
 from mpinewton.methods.support.schedules import BATCH
@@ -70,6 +71,9 @@ class Ranl(Method[RanlState]):
     that every region is sent within a bounded number of rounds. A deadline is measured with the worker's clock, so that
     no two runs are equal. The default step is min(1, 2 keep), with policy=resources min(1, 2 coverage).
 
+    With `batch_size` the Hessian is that of the minibatch of iteration 0, and the first gradient that of iteration 1;
+    the paper has one sample for both.
+
     The note in the history gives the coverage (mean share of the gradient that was sent), the fewest (tau*, smallest
     number of workers that sent the same region, among regions that were sent) and the staleness (kappa, largest number
     of rounds for which a worker has left out a region).
@@ -90,6 +94,7 @@ class Ranl(Method[RanlState]):
     slowdown: str = setting("", unit="seconds", help="simulated time of a gradient, as 1,3 for the workers in turn")
 
     name = "ranl"
+    matrices = 3.0
     needs = ("gradient", "hessian", "rows")
     cost = Cost("2", "d", "d", "after the first iteration: up only the regions that a worker sends")
 
@@ -97,7 +102,8 @@ class Ranl(Method[RanlState]):
         super().__post_init__()
         for name in ("groups", "budget", "slowdown"):
             self.require(parse_numbers(getattr(self, name)) is not None, name, "numbers of at least 0, as 123,31")
-        self.require(not self.groups or self.regions is None, "regions", "none if groups are given")
+        free = not self.groups and self.split != "layers"
+        self.require(free or self.regions is None, "regions", "none if groups are given, or with split=layers")
         whole = all(size >= 1 and size % 1 == 0 for size in self.numbers_in("groups"))
         self.require(whole, "groups", "whole numbers of at least 1, as 5,8,16")
         self.require(not (self.budget and self.deadline), "deadline", "0 if budget is given")
@@ -115,6 +121,9 @@ class Ranl(Method[RanlState]):
                 " increase budget or regions"
             )
 
+    def iterations_per_epoch(self, problem: Problem) -> int:
+        return tasks.iterations_per_epoch(problem, self.batch_size)
+
     # -- on the driver ------------------------------------------------------------------------------------------------
 
     def start(self, fleet: Fleet, w: Array) -> RanlState:
@@ -124,7 +133,7 @@ class Ranl(Method[RanlState]):
         if self.refresh and now.memory is not None and (fleet.iteration - 1) % self.refresh == 0:
             now = replace(now, factor=self.factor(fleet, now.w))
         if now.factor is None:
-            return fail(now, "the Hessian has no Cholesky factor: set l2 > 0 or mu > 0, or use newton")
+            return fail(now, "the Hessian has a negative eigenvalue: set mu > 0, or use newton")
         with_rows = np.flatnonzero(fleet.worker_share)
         task = self.full_gradient if now.memory is None else self.masked_gradient
         replies = fleet.gather(task, now.w, among=with_rows)
@@ -149,7 +158,7 @@ class Ranl(Method[RanlState]):
         H = unpack_triangle(fleet.mean(self.hessian, w))
         # Slightly less than l2: where l2 is the smallest eigenvalue, rounding must not change H.
         mu = (1 - 1e-6) * fleet.problem.l2 if self.mu is None else self.mu
-        return cholesky_factor(project_spectrum(H, mu) if mu and np.isfinite(H).all() else H)
+        return factor_semidefinite(project_spectrum(H, mu) if mu and np.isfinite(H).all() else H)
 
     def step_length(self, coverage: float) -> float:
         """The step size where this share of the gradients was sent."""

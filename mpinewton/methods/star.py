@@ -8,8 +8,8 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.cholesky import cholesky_factor, solve_positive, solve_semidefinite
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.linalg.cholesky import factor_semidefinite, solve_semidefinite
+from mpinewton.linalg.triangle import add_diagonal, pack_triangle, unpack_triangle
 from mpinewton.methods.newton_zero import NewtonZeroState, take_unit_step
 from mpinewton.methods.support import tasks
 from mpinewton.methods.support.linesearch import SLACK
@@ -25,23 +25,24 @@ class NewtonStar(Method[NewtonZeroState]):
     """NEWTON-STAR (Islamov, Qian and Richtarik 2021): x^{k+1} = x^k - (Hessian of P at x*)^-1 grad P(x^k).
 
     Locally quadratic with the communication of gradient descent. The Hessian at x* is assumed to be known: it is
-    computed before the method starts, and not charged. For diagnosis only.
+    computed before the method starts, and not charged. The objective need not be convex (Theorem 2.1): x* is the local
+    minimum that Newton's method with a line search finds from the start. For diagnosis only.
     """
 
     name = "newton-star"
+    matrices = 3.0
     needs = ("gradient", "hessian")
-    convex_only = True
     cost = Cost("2", "d", "d")
 
     def start(self, fleet: Fleet, w: Array) -> NewtonZeroState:
         with fleet.uncharged():
             best = find_optimum(fleet, w)
             H = None if best is None else unpack_triangle(fleet.mean(tasks.hessian_triangle, best))
-        return NewtonZeroState(w, factor=None if H is None else cholesky_factor(H))
+        return NewtonZeroState(w, factor=None if H is None else factor_semidefinite(H))
 
     def step(self, fleet: Fleet, now: NewtonZeroState) -> NewtonZeroState:
         if now.factor is None:
-            return fail(now, "no optimum was found, or the Hessian there is singular: newton-star needs l2 > 0")
+            return fail(now, "no local minimum was found near the start: use newton-star on another start, or dino")
         return take_unit_step(fleet, now, now.factor)
 
 
@@ -68,6 +69,7 @@ class MaxNewton(Method[MaxNewtonState]):
     """
 
     name = "max-newton"
+    matrices = 4.0
     needs = ("gradient", "hessian", "second_derivatives", "rows")
     convex_only = True
     cost = Cost("3", "d", "d + 1")
@@ -84,9 +86,9 @@ class MaxNewton(Method[MaxNewtonState]):
         beta = max(fleet.gather(self.largest_ratio))
         if not np.isfinite(beta):
             return fail(now, "beta is infinite: a row with h_ij(x*) = 0 has h_ij(x^k) > 0; use nl1")
-        solved = solve_positive(beta * now.H + np.diag(fleet.problem.l2_vector), g)
+        solved = solve_semidefinite(add_diagonal(beta * now.H, fleet.problem.l2_vector), g)
         if solved.status != "solved":
-            return fail(now, "beta H(x*) + l2 I is not positive definite: set l2 > 0")
+            return fail(now, "beta H(x*) + l2 I has a negative eigenvalue: increase l2")
         return replace(now, w=now.w - solved.x, step=1.0)
 
     def remember(self, worker: Worker, best: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.optimize import BFGS
 from mpinewton.errors import ConfigError
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.settings import make_method
-from mpinewton.methods.support.tasks import smoothness_constant
+from mpinewton.methods.support.tasks import gradient_at, smoothness_constant
 from mpinewton.testing.problems import ZOO, Problem
 
 L = 3.0
@@ -36,7 +37,7 @@ def test_without_compression_they_are_gradient_descent(compressor):
     problem = ZOO["logistic-csr"]
     settings = {"compressor": compressor, "smoothness": L}
     dcgd = iterates(make_method("dcgd", settings), on_many(problem), problem.start)
-    np.testing.assert_allclose(dcgd, descent(problem, 1 / L), atol=1e-13)
+    np.testing.assert_allclose(dcgd, descent(problem, 1 / (L + problem.l2)), atol=1e-13)
     diana = iterates(make_method("diana", settings), on_many(problem), problem.start)
     np.testing.assert_allclose(diana, descent(problem, 2 / (L + problem.l2)), atol=1e-12)
     half = iterates(make_method("dcgd", {"compressor": compressor, "eta": 0.1}), on_many(problem), problem.start)
@@ -46,7 +47,7 @@ def test_without_compression_they_are_gradient_descent(compressor):
 def test_adiana_without_compression_is_the_papers_lines():
     problem, l2 = ZOO["logistic-csr"], ZOO["logistic-csr"].l2
     method = make_method("adiana", {"compressor": "identity", "smoothness": L})
-    eta, y = 1 / (2 * L), problem.start
+    eta, y = 1 / (2 * (L + l2)), problem.start
     z = anchor = h = problem.start
     h = np.zeros_like(y)
     theta1 = min(1 / 4, np.sqrt(eta * l2))
@@ -76,15 +77,19 @@ def test_diana_knows_the_mean_of_the_workers_shifts_and_they_become_the_gradient
 def test_parameters_are_the_theorys():
     problem = ZOO["logistic-csr"]
     fleet = on_many(problem)
+    with_l2 = L + problem.l2
     for compressor, omega in (("natural", 1 / 8), ("random:r=2", 2.0)):
         n = 1 / fleet.worker_share.max()
         settings = {"compressor": compressor, "smoothness": L}
+        after = states(make_method("dcgd", settings), on_many(problem), problem.start, 1)[-1]
+        assert after.step == pytest.approx(1 / (with_l2 * (1 + omega / n)))
         after = states(make_method("diana", settings), on_many(problem), problem.start, 1)[-1]
         alpha = 1 / (1 + omega)
-        assert after.step == pytest.approx(min(alpha / 0.02, 2 / ((L + 0.01) * (1 + 6 * omega / n))))
-        prob, eta = make_method("adiana", settings).chance_and_step(fleet, L)
+        assert after.step == pytest.approx(min(alpha / 0.02, 2 / (with_l2 * (1 + 6 * omega / n))))
+        prob, eta = make_method("adiana", settings).chance_and_step(fleet, with_l2)
         assert prob == pytest.approx(min(1, max(alpha / 2, alpha / 2 * (np.sqrt(n / (32 * omega)) - 1))))
-        assert eta == pytest.approx(min(1 / (2 * L), n / (64 * omega * L * (2 * prob * (omega + 1) + 1) ** 2)))
+        expected = min(1 / 2, n / (64 * omega * (2 * prob * (omega + 1) + 1) ** 2)) / with_l2
+        assert eta == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["logistic-csr", "squared-dense", "huber-dense", "softplus-csr"])
@@ -105,6 +110,24 @@ def test_every_worker_bounds_its_own_curvature_and_the_mean_bounds_that_of_all(n
     assert one.mean(smoothness_constant) <= many.mean(smoothness_constant) <= 2 * one.mean(smoothness_constant)
     for w in (problem.start, 0 * problem.start):
         assert np.linalg.eigvalsh(problem.objective(w)[2])[-1] <= one.mean(smoothness_constant) + problem.l2 + 1e-12
+
+
+@pytest.mark.parametrize("name", ["dcgd", "diana", "adiana"])
+def test_the_theorys_steps_converge_where_l2_is_large(name):
+    """P(w) = mean loss + 5/2 |w|^2: its gradient shrinks; a step of 1/L without l2 would enlarge it."""
+    problem = ZOO["logistic-csr"]
+    fleet = on_many(replace(problem, l2=5.0))
+    found = states(make_method(name, {"compressor": "random:r=6"}), fleet, problem.start, 60)
+    before, after = (np.linalg.norm(fleet.mean(gradient_at, state.w)) for state in (found[0], found[-1]))
+    assert after < 1e-3 * before
+
+
+def test_dcgd_with_a_given_step_needs_no_bound_and_gathers_none():
+    fleet = on_many(ZOO["poisson-csr"])
+    method = make_method("dcgd", {"eta": 0.1})
+    method.validate(fleet.problem)
+    method.start(fleet, ZOO["poisson-csr"].start)
+    assert not fleet.ledger.bits_up.any()
 
 
 def test_messages_are_counted_both():

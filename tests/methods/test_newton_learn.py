@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -305,11 +306,11 @@ def adult(rows=(30, 20)):
     return local_fleet(shards, make_loss("logistic"), (-1.0, 1.0), 0.1, seed=3)
 
 
-def sent_up(fleet, name, settings, count):
-    """Bits up of every worker in every step, beside the gradient, shape (count, m)."""
+def sent_up(fleet, name, settings, count, w=0.01):
+    """Bits up of every worker in every step, beside the gradient, shape (count, m); not from 0, where h is 1/4."""
     bits = []
     fleet.adopt(make_method(name, settings))
-    start = fleet.method.start(fleet, np.zeros(40))
+    start = fleet.method.start(fleet, np.full(40, w))
     begun = fleet.ledger.bits_up.copy()
     for fleet.iteration in range(1, count + 1):
         before = fleet.ledger.bits_up.copy()
@@ -337,8 +338,51 @@ def test_greedy_numbers_travel_in_as_many_bits_as_they_need():
 
 
 def test_dense_rows_travel_every_time():
-    _, bits = sent_up(adult(), "nl1", {"r": 2, "rows": "dense"}, 50)
+    _, bits = sent_up(adult(), "nl1", {"r": 2, "rows": "dense"}, 5)
     assert (bits == 2 * 64 + 2 * 40 * 64).all()
+
+
+@pytest.mark.parametrize("settings", [{"h0": "exact"}, {"rows": "dense", "h0": "exact"}, {"choice": "top"}], ids=str)
+def test_rows_whose_coefficient_does_not_change_are_not_sent(settings):
+    """In the first round no coefficient changes: h^0 = h(x^0), or h(0) = 1/4, the bound."""
+    w = 0.01 if "h0" in settings else 0.0
+    _, bits = sent_up(adult(), "nl1", {"r": 3, **settings}, 2, w)
+    numbers = 16 if "choice" in settings else 0  # three numbers of five bits, filled up to bytes
+    assert (bits[0] == 3 * 64 + numbers).all()
+    assert (bits[1] > 3 * 64 + numbers).all()
+
+
+@pytest.mark.parametrize("name", ["nl1", "nl2", "cnl"])
+def test_a_worker_with_fewer_than_r_rows_sends_all_its_coefficients(name):
+    """With r = 60 and at most 50 rows on a worker, h^{k+1} = h(x^k) on every row: omega is 0 there."""
+    problem = ZOO["logistic-csr"]
+
+    def see(fleet, now, after):
+        for worker in fleet.host.workers:
+            np.testing.assert_array_equal(worker.memory["h"], worker.model.at(now.w).second_derivatives())
+
+    for settings in ({}, {"eta": 1.0}, {"choice": "top"}, {"option": 2}):
+        states(name, {"r": 60, **settings}, on_many(problem), problem.start, 3, see)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("nl2", {"choice": "top", "h0": "exact"}), ("cnl", {"M": "radius", "choice": "top"}), ("max-newton", {})],
+)
+def test_rows_of_weight_zero_change_no_step(name, settings):
+    """Such a row has h = 0.002 at the start and 1/4 after the first step, so that beta would be 1.5; and it is long."""
+    problem = ZOO["logistic-dense"]
+    plain = [Shard(shard.X, shard.y, np.ones(shard.rows)) for shard in problem.shards]
+
+    def found(shards):
+        return iterates(name, settings, local_fleet(shards, problem.loss, problem.classes, problem.l2), start, 4)
+
+    start = problem.start
+    w = (truth := found(plain))[1]
+    u = start - (start @ w) / (w @ w) * w
+    X, y, weight = plain[0].X, plain[0].y, plain[0].sample_weight
+    more = Shard(np.vstack([X, 6 * u / (u @ start)]), np.append(y, y[0]), np.append(weight, 0.0))
+    np.testing.assert_allclose(found([more, *plain[1:]]), truth, rtol=1e-10, atol=1e-12)
 
 
 def test_a_coin_that_falls_the_other_way_costs_nothing():
@@ -407,7 +451,6 @@ def a_problem(loss="logistic", l2=0.1, rows=(20, 0, 10)):
 @pytest.mark.parametrize(
     ("name", "settings", "problem", "words"),
     [
-        ("nl1", {"r": 11}, {}, "r = 11, but a worker has only 10 rows.*set r to 1 to 10"),
         ("nl2", {"eta": 0.06}, {}, r"eta = 0.06: expected at most 1/\(omega \+ 1\) = 0.05 for r = 1"),
         ("cnl", {"r": 4, "p": 0.5, "eta": 0.11}, {}, "at most .* = 0.1 for r = 4, p = 0.5"),
         ("nl1", {}, {"l2": 0.0}, "l2 = 0: expected a value greater than 0.*nl2 or newton"),
@@ -451,14 +494,26 @@ def test_largest_eta_is_the_usual_one():
     make_method("nl1", {"eta": 1.0, "choice": "top"}).validate(a_problem())
 
 
-def test_what_cannot_be_solved_is_said():
-    zeros = [Shard(np.zeros((4, 3)), np.array([-1.0, 1.0, 1.0, -1.0]))]
-    fleet = local_fleet(zeros, make_loss("logistic"), (-1.0, 1.0), 0.0)
-    for name, words in [
-        ("newton-zero", "not positive definite"), ("nl2", "not strongly convex"), ("newton-star", "needs l2 > 0"),
-        ("max-newton", "set l2 > 0"),
-    ]:  # fmt: skip
-        fleet.iteration = 0
-        fleet.adopt(make_method(name, {}))
-        state = fleet.method.start(fleet, np.zeros(3))
-        assert words in fleet.method.step(fleet, state).trouble, name
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("newton-zero", {"search": {}}), ("newton-star", {}), ("max-newton", {}), ("nl2", {"r": 60}),
+        ("newton-coefficients", {}), ("ranl", {"policy": "full"}),
+    ],
+)  # fmt: skip
+def test_an_unused_feature_does_no_harm(name, settings):
+    """A column of zeros and l2 = 0: the Hessian is singular, and its system has a solution. The weight stays 0."""
+    problem = ZOO["logistic-dense"]
+    optimum = replace(problem, l2=0.0).optimum[0]
+    shards = [Shard(np.hstack([shard.X, np.zeros((shard.rows, 1))]), shard.y) for shard in problem.shards]
+    fleet = local_fleet(shards, problem.loss, problem.classes, 0.0)
+    end = states(name, settings, fleet, np.append(optimum + 0.1, 0.0), 60)[-1].w
+    np.testing.assert_allclose(end, np.append(optimum, 0.0), atol=1e-6)
+
+
+def test_newton_star_needs_no_convex_loss():
+    problem = ZOO["softplus-csr"]
+    found = states("newton-star", {}, on_many(problem), problem.start, 30)[-1].w
+    _, gradient, hessian = problem.objective(found)
+    assert np.linalg.norm(gradient) < 1e-10
+    assert np.linalg.eigvalsh(hessian)[0] > 0

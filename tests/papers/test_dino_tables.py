@@ -27,6 +27,7 @@ from reference import (
 from rounding import assert_as_seen
 from sklearn.datasets import load_digits
 
+from mpinewton.data.columns import Schema
 from mpinewton.data.loading import load_rows
 from mpinewton.methods.dino import Dino
 from mpinewton.runs.stopping import GapBelow, Iterations, Rounds
@@ -145,7 +146,7 @@ def test_other_starts_and_scales(place):
 @cache
 def images(rows: int, workers: int) -> Split:
     """The first rows of a permutation of MNIST's test images."""
-    whole, classes = load_rows(str(SHARED / "t10k-images-idx3-ubyte.gz"), scale="1/255")
+    whole, classes = load_rows(str(SHARED / "t10k-images-idx3-ubyte.gz"), Schema(scale="1/255"))
     order = shuffled(whole.rows)[:rows]
     shards = dealt(whole.X[order], whole.y[order], workers)
     if workers == 50:

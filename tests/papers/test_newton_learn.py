@@ -123,7 +123,12 @@ def test_deterministic_methods(name, l2, shift, cell, rounds, floats):
         # The figures are rounded means. Which of several rows that would change the Hessian alike is taken, and so
         # whether it has been sent before, is chance; with numpy's argpartition it falls as in the reference: exactly.
         ties = 4 * SPLITS[name][2] if cell in ("top", "top-quarter", "top-10") else 0
-        assert abs(found[-1].floats_up_total - workers * floats) <= workers / 2 + ties
+        slack, more = workers / 2 + ties, workers * floats - found[-1].floats_up_total
+        # The figures count rows in the first round, in which no coefficient changes and none is sent, unless x^0 = x* +
+        # shift and h^0 = 1/4. Some of them are sent later.
+        unchanged = ties and not (cell == "top-quarter" and shift)
+        first = workers * METHODS[cell][1].get("r", 1) * SPLITS[name][2] if unchanged else 0
+        assert -slack <= more <= first + slack
 
 
 # data, l2, shift, method, rounds, tolerance; floats up a worker: at the start, and in a round with a message, without
@@ -150,10 +155,12 @@ def test_random_methods(name, l2, shift, cell, rounds, tolerance, floats):
     start, message, none = floats
     for row in (rows[-1] for rows in runs):
         messages, rest = divmod(row.floats_up_total - 15 * (start + none * row.iteration), message - none)
-        assert rest == 0
-        share = METHODS[cell][1].get("p", 1.0)
-        sent = 15 * row.iteration
-        assert abs(messages - share * sent) <= 4 * np.sqrt(sent * share * (1 - share))
+        r, share, known = (METHODS[cell][1].get(*default) for default in (("r", 1), ("p", 1.0), ("option", 1)))
+        # In the first round no coefficient changes: messages of r floats without rows.
+        first = rest // r
+        assert rest == first * r
+        for count, sent in ((first, 15 * (known == 1)), (messages + first, 15 * row.iteration)):
+            assert abs(count - share * sent) <= 4 * np.sqrt(sent * share * (1 - share))
 
 
 FAR = [(1e-3, 0.3, 46), (1e-3, 2.0, 48), (1e-3, -1.0, 54), (1e-4, 1.0, 61)]
@@ -169,7 +176,7 @@ def test_rows_of_a9a_travel_in_100_bits():
     """The greedy method with rows as they are stored: what stays of the 3936 bits of a dense row."""
     method = make_method("nl1", {"choice": "top", "r": 10})
     fleet = placed("a9a", 1e-3, method)
-    state = method.start(fleet, np.zeros(123))
+    state = method.start(fleet, np.full(123, 0.1))  # at 0 no coefficient changes: h = 1/4
     before = fleet.ledger.bits_up.copy()
     fleet.iteration = 1
     method.step(fleet, state)

@@ -103,7 +103,7 @@ def test_a_small_share_in_turn_wants_the_short_step():
 )
 def test_as_printed_it_does_not_converge(settings):
     gaps = gaps_of({"as_printed": True, **settings}, "near")
-    assert len(gaps) == 401
+    assert len(gaps) == 401 or gaps[-1] > 10 * gaps[0]  # the loop ends a run that diverges
     assert gaps[-1] > 1e-2
     assert gaps.min() > 1e-2
 
@@ -153,8 +153,8 @@ def test_same_bits_on_1_and_3_ranks(shards, options, tmp_path):
         stops = ["--max-iterations", "12", "--tol", "0", "--l2", "1e-3"]
         command = ["-m", "mpinewton", "run", "ranl", str(shards), "-o", str(out), *stops, *settings]
         ended = launch_serial(command) if ranks == 1 else launch(ranks, command)
-        assert ended.returncode == 0, str(ended)
         result = json.loads((out / "result.json").read_text())
+        assert ended.returncode == (result["kind"] == "diverged"), str(ended)
         assert result["ranks"] == ranks
         notes = [row.note for row in read_history(out / "history.csv")]
         found[ranks] = (result["history_sha256"], result["w_sha256"], result["bits_up_total"], notes)

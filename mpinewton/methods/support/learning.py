@@ -50,14 +50,15 @@ L = TypeVar("L", bound=LearningState)
 class Learning(Method[L]):
     """Base of the NEWTON-LEARN methods (Islamov, Qian and Richtarik 2021): the Hessian is sum_ij h_ij(x) a_ij a_ij'.
 
-    Workers and driver keep estimates h_ij^k. In every round worker i sends C(h_i(x^k) - h_i^k), a few coefficients,
-    and h_i^{k+1} = h_i^k + eta C(...). With eta = 1/(omega + 1), which is r p/m for choice=random and 1 for top, the
-    coefficients sent become exactly those of x^k. For every allowed eta, h^k lies between past values of h(x), so the
-    projection [.]_+ of the paper never acts. With choice=random the driver draws the same row numbers from the
-    worker's seed, so they are not sent; with choice=top they are sent in ceil(log2 m) bits each.
+    Workers and driver keep estimates h_ij^k. In every round worker i sends C(h_i(x^k) - h_i^k), r coefficients, or all
+    where it has fewer rows, and h_i^{k+1} = h_i^k + eta C(...); with them the rows a_ij whose h_ij changed. With eta =
+    1/(omega + 1), which is r p/m for choice=random and 1 for top, the coefficients sent become exactly those of x^k.
+    For every allowed eta, h^k lies between past values of h(x), so the projection [.]_+ of the paper never acts. With
+    choice=random the driver draws the same row numbers from the worker's seed, so they are not sent; with choice=top
+    they are sent in ceil(log2 m) bits each.
     """
 
-    r: int = setting(1, ge=1, help="number of coefficients that a worker sends in a round")
+    r: int = setting(1, ge=1, help="number of coefficients that a worker sends in a round; at most all its rows")
     eta: float | None = setting(None, gt=0, le=1, help="learning rate of the coefficients; none: 1/(omega + 1)")
     choice: Literal["random", "top"] = setting("random", help="coefficients to send; top: the largest |h(x) - h| |a|^2")
     p: float = setting(1.0, gt=0, le=1, help="probability that a worker sends coefficients in a round")
@@ -79,17 +80,11 @@ class Learning(Method[L]):
 
     def validate(self, problem: Problem) -> None:
         super().validate(problem)
-        sizes = [rows for rows in problem.rows if rows] or [1]
-        if self.r > min(sizes):
-            raise ConfigError(
-                f"{self.name}: r = {self.r}, but a worker has only {min(sizes)} rows; "
-                f"set r to 1 to {min(sizes)}, or pack the data for fewer workers"
-            )
-        most = 1.0 if self.choice == "top" else self.r * self.p / max(sizes)
+        most = 1.0 if self.choice == "top" else self.r * self.p / max(self.r, *problem.rows)
         if self.eta is not None and self.eta > most * (1 + 1e-12):
             raise ConfigError(
                 f"{self.name}: eta = {self.eta!r}: expected at most 1/(omega + 1) = {most:.6g} for r = {self.r}, "
-                f"p = {self.p:g} and {max(sizes)} rows on a worker; leave eta out to use this value"
+                f"p = {self.p:g} and {max(problem.rows)} rows on a worker; leave eta out to use this value"
             )
 
     # -- on the driver ------------------------------------------------------------------------------------------------
@@ -117,6 +112,7 @@ class Learning(Method[L]):
         for i, (c, data, values) in enumerate(updates):
             bits, m = Bits(data), fleet.problem.rows[i]
             J = bits.take(len(c), width_of(m)) if top else draw_rows(fleet.rng_of(i), m, self.r, self.p)
+            J = J[c != 0]
             chosen.append(first[i] + J)
             new = J if self.resends_rows else J[now.place[chosen[-1]] < 0]
             if len(new):
@@ -129,7 +125,7 @@ class Learning(Method[L]):
         else:
             now = add_rows(now, np.concatenate(numbers), join_entries(parts)) if parts else now
             X = now.select_rows(np.concatenate(chosen), dim)
-        return replace(now, H=add_outer_products(now.H, X, np.concatenate([c for c, _, _ in updates])))
+        return replace(now, H=add_outer_products(now.H, X, np.concatenate([c[c != 0] for c, _, _ in updates])))
 
     @property
     def resends_rows(self) -> bool:
@@ -149,7 +145,7 @@ class Learning(Method[L]):
         return h
 
     def coefficient_update(self, worker: Worker) -> Update:
-        """Changes of at most r coefficients, r floats, and the rows that the driver does not know yet."""
+        """Changes of at most r coefficients, r floats, and the changed rows that the driver does not know yet."""
         model, h, m = linear_model(worker), worker.memory["h"], worker.rows
         now = worker.point.second_derivatives()
         change = now - h
@@ -157,15 +153,16 @@ class Learning(Method[L]):
         if self.choice == "top" and len(J):
             J = np.argsort(-np.abs(change) * (model.row_weight_array * model.rows.squares), kind="stable")[: self.r]
         # The part of the difference that a message makes up for: eta (omega + 1), which is 1 by default.
-        rate = 1.0 if self.eta is None else self.eta if self.choice == "top" else self.eta * m / (self.r * self.p)
+        eta, random = 1.0 if self.eta is None else self.eta, self.choice == "random"
+        rate = eta * max(m, self.r) / (self.r * self.p) if random else eta
         after = h.copy()
         after[J] = now[J] - (1.0 - min(1.0, rate)) * change[J]
         worker.memory["h"] = after
         c = worker.share * model.row_weight_array[J] * (after[J] - h[J])
         numbers = [(J, width_of(m))] if self.choice == "top" else []
         if self.resends_rows:
-            return c, pack_bits(*numbers), dense_rows(worker, J)
-        sent = worker.memory["sent"].copy()
+            return c, pack_bits(*numbers), dense_rows(worker, J[c != 0])
+        J, sent = J[c != 0], worker.memory["sent"].copy()
         new = J[sent[J] == 0]
         sent[new] = 1
         worker.memory["sent"] = sent
@@ -174,7 +171,7 @@ class Learning(Method[L]):
 
 
 def draw_rows(rng: np.random.Generator, m: int, r: int, p: float) -> Integers:
-    """With probability p, r of m rows without replacement; else none. Worker and driver draw alike from equal rngs."""
+    """With probability p, min(r, m) of m rows without replacement; else none. Equal rngs draw equal rows."""
     if m == 0 or rng.random() >= p:
         return np.zeros(0, np.int64)
-    return rng.choice(m, r, replace=False, shuffle=False)
+    return rng.choice(m, min(r, m), replace=False, shuffle=False)
