@@ -25,6 +25,7 @@ from mpinewton.methods.newton_zero import NewtonZero
 from mpinewton.methods.nl import Nl1, Nl2
 from mpinewton.methods.optimisers import Adam, AdamW, Muon, Sgdm
 from mpinewton.methods.pisa import Nsisa, Pisa, Sisa
+from mpinewton.methods.preconditioned_lbfgs import PreconditionedLbfgs
 from mpinewton.methods.quantised_bfgs import QuantisedBfgs
 from mpinewton.methods.ranl import Ranl
 from mpinewton.methods.sgd import LocalSgd, Sgd
@@ -54,7 +55,8 @@ FAMILIES = (
         Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon)),
     Family("quasi-Newton and first order", "any smooth loss", (
         Lbfgs, Bfgs, GradientDescent, Sgd, Dcgd, Diana, Adiana)),
-    Family("ours", "no settings to choose; fewest bits; centralised baseline", (Auto, QuantisedBfgs, ShipData)),
+    Family("ours", "a rule that chooses; few rounds and bits; fewest bits up; centralised baseline", (
+        Auto, PreconditionedLbfgs, QuantisedBfgs, ShipData)),
 )  # fmt: skip
 METHODS: dict[str, type[AnyMethod]] = {method.name: method for family in FAMILIES for method in family.methods}
 

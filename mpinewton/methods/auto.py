@@ -1,174 +1,113 @@
-"""`auto`: quasi-Newton steps from the workers' own Hessians, for users who do not want to choose a method."""
+"""`auto`: a rule that chooses a method, for users who do not want to choose one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-import numpy as np
+from mpinewton.arrays import Array
+from mpinewton.fleet import Fleet, Problem
+from mpinewton.losses import Loss
+from mpinewton.methods.lbfgs import Lbfgs
+from mpinewton.methods.newton import Newton
+from mpinewton.methods.newton_cg import NewtonCG
+from mpinewton.methods.preconditioned_lbfgs import PRODUCTS, PreconditionedLbfgs
+from mpinewton.methods.support.method import AnyMethod, Method, State
+from mpinewton.settings import setting
 
-from mpinewton.arrays import NAN, Array
-from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.lbfgs import append_pair, apply_inverse
-from mpinewton.methods.support.inner import krylov
-from mpinewton.methods.support.linesearch import Backtracking, no_step
-from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import advance, value_and_gradient
+# A typical run to a relative gap of 1e-8: rounded medians over the problems of docs/papers/auto.md.
+NEWTON_STEPS = 7  # iterations of newton
+CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
+PAIRS = 12  # iterations of preconditioned-lbfgs
 
-# The constants were chosen by trial. With these, auto needs at most 1.5 times the rounds of the best single method on
-# the problems of tests/papers/test_auto.py.
-LOCAL_STEPS = (3, 1)  # Newton steps of the workers before the first and the second average
-PRODUCTS, FLOOR = 50, 1e-3  # of a worker's Krylov space; least eigenvalue, relative to the largest
-MEMORY = 30  # pairs
-SEARCH = Backtracking(largest=2.0, choose="least", first=10)
-LIKELY = 4  # the workers send gradients with the losses of the first steps: 2, 1, 1/2, 1/4
-POOR = 1 / 64  # product of two consecutive steps from which on the workers' Hessians are no longer used
+LARGEST = 5000  # weights up to which a Hessian of d x d is formed: 0.2 GB
+# Operations a second of one rank: with the rows, and of Cholesky factors. Round numbers below those of today's cores.
+SPEED, CHOLESKY = 1e9, 1e10
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AutoState(State):
-    """State of `auto`.
+class Cost(NamedTuple):
+    """What a typical run costs: rounds, floats per worker, seconds of computing."""
 
-    Attributes
-    ----------
-    phase : str
-        "models", "Hessians" or "pairs".
-    averages : int
-        Number of averages of models so far.
-    best : array, shape (d,)
-        Average of models with the least known objective.
-    least : float
-        Objective there; infinite before any is known.
-    S, Y : arrays, shape (k, d)
-        Changes of w and of the gradient, oldest first.
-    pending : float
-        Step that the workers take with the next call; 0 for none.
-    """
-
-    phase: str
-    averages: int
-    best: Array
-    least: float
-    S: Array
-    Y: Array
-    pending: float
+    rounds: float
+    floats: float
+    seconds: float
 
 
 @dataclass(frozen=True)
-class Auto(Method[AutoState]):
-    """`auto`: any loss, any split of the data, no settings.
+class Auto(Method[State]):
+    """`auto`: not a method, but a rule that chooses one by the loss, the number of weights and rows, and the network.
 
-    The method has three phases; the history's note names the phase.
+    It chooses among `newton`, where the loss is convex and d at most 5000; `newton-cg`, where the loss is convex; and
+    `preconditioned-lbfgs`. For a loss without a diagonal of the Hessian it is `lbfgs`. goal=rounds and goal=bits take
+    the one that needs fewest of them in a typical run, goal=seconds the one for which
 
-    `models`, for convex losses: the workers take Newton steps on their own rows, three and then one, and the driver
-    averages their models (LocalNewton). Each average costs two rounds and serves as a start.
+        rounds * latency + bits / rate + time of computing
 
-    `Hessians`: L-BFGS whose initial matrix is the mean of the workers' |H_i|^-1 in Krylov spaces (GIANT), so that
-    nothing need be convex. The pairs correct the errors of these Hessians.
+    is least. A typical run is one to a relative gap of 1e-8. Its numbers of iterations and products are medians of
+    measured runs; floats and operations follow from them, d, the rows of the largest worker and the share of stored
+    entries. The source has these constants.
 
-    `pairs`: plain L-BFGS with the same pairs, once two consecutive steps are so short that the workers' Hessians must
-    be misleading, because shards are unlike or have few rows.
-
-    The gradients at the most likely steps are sent with the losses of the search, so that such a step costs no more
-    rounds. The cost below is that of `Hessians`; an iteration of `models` or `pairs` takes 2 rounds.
+    The choice depends on the problem and these settings alone, so that it is the same on any number of ranks.
     """
 
+    goal: Literal["seconds", "rounds", "bits"] = setting("seconds", help="what to save")
+    latency: float = setting(
+        2e-4, ge=0, unit="seconds", help="time of one round; default: on one node", only_if={"goal": "seconds"}
+    )
+    rate: float = setting(
+        1e10, gt=0, unit="bits per second", help="of one link; default: on one node", only_if={"goal": "seconds"}
+    )
+
     name = "auto"
-    needs = ("gradient", "hvp")
-    cost = Cost("4", "2*d + 2", "5*d + 10")
 
-    def start(self, fleet: Fleet, w: Array) -> AutoState:
-        if not fleet.problem.loss.convex:
-            return self.start_hessians(fleet, w)
-        none = np.zeros((0, len(w)))
-        return AutoState(w, phase="models", averages=0, best=w, least=np.inf, S=none, Y=none, pending=0.0)
+    def validate_loss(self, loss: Loss) -> None:
+        super().validate_loss(loss)
+        for method in self.candidates(loss, 1):
+            method.validate_loss(loss)
 
-    def start_hessians(self, fleet: Fleet, w: Array) -> AutoState:
-        """The state at w in phase `Hessians`, without pairs. 2 rounds."""
-        f, g = fleet.mean(value_and_gradient, w)
-        none = np.zeros((0, len(w)))
-        return AutoState(w, f, g, phase="Hessians", averages=0, best=w, least=f, S=none, Y=none, pending=0.0)
+    def validate(self, problem: Problem) -> None:
+        self.choose(problem).validate(problem)
 
-    def step(self, fleet: Fleet, now: AutoState) -> AutoState:
-        if now.phase == "models":
-            if now.averages < len(LOCAL_STEPS):
-                return self.average(fleet, now)
-            last = self.start_hessians(fleet, now.w)
-            now = last if last.loss < now.least else self.start_hessians(fleet, now.best)
-        initial = None
-        if now.phase == "Hessians":
-            initial = partial(fleet.mean, self.advance_and_solve, now.pending)
-            now = replace(now, pending=0.0)  # the workers take the step with this call
-        p = -apply_inverse(now.S, now.Y, now.gradient, initial)
-        if not now.gradient @ p < 0:  # Krylov spaces of different right-hand sides need not make one definite matrix
-            p = -apply_inverse(now.S, now.Y, now.gradient)
-        return self.search(fleet, now, p)
+    def choose(self, problem: Problem) -> AnyMethod:
+        def price(method: AnyMethod) -> float:
+            cost = typical_cost(method, problem)
+            if self.goal == "seconds":
+                return cost.rounds * self.latency + 64 * cost.floats / self.rate + cost.seconds
+            return cost.rounds if self.goal == "rounds" else cost.floats
 
-    # -- models ---------------------------------------------------------------------------------------------------
+        return min(self.candidates(problem.loss, problem.dim), key=price)
 
-    def average(self, fleet: Fleet, now: AutoState) -> AutoState:
-        """Average the workers' own models; the objective at now.w comes with them. 2 rounds."""
-        f, w = fleet.mean(self.take_newton_steps, now.w, LOCAL_STEPS[now.averages])
-        now = replace(now, best=now.w, least=f) if f < now.least else now
-        return replace(now, w=w, averages=now.averages + 1, note="models")
+    def candidates(self, loss: Loss, dim: int) -> list[AnyMethod]:
+        """The methods to choose from for a loss with d weights."""
+        if not {"hvp", "hessian_diagonal"} <= loss.provides:
+            return [Lbfgs()]
+        found: list[AnyMethod] = [PreconditionedLbfgs(likely=1 if self.goal == "bits" else 4)]
+        if loss.convex:
+            found.append(NewtonCG())
+        if loss.convex and "hessian" in loss.provides and dim <= LARGEST:
+            found.append(Newton())
+        return found
 
-    def take_newton_steps(self, worker: Worker, w: Array, steps: int) -> tuple[float, Array]:
-        """f_i at w, and the worker's model (d,) after some Newton steps on its own rows: d + 1 floats."""
-        worker.move_to(w)
-        f = worker.value()
-        for _ in range(steps):
-            g = worker.gradient()
-            if a := Backtracking().search_locally(worker, g, -self.solve(worker, g)):
-                worker.advance(a)
-        return f, worker.w
+    def start(self, fleet: Fleet, w: Array) -> State:
+        raise TypeError("auto is a rule: run the method that auto.choose(problem) returns")
 
-    # -- Hessians and pairs ---------------------------------------------------------------------------------------
+    def step(self, fleet: Fleet, now: State) -> State:
+        raise TypeError("auto is a rule: run the method that auto.choose(problem) returns")
 
-    def advance_and_solve(self, worker: Worker, pending: float, q: Array) -> Array:
-        """Take the pending step; |H_i|^-1 q there, shape (d,): d floats."""
-        if pending:
-            worker.advance(pending)
-        return self.solve(worker, q)
 
-    def solve(self, worker: Worker, q: Array) -> Array:
-        """|H_i|^-1 q in a Krylov space, shape (d,)."""
-        return krylov(worker, q, PRODUCTS).solve_absolute(FLOOR)
-
-    def search(self, fleet: Fleet, now: AutoState, p: Array) -> AutoState:
-        """Search along p (d,) and take the step. 2 rounds if the step is one of the likely ones, else 4 or 6."""
-        derivative, grid = float(now.gradient @ p), SEARCH.grid
-        losses, gradients = fleet.mean(self.try_first, p, now.pending)
-        now = replace(now, pending=0.0)
-        a = SEARCH.select(grid[: SEARCH.first], losses, now.loss, derivative, now.step)
-        if not a:
-            a = SEARCH.select(grid[SEARCH.first :], fleet.mean(self.try_others), now.loss, derivative, now.step)
-        if not a:
-            return self.drop_pairs(now, p)
-        if a >= grid[LIKELY - 1]:
-            k = int(np.flatnonzero(grid == a)[0])
-            f, g, pending = float(losses[k]), gradients[k], a
-        else:
-            (f, g), pending = fleet.mean(advance, a), 0.0
-        S, Y = append_pair(now.S, now.Y, a * p, g - now.gradient, MEMORY)
-        poor = now.phase == "Hessians" and now.step * a <= POOR
-        return replace(
-            now, w=now.w + a * p, loss=f, gradient=g, step=a, S=S, Y=Y, pending=pending,
-            phase="pairs" if poor else now.phase, note=now.phase,
-        )  # fmt: skip
-
-    def drop_pairs(self, now: AutoState, p: Array) -> AutoState:
-        """The state after a search along p without a step: no pairs and no Hessians; a failure if none were in use."""
-        if now.phase == "pairs" and not len(now.S):
-            return fail(now, no_step(now, p))
-        return replace(now, phase="pairs", S=now.S[:0], Y=now.Y[:0], step=NAN, note="no step: pairs dropped")
-
-    def try_first(self, worker: Worker, p: Array, pending: float) -> tuple[Array, Array]:
-        """Set the direction p; f_i at the first 10 steps and gradients (4, d) at the likely ones: 4 d + 10 floats."""
-        if pending:
-            worker.advance(pending)
-        worker.set_direction(p)
-        return worker.losses(SEARCH.grid[: SEARCH.first]), worker.gradients(SEARCH.grid[:LIKELY])
-
-    def try_others(self, worker: Worker) -> Array:
-        """f_i at the other steps of the grid: 42 floats."""
-        return worker.losses(SEARCH.grid[SEARCH.first :])
+def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
+    """What a typical run of one of the candidates costs on this problem."""
+    d, rows, density = problem.dim, max(problem.rows), problem.density
+    product = 4.0 * rows * d * density  # operations
+    if isinstance(method, Newton):
+        hessian = rows * (d * density) ** 2 / 2
+        each = Cost(2, d * (d + 1) / 2 + 2 * d, (hessian + product) / SPEED + d**3 / 3 / CHOLESKY)
+        return Cost(*(NEWTON_STEPS * part for part in each))
+    if isinstance(method, NewtonCG):
+        products = CG_PRODUCTS + 2 * CG_STEPS
+        return Cost(4 * CG_STEPS + 2 * CG_PRODUCTS, (2 * CG_PRODUCTS + 3 * CG_STEPS) * d, products * product / SPEED)
+    if isinstance(method, PreconditionedLbfgs):
+        local = PRODUCTS * product + 2 * PRODUCTS**2 * d  # products, and the orthogonalisation of a Krylov basis
+        each = Cost(4, (method.likely + 3) * d, (local + 5 * product) / SPEED)
+        return Cost(*(PAIRS * part for part in each))
+    return Cost(0, 0, 0)  # the only candidate

@@ -8,9 +8,9 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
-from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import value_gradient_hessian
+from mpinewton.methods.support.tasks import move_to, value_gradient_hessian
 from mpinewton.settings import setting
 
 
@@ -31,15 +31,23 @@ class NewtonState(State):
 class Newton(Method[NewtonState]):
     """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue at the iterates.
 
-    The workers send f_i, g_i and the upper triangle of H_i together. The driver solves H p = -g by Cholesky, or by
-    eigenvectors where H is singular. With search=none all steps are 1 and only g_i and H_i are sent.
+    The driver solves H p = -g by Cholesky, or by eigenvectors where H is singular: the part of g outside its range is
+    then followed by a gradient step. The workers take the largest step of the search, 1 by default, and send f_i, g_i
+    and the upper triangle of H_i there in the same round trip. Only if Armijo's rule refuses that step they go back and
+    search. With search=none all steps are 1 and only g_i and H_i are sent.
     """
 
     search: Backtracking | None = setting(factory=Backtracking, help="line search; none: all steps are 1")
 
     name = "newton"
+    matrices = 3.5
     needs = ("gradient", "hessian")
-    cost = Cost("4", "d + 1", "d*(d + 1)/2 + d + 9")
+    cost = Cost("2", "d", "d*(d + 1)/2 + d + 1", "5 rounds more where the largest step is refused")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        largest = self.search is None or self.search.choose == "largest"
+        self.require(largest, "search.choose", "largest, since the Hessian is sent with the largest step")
 
     def start(self, fleet: Fleet, w: Array) -> NewtonState:
         if self.search is None:
@@ -51,21 +59,35 @@ class Newton(Method[NewtonState]):
         g, H = now.gradient, now.triangle
         if H is None:
             g, H = fleet.mean(self.gradient_and_hessian, now.w)
-        solved = solve_semidefinite(unpack_triangle(H), g)
+        solved = solve_semidefinite(unpack_triangle(H), g, now.loss if self.search else 0.0, fleet.problem.loss.convex)
         if solved.status != "solved":
             return fail(now, "the Hessian has a negative eigenvalue: newton needs a convex objective; use dino")
         p = -solved.x
         if self.search is None:
+            if g.any() and not p.any():
+                return fail(now, "the gradient is outside the range of the Hessian, which is singular: set search")
             return replace(now, w=now.w + p, step=1.0)
-        a = self.search(fleet, now, p)
-        if not a:
+        if not now.gradient @ p < 0:
             return fail(now, no_step(now, p))
-        f, g, H = fleet.mean(self.advance, a)
+        a = self.search.largest
+        f, g, H = fleet.mean(self.take_step, p)
+        if not self.search.accepts(a, f, now, p):
+            fleet.send(move_to, now.w)
+            a, p = search_or_descend(fleet, self.search, now, p)
+            if not a:
+                return fail(now, no_step(now, p))
+            f, g, H = fleet.mean(self.advance, a)
         return replace(now, w=now.w + a * p, loss=f, gradient=g, triangle=H, step=a)
 
     def gradient_and_hessian(self, worker: Worker, w: Array) -> tuple[Array, Array]:
         """Move to w; gradient and upper triangle of the Hessian of f_i there: d + d (d + 1) / 2 floats."""
         return value_gradient_hessian(worker, w)[1:]
+
+    def take_step(self, worker: Worker, p: Array) -> tuple[float, Array, Array]:
+        """Take the largest step along p (d,); the reply is that of `advance`."""
+        assert self.search is not None
+        worker.set_direction(p)
+        return self.advance(worker, self.search.largest)
 
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
         """Take the step; f_i, gradient and upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
