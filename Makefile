@@ -43,7 +43,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --maxprocesses=8 --dist=worksteal $(if $(FAST),-m 'not slow')
 
-.PHONY: help install run test check faults bench wan figures readme clean
+.PHONY: help install run test check faults bench wan figures trust readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -55,6 +55,7 @@ help:
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
 	@echo 'make wan       iterations on one node and over an emulated wide-area network, 20 minutes, as root'
 	@echo 'make figures   the experiments of jobs/, into runs/'
+	@echo 'make trust     data as people have them, by many methods, into docs/trust.md'
 	@echo 'make readme    renew the table of methods in README.md'
 	@echo 'make clean     remove virtual environments and caches; runs/ stays'
 
@@ -117,6 +118,9 @@ figures: $(STAMP) $(TORCH_STAMP)
 		if grep -q torch: "$$job" && ! $(BIN)/python -c 'import torch' 2>/dev/null; then continue; fi; \
 		$(BIN)/mpinewton compare "$$job" $$nproc -o "runs/$$name" --page "runs/$$name.md"; \
 	done
+
+trust: $(STAMP)
+	$(BIN)/python scripts/trust.py -o docs/trust.md
 
 readme: $(STAMP)
 	$(BIN)/python scripts/readme.py

@@ -27,17 +27,21 @@ from mpinewton.inputs import Objective, RankFunction, RankRows, as_point, make_s
 from mpinewton.launcher import promised_ranks, threads_per_rank
 from mpinewton.losses import Loss, make_loss
 from mpinewton.methods.support.method import AnyMethod, State
-from mpinewton.runs.evaluation import find_optimum
+from mpinewton.runs.ends import gap_bound
+from mpinewton.runs.evaluation import find_optimum, proposed_weights
 from mpinewton.runs.history import Row
 from mpinewton.runs.loop import Evaluation, run
-from mpinewton.runs.options import Callback, Options, number, plain_number, whole_number
+from mpinewton.runs.options import Callback, Options, flag, number, plain_number, whole_number
 from mpinewton.runs.stopping import make_stops
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
 Data = str | Path | Sequence[Shard] | tuple[Any, ...]
-STATUS = {"converged": 0, "budget": 1, "stalled": 3, "interrupted": 4}
+STATUS = {
+    "converged": 0, "budget": 1, "trouble": 2, "stalled": 3, "interrupted": 4, "precision": 5, "unbounded": 6,
+    "diverged": 7,
+}  # fmt: skip
 STOPPED = "the callback asked to stop"
 
 
@@ -54,13 +58,14 @@ def minimize(
     seed: int = 0,
     tol: float | None = None,
     rtol: float | None = None,
+    ftol: float | None = None,
     gap: float | None = None,
     reference: float | Literal["auto"] | None = None,
     max_iterations: int | None = None,
     max_rounds: int | None = None,
     max_bits: float | None = None,
     max_seconds: float | None = None,
-    measure_every: int = 1,
+    measure_every: int | None = None,
     callback: Callback | None = None,
     comm: Any = None,
 ) -> Any:
@@ -83,19 +88,24 @@ def minimize(
     intercept : bool
         Whether a feature that is always 1 is added; it is not regularised.
     w0 : array, shape (d,), optional
-        First weights; by default what the loss proposes, 0 for linear models.
+        First weights; by default what the loss proposes: 0 for linear models, and for the intercept of a regression a
+        location estimate of the labels.
     workers : int
         Logical workers, where (X, y) is dealt out.
     seed : int
     tol, rtol : float, optional
-        Gradient norm to stop at, and the same relative to the first one. Without any goal, tol = 1e-8.
+        Gradient norm to stop at, and the same relative to the first one.
+    ftol : float, optional
+        Estimated gap to the optimal value to stop at, relative to the decrease so far; it does not depend on the units
+        of features and labels. Without any goal, ftol = 1e-14.
     gap, reference : float, optional
         Gap to the optimal value to stop at, and that value; "auto" computes it first.
     max_iterations, max_rounds : int, optional
     max_bits, max_seconds : float, optional
         Budgets. Without any, max_iterations = 1000.
-    measure_every : int
-        Loss and gradient that the method does not know are measured at every so many iterations.
+    measure_every : int, optional
+        Loss and gradient that the method does not know are measured at every so many iterations, and at the end; they
+        are NaN in the other rows of the history. By default at every iteration, for minibatches once in an epoch.
     callback : function of (Row, w), optional
         Called after every iteration, on rank 0; the run stops where it returns True or raises StopIteration.
     comm : mpi4py.MPI.Intracomm, optional
@@ -104,9 +114,13 @@ def minimize(
     Returns
     -------
     OptimizeResult
-        x, fun, jac, nit, success, status (0 converged, 1 budget used up, 2 failed, 3 no further progress, 4 stopped by
-        the callback), message; history (list of Row), ledger (Ledger), and classes (the labels, in the order of the
-        loss; None for numbers). With `comm`, on every rank. Under mpiexec with a folder, on rank 0; None elsewhere.
+        x, fun, jac (of the measured iterate of least objective, at the end the last one of those equal to rounding),
+        nit, success (kinds "converged" and "precision"), kind (see docs/ends.md), status (0 converged, 1 budget used
+        up, 2 failed, 3 the method makes no further progress, 4 stopped by the callback, 5 no further progress possible
+        in float64, 6 no finite minimiser, 7 diverged), message; gap_bound (|jac|^2 / (2 l2), where l2 > 0 applies to
+        all weights of a convex objective, else NaN); history (list of Row), ledger (Ledger), and classes (the labels,
+        in the order of the loss; None for numbers). With `comm`, on every rank. Under mpiexec with a folder, on rank 0;
+        None elsewhere.
 
     Raises
     ------
@@ -119,10 +133,11 @@ def minimize(
     def prepare() -> RankRows:
         options = Options.of(
             method, settings, w0, seed, callback, measure_every, reference,
-            tol=tol, rtol=rtol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds, max_bits=max_bits,
-            max_seconds=max_seconds,
+            tol=tol, rtol=rtol, ftol=ftol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds,
+            max_bits=max_bits, max_seconds=max_seconds,
         )  # fmt: skip
-        return RankRows(Objective(make_loss(loss), number("l2", l2), bool(intercept), options.seed), options, data)
+        about = Objective(make_loss(loss), number("l2", l2), flag("intercept", intercept), options.seed)
+        return RankRows(about, options, data)
 
     with threadpool_limits(threads_per_rank()):  # numpy is loaded already: too late for the environment
         if comm is not None:
@@ -147,13 +162,14 @@ def minimize_function(
     seed: int = 0,
     tol: float | None = None,
     rtol: float | None = None,
+    ftol: float | None = None,
     gap: float | None = None,
     reference: float | None = None,
     max_iterations: int | None = None,
     max_rounds: int | None = None,
     max_bits: float | None = None,
     max_seconds: float | None = None,
-    measure_every: int = 1,
+    measure_every: int | None = None,
     callback: Callback | None = None,
 ) -> Any:
     """Minimise a sum of functions, one per rank: `scipy.optimize.minimize`, distributed.
@@ -179,7 +195,7 @@ def minimize_function(
         Whether every function is convex, which some methods need.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks that have a function each; without it, `fun` alone is minimised, in this process.
-    settings, seed, tol, rtol, gap, max_iterations, max_rounds, max_bits, max_seconds, measure_every, callback
+    settings, seed, tol, rtol, ftol, gap, max_iterations, max_rounds, max_bits, max_seconds, measure_every, callback
         As for `minimize`.
     reference : float, optional
         The optimal value.
@@ -200,8 +216,8 @@ def minimize_function(
     def prepare() -> RankFunction:
         options = Options.of(
             method, settings, None, seed, callback, measure_every, reference,
-            tol=tol, rtol=rtol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds, max_bits=max_bits,
-            max_seconds=max_seconds,
+            tol=tol, rtol=rtol, ftol=ftol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds,
+            max_bits=max_bits, max_seconds=max_seconds,
         )  # fmt: skip
         return RankFunction(fun, as_point(x0), jac, hessp, hess, reduce, convex, options)
 
@@ -249,6 +265,8 @@ def _in_folder(rows: RankRows, folder: Path) -> OptimizeResult | None:
 
 def _together(comm: Any, prepare: Callable[[], RankRows | RankFunction]) -> OptimizeResult:
     """The run of what all ranks bring. Whatever is wrong with the arguments of one is told to all."""
+    if not hasattr(comm, "Dup"):
+        raise ConfigError(f"comm = {comm!r}: expected a communicator of mpi4py, as MPI.COMM_WORLD")
     from mpinewton.fleet.transport.group import run_together
 
     inputs: list[RankRows | RankFunction] = []
@@ -276,10 +294,11 @@ def _together(comm: Any, prepare: Callable[[], RankRows | RankFunction]) -> Opti
 
 def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: Plan | None = None) -> OptimizeResult:
     """Run the method on the fleet."""
-    method, problem = options.method, fleet.problem
+    problem = fleet.problem
     problem.loss.validate(problem.features, problem.classes, problem.intercept)
+    method = options.method.choose(problem)
     method.validate(problem)
-    w = problem.initial_weights() if options.w0 is None else options.w0.copy()
+    w = proposed_weights(fleet) if options.w0 is None else options.w0.copy()
     if w.shape != (fleet.dim,):
         raise ConfigError(f"w0: expected shape ({fleet.dim},), the weights of this objective; found {w.shape}")
     optimum = NAN if options.reference is None else find_optimum(fleet, plan, options.reference).loss
@@ -295,18 +314,21 @@ def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: 
         except StopIteration:
             stopped.append(STOPPED)
 
+    every = options.measure_every or method.iterations_per_epoch(problem)
     ended = run(
-        method, fleet, w, make_stops(options.limits), evaluation=Evaluation(optimum, None, options.measure_every),
+        method, fleet, w, make_stops(options.limits), evaluation=Evaluation(optimum, None, every),
         watchers=[watch], pause=lambda: stopped[0] if stopped else "",
     )  # fmt: skip
+    best = ended.best_row
     return OptimizeResult(
-        x=ended.state.w, fun=ended.row.loss, jac=ended.state.gradient, nit=ended.row.iteration,
-        success=ended.converged, status=STATUS.get(ended.kind, 2), message=ended.reason,
-        history=history, ledger=fleet.ledger, classes=None if labels is None else np.array(labels),
+        x=ended.best.w, fun=best.loss, jac=ended.best.gradient, nit=ended.row.iteration, kind=ended.kind,
+        success=ended.kind in ("converged", "precision"), status=STATUS[ended.kind], message=ended.sentence,
+        gap_bound=gap_bound(problem, best.grad_norm), history=history, ledger=fleet.ledger,
+        classes=None if labels is None else np.array(labels),
     )  # fmt: skip
 
 
-PLAIN = ("fun", "nit", "success", "status", "message")
+PLAIN = ("fun", "nit", "success", "kind", "status", "message", "gap_bound")
 
 
 def _to_bytes(result: OptimizeResult) -> bytes:

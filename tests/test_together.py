@@ -37,7 +37,7 @@ A, b = everything[rank]
 given = {"jac": lambda x: A.T @ (A @ x - b), "hess": lambda x: A.T @ A}
 value = lambda x: 0.5 * np.sum((A @ x - b) ** 2)
 for method, reduce in (("lbfgs", "sum"), ("newton", "sum"), ("newton-cg", "mean")):
-    found = mn.minimize_function(value, np.zeros(5), method=method, reduce=reduce, comm=comm, **given)
+    found = mn.minimize_function(value, np.zeros(5), method=method, reduce=reduce, comm=comm, tol=1e-9, **given)
     assert found.success and abs(found.x - truth).max() < 1e-8, found
 total = 0.5 * sum(np.sum((A @ truth - b) ** 2) for A, b in everything)
 assert abs(mn.minimize_function(fun, np.zeros(5), jac=True, comm=comm).fun - total) < 1e-10
@@ -52,7 +52,7 @@ def chained(x):
 found = mn.minimize_function(chained, np.zeros(6), jac=True, comm=comm, tol=1e-9)
 assert found.success and abs(found.x - 1).max() < 1e-8, found
 
-found = mn.minimize_function(fun if rank == size - 1 else None, np.zeros(5), jac=True, comm=comm)
+found = mn.minimize_function(fun if rank == size - 1 else None, np.zeros(5), jac=True, comm=comm, tol=1e-9)
 assert abs(found.x - np.linalg.lstsq(*everything[-1])[0]).max() < 1e-8
 print("good", hashlib.sha256(found.x.tobytes()).hexdigest())
 """
@@ -72,7 +72,7 @@ def torch_fun(x, numbers=(rank,)):
     f = sum(loss(t, number) for number in numbers)
     f.backward()
     return f.item(), t.grad.numpy()
-found = mn.minimize_function(torch_fun, np.zeros(5), jac=True, comm=comm)
+found = mn.minimize_function(torch_fun, np.zeros(5), jac=True, comm=comm, tol=1e-9)
 truth = minimize(torch_fun, np.zeros(5), args=(range(size),), jac=True, method="BFGS", options={"gtol": 1e-10})
 assert found.success and abs(found.x - truth.x).max() < 1e-8, (found, truth)
 print("good")
@@ -156,7 +156,7 @@ refused(ConfigError, "tol = 'x'", mn.minimize, "lbfgs", (X, y), loss="logistic",
 refused(ConfigError, "X has", mn.minimize, "lbfgs", (X[:, : 5 - (rank == one)], y), loss="logistic")
 refused(ConfigError, "y: expected shape", mn.minimize, "lbfgs", (X, y[: 10 - (rank == one)]), loss="logistic")
 refused(ConfigError, "no rank brings rows", mn.minimize, "lbfgs", None, loss="logistic")
-refused(MpinewtonError, "3 classes", mn.minimize, "lbfgs", (X, y + 2 * (rank == one) * (y == 1)), loss="logistic")
+refused(MpinewtonError, "found 3", mn.minimize, "lbfgs", (X, y + 2 * (rank == one) * (y == 1)), loss="logistic")
 found = mn.minimize("lbfgs", (X, y) if rank == one else None, loss="logistic", comm=comm)
 assert found.success and found.classes.tolist() == [0, 1]
 print("good")
@@ -193,7 +193,7 @@ def test_what_goes_wrong_on_one_rank_is_an_error_on_all_and_the_communicator_sta
 
 
 SAYS = {
-    "own_method": r"barzilai-borwein: \d+ iterations, gradient norm \S+ is at most 1e-08",
+    "own_method": r"barzilai-borwein: \d+ iterations, estimated gap \S+ is at most",
     "own_loss": r"newton: \d+ iterations, objective 1\.2247094694",
     "own_objective": r"largest error \d\.\de-1\d",
     "rank_local_rows": r"\d+ rounds, \d+ bits up",

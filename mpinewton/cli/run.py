@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpinewton.cli.reading import reading_options, take_given
 from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,8 +40,13 @@ bits_option = click.option(
 @click.option("--loss", help="Loss, such as huber:delta=1.5.  [default: depends on the labels]")
 @click.option("--l2", type=float, help="Regularisation: coefficient of |w|^2/2.  [default: 1/rows]")
 @click.option("--intercept/--no-intercept", default=None, help="Add an intercept, which is not regularised.")
-@click.option("--tol", type=float, help="Tolerance on the gradient norm.  [default: 1e-8 if no other goal is given]")
+@click.option("--tol", type=float, help="Tolerance on the gradient norm.")
 @click.option("--rtol", type=float, help="Relative tolerance on the gradient norm: a fraction of the first.")
+@click.option(
+    "--ftol",
+    type=float,
+    help="Tolerance on the estimated gap, relative to the decrease so far.  [default: 1e-14 if no other goal]",
+)
 @click.option("--gap", type=float, help="Tolerance on the gap to the optimal value; requires --reference.")
 @click.option(
     "--reference",
@@ -52,6 +59,9 @@ bits_option = click.option(
 @click.option("--max-rounds", type=click.IntRange(0), help="Maximum number of rounds: broadcasts and reductions.")
 @click.option("--max-bits", type=float, help="Maximum number of bits on the link of the busiest worker.")
 @click.option("--max-seconds", type=float, help="Maximum time in seconds, without evaluation for the record.")
+@click.option(
+    "--network", metavar="LATENCY,RATE", help="Network that auto chooses for, as 20ms,100Mbit.  [default: one node]"
+)
 @click.option("--max-hours", type=float, help="Time limit in hours: write a checkpoint and end with exit code 3.")
 @click.option(
     "--start",
@@ -63,11 +73,13 @@ bits_option = click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), help="Data type of the data in memory.  [default: float64]"
 )
 @click.option("--test", metavar="DATA", help="Test data: record accuracy and loss on them, outside clock and ledger.")
+@reading_options
 @click.option(
     "--measure-every",
     type=click.IntRange(1),
     metavar="K",
-    help="Measure what the method itself does not compute only every K iterations.  [default: 1]",
+    help="Measure what the method itself does not compute only every K iterations.  [default: 1; for minibatches, "
+    "the iterations of an epoch]",
 )
 @click.option(
     "--sums",
@@ -100,10 +112,11 @@ def command(
 ) -> int:
     """Train a model with METHOD on DATA, a folder written by `mpinewton pack`.
 
-    The same command resumes from the checkpoint, on any number of ranks, with the same bits.
+    The same command resumes from the checkpoint, on any number of ranks, with the same bits. The options --format to
+    --allow-partial-last-line say how the test data are read, as those of `mpinewton pack` do.
 
-    Exit codes: 0 finished (converged, or a maximum reached); 1 failed; 2 invalid settings or data, nothing was started;
-    3 stopped by a signal or the time limit: run the same command again.
+    Exit codes: 0 finished (converged, or a maximum reached); 1 failed or diverged; 2 invalid settings or data, nothing
+    was started; 3 stopped by a signal or the time limit: run the same command again.
     """  # fmt: skip
     job, manifest = parse_job(config, pairs, **options)
     if nproc is not None:
@@ -140,10 +153,28 @@ def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tu
     from mpinewton.methods.settings import overlay, parse_settings
     from mpinewton.runs.job import Job, load_job, read_options
 
+    reading = take_given(options)
     content = read_options(config) if config else {}
+    network = options.pop("network", None)
+    content["test_reading"] = content.get("test_reading", {}) | reading
     content |= {name: value for name, value in options.items() if value is not None}
     content["settings"] = overlay(content.get("settings", {}), parse_settings(pairs))
+    if network is not None:
+        if content.get("method") != "auto":
+            raise ConfigError("--network has no effect: of all methods only auto depends on the network")
+        content["settings"] |= parse_network(network)
     return load_job(Job.of(content, str(config) if config else "command line"))
+
+
+def parse_network(text: str) -> dict[str, float]:
+    """The settings `latency` and `rate` of a network such as "20ms,100Mbit". Raises ConfigError."""
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"{number}(s|ms|us),{number}([kMG]?)bit(?:/s)?", text.replace(" ", ""))
+    if found is None:
+        raise ConfigError(f"--network {text!r}: expected a latency and a rate, such as 20ms,100Mbit or 50us,10Gbit")
+    latency, unit, rate, prefix = found.groups()
+    seconds = float(latency) * {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
+    return {"latency": seconds, "rate": float(rate) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[prefix]}
 
 
 def launch(session: Any, nproc: int) -> int:

@@ -95,7 +95,7 @@ def _pack(data: Data, folder: Path, session: Session, fresh: bool) -> None:
     options = msgspec.to_builtins(msgspec.structs.replace(data, test=None))
     packing = tomli_w.dumps({name: value for name, value in options.items() if value is not None})
     if (target / FILE).exists():
-        if note.exists() and note.read_text() == packing:
+        if note.exists() and note.read_text(encoding="utf-8") == packing:
             return
         if not fresh:
             raise ConfigError(f"{target} was packed with other options; --fresh packs it again")
@@ -103,15 +103,16 @@ def _pack(data: Data, folder: Path, session: Session, fresh: bool) -> None:
     note.unlink(missing_ok=True)
     assert data.workers is not None
     reading = Reading(
-        format=data.format, features=data.features, rows=data.rows, label_column=data.label_column,
-        allow_partial_last_line=data.allow_partial_last_line,
+        format=data.format, features=data.features, rows=data.rows, header=data.header, delimiter=data.delimiter,
+        label_column=data.label_column, weight_column=data.weight_column, categories=data.categories,
+        missing=data.missing, allow_partial_last_line=data.allow_partial_last_line,
     )  # fmt: skip
     pack(
         data.source, target, data.workers, partition=data.partition, sample=data.sample, seed=data.seed,
-        scale=data.scale, storage=data.storage, dtype=data.dtype or "auto", overwrite=fresh, reading=reading,
-        each=session.each,
+        scale=data.scale, storage=data.storage, dtype=data.dtype or "auto", standardize=data.standardize,
+        class_weight=data.class_weight, overwrite=fresh, reading=reading, each=session.each,
     )  # fmt: skip
-    note.write_text(packing)
+    note.write_text(packing, encoding="utf-8")
 
 
 def _prepare(cell: Cell, folder: Path, fresh: bool) -> tuple[Cell, Job, Manifest]:

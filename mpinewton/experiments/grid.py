@@ -68,7 +68,14 @@ class Data(Section, frozen=True, kw_only=True):
     sample: int | None = None
     features: int | None = None
     format: str = "auto"
+    header: bool | None = None  # recognised
+    delimiter: str | None = None  # recognised
     label_column: str | None = None
+    weight_column: str | None = None
+    categories: Literal["error", "onehot"] = "error"
+    missing: Literal["error", "mean", "indicator"] = "error"
+    standardize: bool = False
+    class_weight: str | None = None
     allow_partial_last_line: bool = False
 
 
@@ -257,7 +264,7 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
                 "data": str(packed_folder(data, folder)), "test": data.test,
                 "loss": objective.loss, "l2": l2, "intercept": objective.intercept, "start": objective.start,
                 "bits": experiment.bits,
-                "measure_every": experiment.measure_every,
+                "measure_every": experiment.measure_every or 1,
                 **experiment.stop,
             }  # fmt: skip
             try:

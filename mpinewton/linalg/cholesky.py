@@ -17,6 +17,11 @@ SMALL = 500
 # measured to need 3 or 4.
 STALE = 8
 TOLERANCE = 1e-10  # relative tolerance of these conjugate gradients
+# An eigenvalue of a d x d matrix with unit diagonal, or a pivot of its factor, is rounding error up to d times this.
+SINGULAR = 10 * np.finfo(np.float64).eps
+# In those units a gradient g has |g|^2 in the unit of the objective f, and |g| <= 1e-12 sqrt(f) is rounding error: a
+# sum of terms of about sqrt(f) loses some 1e-15 of them, and a step along that would lead far away.
+GRADIENT_NOISE = 1e-12
 
 
 def solve_positive(H: Array, g: Array) -> Solution:
@@ -27,13 +32,20 @@ def solve_positive(H: Array, g: Array) -> Solution:
     Solution
         With status "not positive definite", and x = g, where H has no factor or is not finite.
     """
+    return _solve_by_cholesky(H, g)[0]
+
+
+def _solve_by_cholesky(H: Array, g: Array) -> tuple[Solution, bool]:
+    """`solve_positive`, and whether H is singular to rounding: a pivot vanishes beside its diagonal entry."""
     try:
-        x = cho_solve(cho_factor(H, lower=True, check_finite=False), g, check_finite=False)
+        L, lower = cho_factor(H, lower=True, check_finite=False)
+        x = cho_solve((L, lower), g, check_finite=False)
     except LinAlgError:
         x = np.full_like(g, np.nan)
     if not np.isfinite(x).all():  # not every LAPACK detects NaN in H
-        return Solution(g.copy(), 0, "not positive definite")
-    return Solution(x, 1, "solved")
+        return Solution(g.copy(), 0, "not positive definite"), True
+    singular = (np.diagonal(L) ** 2 <= SINGULAR * len(H) * np.diagonal(H)).any()
+    return Solution(x, 1, "solved"), bool(singular)
 
 
 def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
@@ -57,23 +69,58 @@ def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
     return np.asarray(r / e - We.T @ solved.x)
 
 
-def solve_semidefinite(H: Array, g: Array) -> Solution:
+def solve_semidefinite(H: Array, g: Array, f: float = 0.0, convex: bool = False) -> Solution:
     """H^-1 g for positive semidefinite H (d, d) and g (d,); the shortest solution where H is singular to rounding.
+
+    Rounding and length are judged after H is scaled to a unit diagonal, so that the units of the variables do not
+    matter.
+
+    Parameters
+    ----------
+    H : array, shape (d, d)
+    g : array, shape (d,)
+    f : float
+        Where g is the gradient of an objective and H its Hessian: the objective. If H is singular and most of g lies
+        outside its range, x gets this part of g too, by the step after which the linear model is f - |f| (Polyak's).
+    convex : bool
+        Whether H is known to be semidefinite, so that a negative eigenvalue shows the size of the rounding errors.
 
     Returns
     -------
     Solution
         With status "not positive definite", and x = g, where an eigenvalue is negative by more than rounding error.
     """
-    solved = solve_positive(H, g)
-    if solved.status == "solved" or not np.isfinite(H).all():
-        return solved
-    e, Q = np.linalg.eigh(H)
-    zero = len(e) * np.finfo(np.float64).eps * np.abs(e).max()
-    if e[0] < -zero:
-        return solved
-    positive = e > zero
-    return Solution(Q[:, positive] @ (Q[:, positive].T @ g / e[positive]), 1, "solved")
+    solved, outside, inside_square = split_semidefinite(H, g, convex)
+    if f and (square := float(outside @ g)) > max(inside_square, GRADIENT_NOISE**2 * abs(f)):
+        return Solution(solved.x + outside * (abs(f) / square), 1, "solved")
+    return solved
+
+
+def split_semidefinite(H: Array, g: Array, convex: bool = False) -> tuple[Solution, Array, float]:
+    """The solution of `solve_semidefinite` for f = 0, and what it leaves out.
+
+    Returns
+    -------
+    solved : Solution
+    outside : array, shape (d,)
+        The part of g outside the range of H in the units in which H has a unit diagonal, as a direction; 0 where H is
+        not singular. Its square in these units is <outside, g>.
+    inside_square : float
+        The square of the rest of g, in these units; inf where H is not singular.
+    """
+    solved, singular = _solve_by_cholesky(H, g)
+    if not singular or not np.isfinite(H).all():
+        return solved, np.zeros_like(g), np.inf
+    root = np.sqrt(np.diagonal(H).clip(min=0.0))
+    root[root == 0] = 1.0
+    e, Q = np.linalg.eigh(H / root[:, None] / root)
+    zero = SINGULAR * len(e) * max(np.abs(e).max(), 1e-300)
+    if e[0] < -zero and not convex:
+        return Solution(g.copy(), 0, "not positive definite"), np.zeros_like(g), np.inf
+    b, positive = Q.T @ (g / root), e > max(zero, -e[0])
+    x = Q[:, positive] @ (b[positive] / e[positive]) / root
+    outside = Q[:, ~positive] @ b[~positive] / root
+    return Solution(x, 1, "solved"), outside, float(b[positive] @ b[positive])
 
 
 def project_spectrum(H: Array, mu: float) -> Array:
@@ -111,6 +158,23 @@ def cholesky_factor(H: Array) -> Array | None:
         return np.ascontiguousarray(cholesky(H, lower=True))
     except (LinAlgError, ValueError):  # ValueError: not finite
         return None
+
+
+def factor_semidefinite(H: Array) -> Array | None:
+    """The lower Cholesky factor of positive semidefinite H (d, d), where eigenvalues of 0 count as 1.
+
+    The eigenvalues are those of H with a unit diagonal, so that units do not matter. With the factor `solve_factored`
+    gives H^-1 g for g in the range of H, and a gradient step for the rest of g. None where an eigenvalue is negative by
+    more than rounding error, or H is not finite.
+    """
+    L, rounding = cholesky_factor(H), 10 * len(H) * np.finfo(np.float64).eps
+    if (L is not None and (np.diagonal(L) ** 2 > rounding * np.diagonal(H)).all()) or not np.isfinite(H).all():
+        return L
+    root = np.sqrt(np.diagonal(H).clip(min=0.0))
+    root[root == 0] = 1.0
+    e, Q = np.linalg.eigh(H / root[:, None] / root)
+    zero = rounding * np.abs(e).max()
+    return None if e[0] < -zero else cholesky_factor(((Q * np.where(e > zero, e, 1.0)) @ Q.T) * root[:, None] * root)
 
 
 def solve_with_stale_factor(H: Array, g: Array, L: Array | None) -> tuple[Solution, Array | None]:

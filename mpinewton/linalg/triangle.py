@@ -32,5 +32,12 @@ def unpack_triangle(t: Array) -> Array:
     return H
 
 
+def add_diagonal(H: Array, v: Array) -> Array:
+    """H + diag(v), shape (d, d), for v (d,): no second matrix is made for diag(v)."""
+    H = H.copy()
+    H[np.diag_indices_from(H)] += v
+    return H
+
+
 def _upper(d: int) -> NDArray[np.bool_]:
     return ~np.tri(d, k=-1, dtype=bool)

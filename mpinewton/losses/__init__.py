@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping
 
 from mpinewton.catalogue import make_callable
+from mpinewton.errors import ConfigError
 from mpinewton.extensions import Reference, find_class, verify
 from mpinewton.losses.huber import Huber
 from mpinewton.losses.linear import BinaryLoss
@@ -45,6 +46,8 @@ def make_loss(named: str | Reference | Loss, sha256: str | None = None) -> Loss:
         return named
     if isinstance(named, Reference):
         return named.build(Loss)  # type: ignore[type-abstract]
+    if not isinstance(named, str):
+        raise ConfigError(f"loss = {named!r}: expected the name of a loss, or a loss")
     verify(named, sha256)
     kind, settings = find_class(named, Loss, LOSSES | {"ridge": Squared}, "losses")  # type: ignore[type-abstract]
     return build(kind, settings, "loss")

@@ -34,5 +34,11 @@ class Huber(LinearLoss):
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return (np.abs(z - t) <= self.delta).astype(np.float64)
 
+    def location(self, t: Targets, weight: Array) -> float:
+        """The weighted median: near the minimiser for a small delta, where the second derivatives at 0 may all be 0."""
+        order = np.argsort(t)
+        middle = int(np.searchsorted(np.cumsum(weight[order]), 0.5))
+        return float(t[order[min(middle, len(t) - 1)]]) if len(t) else 0.0
+
     def hessian_bound(self, t: Targets) -> Array:
         return np.ones(len(t))

@@ -128,6 +128,17 @@ class LinearLoss(Loss):
         """Its diagonal, sum_j weight_j loss''(z_j) x_j.^2, shape (d,)."""
         return rows.squares_transpose_times(weight * second)
 
+    def location(self, t: Targets, weight: Array) -> float:
+        """A location estimate of the labels of a shard, whose rows have weights of sum 1: NaN if the loss has none.
+
+        Where there is an intercept, it starts at `location_logit` of the mean over the workers.
+        """
+        return float("nan")
+
+    def location_logit(self, location: float) -> float:
+        """The logit that predicts this location: by default itself."""
+        return location
+
     def predictions(self, z: Array, classes: Classes) -> Array:
         """Predicted labels, shape (n,): by default the logits, for real numbers."""
         return z
@@ -146,7 +157,8 @@ class BinaryLoss(LinearLoss):
     def targets(self, y: Array, classes: Classes) -> Targets:
         """-1 or 1 for every label, shape (n,). Raises DataError if the labels are not of two classes."""
         if classes is not None and len(classes) != 2:
-            raise DataError(f"{self.name}: expected labels of 2 classes; found {len(classes)} classes. Use softmax")
+            remedy = "Use softmax" if len(classes) > 2 else "Add rows of another class, or check the label column"
+            raise DataError(f"{self.name}: expected labels of 2 classes; found {len(classes)}. {remedy}")
         return np.array([-1.0, 1.0])[self.class_numbers(y, classes)]
 
     def predictions(self, z: Array, classes: Classes) -> Array:
@@ -202,6 +214,12 @@ class LinearModel:
 
     def predict(self, w: Array) -> Array:
         return self.loss.predictions(self.logits(w), self.classes)
+
+    def class_losses(self, w: Array) -> Array:
+        """The loss of every row if its label was c, for every class c: shape (n, C)."""
+        z, n = self.logits(w), self.rows.n
+        targets = [self.loss.targets(np.full(n, label), self.classes) for label in self.classes or ()]
+        return np.column_stack([self.loss.values(z, t) for t in targets])
 
 
 class LinearPoint:

@@ -201,24 +201,42 @@ class NonlinearPoint:
         )
 
     def along(self, p: Array) -> PointRay:
-        return PointRay(self._model, self.w, p)
+        return PointRay(self._model, self.w, p, **self.cache())
 
     def cache(self) -> dict[str, Array]:
         return {}
 
 
+class RandomModel:
+    """Base class of models that may be random in training: every point, and its line, has random numbers of its own.
+
+    Attributes
+    ----------
+    key : list of int or None
+        Where the model is trained: seed, worker, iteration, and how many points it had before in this iteration, from
+        which come the random numbers of the next point; shared with the worker. None: evaluation mode.
+    """
+
+    key: list[int] | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether every point draws random numbers."""
+        raise NotImplementedError
+
+
 class PointRay:
     """The line w + a p of a model that is not linear in the weights: every trial step evaluates the model again."""
 
-    def __init__(self, model: Model, w: Array, p: Array) -> None:
-        self.model, self.w, self.p = model, w, p
+    def __init__(self, model: Model, w: Array, p: Array, **kept: Array) -> None:
+        self.model, self.w, self.p, self.kept = model, w, p, kept
 
     def losses(self, steps: Array) -> Array:
         """Mean loss at w + a p for every a of `steps`, shape (len(steps),)."""
         return np.array([self.at(step).value() for step in steps], dtype=np.float64)
 
     def at(self, step: float) -> Point:
-        return self.model.at(self.w + step * self.p)
+        return self.model.at(self.w + step * self.p, **self.kept)
 
 
 def row_weights(shard: Shard) -> Array | float:

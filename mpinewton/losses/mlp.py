@@ -121,6 +121,11 @@ class MlpModel:
     def predict(self, w: Array) -> Array:
         return SOFTMAX.predictions(MlpPoint(self, w).logits, self.classes)
 
+    def class_losses(self, w: Array) -> Array:
+        """The loss of every row if its label was c, for every class c: shape (n, C)."""
+        z = MlpPoint(self, w).logits
+        return np.column_stack([SOFTMAX.values(z, np.full(len(z), c)) for c in range(len(self.classes or ()))])
+
 
 class MlpPoint(NonlinearPoint):
     """An `MlpModel` at w, with its activations."""

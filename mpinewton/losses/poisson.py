@@ -37,6 +37,12 @@ class Poisson(LinearLoss):
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return _split(z)[0]
 
+    def location(self, t: Targets, weight: Array) -> float:
+        return float(weight @ t)
+
+    def location_logit(self, location: float) -> float:
+        return float(np.log(location)) if location > 0 else 0.0
+
     def predictions(self, z: Array, classes: Classes) -> Array:
         return _mean(z)
 

@@ -27,6 +27,9 @@ class Squared(LinearLoss):
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return np.ones_like(z)
 
+    def location(self, t: Targets, weight: Array) -> float:
+        return float(weight @ t)
+
     def hessian_bound(self, t: Targets) -> Array:
         return np.ones(len(t))
 

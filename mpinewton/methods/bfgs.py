@@ -14,8 +14,9 @@ from mpinewton.linalg.lowrank import outer_sum
 from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.losses import Loss
 from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search
-from mpinewton.methods.support.method import Cost, Method, State
+from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State
 from mpinewton.methods.support.tasks import gradient_at, hessian_triangle, initial_state, smoothness_constant
+from mpinewton.methods.support.units import is_time_to_look, measure_units, provides_units
 from mpinewton.settings import setting
 
 
@@ -44,6 +45,10 @@ class Bfgs(Method[BfgsState]):
     `bound`, I / (L + l2) with L from a bound of the loss's second derivative, one float a worker. The default search
     takes the step of least loss. With search=none all steps are 1 and only gradients are sent: 2 rounds, d floats down
     and up.
+
+    With `scaled`, where entries of diag(B) differ by a factor 1e4 or more in iteration 20, the workers send diag(H), if
+    the loss provides it. Where its entries differ by more than a factor 1e6, that is where the units of the features
+    differ, B starts again from diag(H)^-1; likewise where a search fails.
     """
 
     hessian_start: Literal["scaled", "exact", "bound"] = setting("scaled", help="initial inverse Hessian")
@@ -53,6 +58,7 @@ class Bfgs(Method[BfgsState]):
     search: Backtracking | None = setting(factory=least_loss_search, help="line search; none: all steps are 1")
 
     name = "bfgs"
+    matrices = 5.0
     cost = Cost("4", "d + 1", "d + 11")
 
     def __post_init__(self) -> None:
@@ -91,10 +97,18 @@ class Bfgs(Method[BfgsState]):
             if now.last is not None:
                 B = bfgs_inverse(B, now.w - now.last[0], g - now.last[1])
             return replace(now, w=now.w - B @ g, B=B, last=np.array([now.w, g]), step=1.0)
-        g = now.gradient
-        p = -g / max(1.0, float(np.sqrt(g @ g))) if now.B is None else -(now.B @ g)
+        g, B = now.gradient, now.B
+        if self.hessian_start == "scaled" and B is not None:
+            known = np.diagonal(B)
+            if is_time_to_look(fleet, known.max(), known.min()) and (D := measure_units(fleet)).size:
+                B = np.diag(1.0 / D)
+        p = -g / max(1.0, float(np.sqrt(g @ g))) if B is None else -(B @ g)
         after = descend(fleet, self.search, now, p)
-        return after if after.trouble else replace(after, B=update(now.B, after.w - now.w, after.gradient - g))
+        if after.trouble and now.B is not None:  # start again
+            D = measure_units(fleet) if provides_units(fleet) else UNKNOWN
+            B = np.diag(1.0 / D) if D.size else None
+            after = descend(fleet, self.search, now, -g / D if D.size else -g / max(1.0, float(np.sqrt(g @ g))))
+        return after if after.trouble else replace(after, B=update(B, after.w - now.w, after.gradient - g))
 
 
 def update(B: Array | None, s: Array, y: Array) -> Array | None:

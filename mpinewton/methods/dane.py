@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import TypeVar
 
@@ -10,34 +10,18 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import cg
 from mpinewton.methods.support.linesearch import Backtracking
-from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import value_and_gradient
+from mpinewton.methods.support.method import Cost, Method, State
+from mpinewton.methods.support.tasks import initial_state, value_and_gradient
 from mpinewton.settings import setting
 
-# These methods have no safeguard against an increase of the objective. A run ends where the objective exceeds this
-# multiple of that at the start; chosen by hand.
-DIVERGED = 10.0
 NEWTON_STEPS = 100  # maximum number of a worker's Newton steps on its own problem; it has always needed fewer
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class DaneState(State):
-    """State of DANE and InexactDANE.
-
-    Attributes
-    ----------
-    first : float
-        Objective at the start.
-    """
-
-    first: float
-
-
-D = TypeVar("D", bound=DaneState)
+D = TypeVar("D", bound=State)
 
 
 @dataclass(frozen=True)
-class Dane(Method[DaneState]):
+class Dane(Method[State]):
     """DANE (Shamir, Srebro and Zhang 2014): convex losses, shards that resemble one another.
 
     w+ is the mean over the workers of argmin_v f_i(v) - <g_i(w) - eta g, v> + mu/2 |v - w|^2. The workers run Newton's
@@ -55,12 +39,13 @@ class Dane(Method[DaneState]):
     convex_only = True
     cost = Cost("4", "2*d", "2*d + 1")
 
-    def start(self, fleet: Fleet, w: Array) -> DaneState:
-        f, g = fleet.mean(value_and_gradient, w)
-        return DaneState(w, f, g, first=f)
+    remedy = "raise mu"
 
-    def step(self, fleet: Fleet, now: DaneState) -> DaneState:
-        return move_unless_diverged(fleet, now, fleet.mean(self.minimise, now.gradient), "raise mu")
+    def start(self, fleet: Fleet, w: Array) -> State:
+        return initial_state(fleet, w)
+
+    def step(self, fleet: Fleet, now: State) -> State:
+        return initial_state(fleet, fleet.mean(self.minimise, now.gradient))
 
     def minimise(self, worker: Worker, g: Array) -> Array:
         """The minimiser of the worker's problem, g (d,) the gradient of the whole at its weights: d floats."""
@@ -113,26 +98,25 @@ class LocalSvrg(Method[D]):
 
 
 @dataclass(frozen=True)
-class InexactDane(LocalSvrg[DaneState]):
+class InexactDane(LocalSvrg[State]):
     """InexactDANE (Reddi et al. 2016): any loss. DANE whose workers take SVRG steps on their own problems.
 
     A step is v <- v - s (grad_j(v) - grad_j(w) + eta g + mu (v - w)) for a random row j, with s = learning_rate about
-    1/L of a row. Nothing keeps the objective from increasing; the run ends where it is ten times that at the start.
+    1/L of a row. Nothing keeps the objective from increasing.
     """
 
     name = "inexact-dane"
+    remedy = "lower learning_rate or raise mu"
 
-    def start(self, fleet: Fleet, w: Array) -> DaneState:
-        f, g = fleet.mean(value_and_gradient, w)
-        return DaneState(w, f, g, first=f)
+    def start(self, fleet: Fleet, w: Array) -> State:
+        return initial_state(fleet, w)
 
-    def step(self, fleet: Fleet, now: DaneState) -> DaneState:
-        w = fleet.mean(self.take_svrg_steps, now.gradient)
-        return move_unless_diverged(fleet, now, w, "lower learning_rate or raise mu")
+    def step(self, fleet: Fleet, now: State) -> State:
+        return initial_state(fleet, fleet.mean(self.take_svrg_steps, now.gradient))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AideState(DaneState):
+class AideState(State):
     """State of AIDE.
 
     Attributes
@@ -159,10 +143,11 @@ class Aide(LocalSvrg[AideState]):
     lam: float = setting(0.0, ge=0, help="strong convexity, a lower bound")
 
     name = "aide"
+    remedy = "lower learning_rate, or raise tau or mu"
 
     def start(self, fleet: Fleet, w: Array) -> AideState:
         f, g = fleet.mean(value_and_gradient, w)
-        return AideState(w, f, g, first=f, centre=w, zeta=0.5)
+        return AideState(w, f, g, centre=w, zeta=0.5)
 
     @property
     def distance_weight(self) -> float:
@@ -174,13 +159,5 @@ class Aide(LocalSvrg[AideState]):
         half = (square - (self.lam / (self.lam + self.tau) if self.lam else 0.0)) / 2
         zeta = sqrt(half**2 + square) - half
         beta = now.zeta * (1 - now.zeta) / (square + zeta)
-        after = move_unless_diverged(fleet, now, w, "lower learning_rate, or raise tau or mu")
-        return after if after.trouble else replace(after, centre=w + beta * (w - now.w), zeta=zeta)
-
-
-def move_unless_diverged(fleet: Fleet, now: D, w: Array, remedy: str) -> D:
-    """The state at w (d,); a failure where the objective there is far above that at the start. 2 rounds."""
-    f, g = fleet.mean(value_and_gradient, w)
-    if f > DIVERGED * now.first:
-        return fail(now, f"diverged: the objective would be {f:.3g}, {DIVERGED:g} times that at the start; {remedy}")
-    return replace(now, w=w, loss=f, gradient=g)
+        f, g = fleet.mean(value_and_gradient, w)
+        return AideState(w, f, g, centre=w + beta * (w - now.w), zeta=zeta)

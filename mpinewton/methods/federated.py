@@ -10,25 +10,10 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import is_diverging
+from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.settings import setting
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FedAvgState(State):
-    """The weights and the scale of the first update.
-
-    Attributes
-    ----------
-    first : float or None
-        Norm of the first update of w; None before it.
-    """
-
-    first: float | None
-
-
-A = TypeVar("A", bound=FedAvgState)
+A = TypeVar("A", bound=State)
 
 
 @dataclass(frozen=True)
@@ -40,15 +25,11 @@ class LocalTraining(Method[A]):
     epochs: int = setting(1, ge=1, alias="passes", help="number of passes over the local rows per round")
     batch_size: int | None = setting(32, ge=1, alias="batch", help="number of rows in a local step; none: all")
 
+    remedy = "lower learning_rate"
+
     def update(self, now: A, p: Array) -> A:
-        """The state at w - p; a failed one if p is far longer than the first update."""
-        length = float(np.linalg.norm(p))
-        if is_diverging(length, now.first):
-            remedy = f"set learning_rate = {self.learning_rate / 4:.3g} instead of {self.learning_rate:.3g}"
-            first = "" if now.first is None else f", that of the first one {now.first:.3g}"
-            return fail(now, f"diverged: the norm of the update is {length:.3g}{first}; {remedy}")
-        first_norm = length if now.first is None else now.first
-        return replace(now, w=now.w - p, step=self.learning_rate, first=first_norm)
+        """The state at w - p."""
+        return replace(now, w=now.w - p, step=self.learning_rate)
 
     def train(
         self, worker: Worker, w: Array, drift: Callable[[Array], Array] | None = None, correction: Array | None = None
@@ -86,7 +67,7 @@ class LocalTraining(Method[A]):
 
 
 @dataclass(frozen=True)
-class FedAvg(LocalTraining[FedAvgState]):
+class FedAvg(LocalTraining[State]):
     """FedAvg (McMahan et al. 2017): any smooth loss, shards that resemble one another.
 
     Every worker runs `epochs` passes of minibatch SGD with momentum from w and sends w - v, v its local weights; the
@@ -97,10 +78,10 @@ class FedAvg(LocalTraining[FedAvgState]):
     name = "fedavg"
     cost = Cost("2", "d", "d")
 
-    def start(self, fleet: Fleet, w: Array) -> FedAvgState:
-        return FedAvgState(w, first=None)
+    def start(self, fleet: Fleet, w: Array) -> State:
+        return State(w)
 
-    def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
+    def step(self, fleet: Fleet, now: State) -> State:
         return self.update(now, fleet.mean(self.local, now.w))
 
     def local(self, worker: Worker, w: Array) -> Array:
@@ -133,7 +114,7 @@ class FedNova(FedAvg):
     name = "fednova"
     cost = Cost("2", "d", "d + 1")
 
-    def step(self, fleet: Fleet, now: FedAvgState) -> FedAvgState:
+    def step(self, fleet: Fleet, now: State) -> State:
         p, a = fleet.mean(self.normalise, now.w)
         return self.update(now, a * p)
 
@@ -146,7 +127,7 @@ class FedNova(FedAvg):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ScaffoldState(FedAvgState):
+class ScaffoldState(State):
     """The state of FedAvg and the control variate.
 
     Attributes
@@ -173,12 +154,11 @@ class Scaffold(LocalTraining[ScaffoldState]):
     cost = Cost("2", "2*d", "2*d")
 
     def start(self, fleet: Fleet, w: Array) -> ScaffoldState:
-        return ScaffoldState(w, first=None, control=np.zeros_like(w))
+        return ScaffoldState(w, control=np.zeros_like(w))
 
     def step(self, fleet: Fleet, now: ScaffoldState) -> ScaffoldState:
         p, change = fleet.mean(self.local, now.w, now.control)
-        after = self.update(now, p)
-        return after if after.trouble else replace(after, control=now.control + change)
+        return replace(self.update(now, p), control=now.control + change)
 
     def local(self, worker: Worker, w: Array, c: Array) -> tuple[Array, Array]:
         """w - v after the local steps and the change of c_i, 2 d floats."""

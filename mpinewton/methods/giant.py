@@ -23,6 +23,9 @@ class Giant(LocalNewtonSystem[State]):
     ends the run, as published; `truncate` takes the iterate before it, and counts curvature at rounding level as none.
     `abs` solves |H_i| v = g in a Krylov space of `limit` dimensions, with eigenvalues by modulus and none below `floor`
     times the largest. With `truncate` and `abs` the direction is always a descent direction.
+
+    The curvature of a convex loss is never negative: where it is 0 to rounding, `stop` takes the iterate before u too,
+    and without one, Polyak's step along g.
     """
 
     negative: Literal["stop", "truncate", "abs"] = setting("stop", help="what to do on negative curvature")
@@ -44,7 +47,7 @@ class Giant(LocalNewtonSystem[State]):
 
     def step(self, fleet: Fleet, now: State) -> State:
         p, failed = fleet.sum(self.direction, now.gradient)
-        if failed and self.negative == "stop":
+        if failed and self.negative == "stop" and not fleet.problem.loss.convex:
             where = f"the solver failed on {failed:.0f} of {fleet.n_workers} workers"
             return fail(now, f"negative curvature: {where}; set negative=truncate or negative=abs, or use dino")
         return descend(fleet, self.search, now, p)
@@ -55,4 +58,7 @@ class Giant(LocalNewtonSystem[State]):
             return -worker.share * krylov(worker, g, self.limit).solve_absolute(self.floor), False
         solved = self.solve(worker, g, FLAT if self.negative == "truncate" else 0.0)
         # A worker without rows has zero weight, and its Hessian does not count.
-        return -worker.share * solved.x, solved.status not in ("solved", "limit") and worker.share > 0
+        failed, x = solved.status not in ("solved", "limit") and worker.share > 0, solved.x
+        if failed and not solved.iterations and not g @ worker.hvp(g) < 0:
+            x = g * (abs(worker.value()) / (g @ g))
+        return -worker.share * x, failed

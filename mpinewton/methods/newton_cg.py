@@ -11,11 +11,13 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
+from mpinewton.fleet.calls import Task
+from mpinewton.linalg.cholesky import GRADIENT_NOISE
 from mpinewton.linalg.krylov import EXHAUSTED, Solution, cg
 from mpinewton.losses import Loss
-from mpinewton.methods.support.linesearch import Backtracking, no_step
+from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
-from mpinewton.methods.support.tasks import hvp
+from mpinewton.methods.support.tasks import advance, hvp, value_and_gradient
 from mpinewton.settings import setting
 
 LOOSEST = 0.5  # tolerance of conjugate gradients far from the optimum
@@ -52,16 +54,18 @@ class NewtonCG(Method[NewtonCGState]):
     """
 
     forcing: float | Literal["model", "residual"] = setting(
-        "model", gt=0, lt=1, help="when conjugate gradients stop: model, residual, or a relative tolerance"
+        "residual", gt=0, lt=1, help="when conjugate gradients stop: model, residual, or a relative tolerance"
     )
-    preconditioner: Literal["diagonal", "none"] = setting("diagonal", help="preconditioner of conjugate gradients")
+    preconditioner: Literal["auto", "diagonal", "none"] = setting(
+        "auto", help="preconditioner of conjugate gradients; auto: diagonal where the loss provides diag(H)"
+    )
     alpha: float = setting(
         0.01,
         gt=0,
         le=1,
         alias="a",
         help="weight of diag(H) in the preconditioner, against l2",
-        only_if={"preconditioner": "diagonal"},
+        only_if={"preconditioner": ("auto", "diagonal")},
     )
     cg_steps: int | None = setting(
         None, ge=1, help="maximum number of steps of conjugate gradients; none: max(50, 2 sqrt(d)), at most d"
@@ -78,7 +82,7 @@ class NewtonCG(Method[NewtonCGState]):
             self.need(loss, "hessian_diagonal", "preconditioner=diagonal", "use preconditioner=none")
 
     def start(self, fleet: Fleet, w: Array) -> NewtonCGState:
-        f, g, D = fleet.mean(self.move_to, w)
+        f, g, D = self.evaluate(fleet, w, self.move_to, value_and_gradient)
         first = g / self.root(fleet, D)
         return NewtonCGState(w, f, g, diagonal=D, first=sqrt(first @ first))
 
@@ -87,10 +91,13 @@ class NewtonCG(Method[NewtonCGState]):
         # In the variables M^(1/2) s the preconditioner is the identity, and the norm of M^-1 is the Euclidean one.
         solved = self.solve(lambda v: fleet.mean(hvp, v / root) / root, g / root, now.first)
         p = -solved.x / root
-        a = self.search(fleet, now, p)
+        if solved.status == "negative curvature" and not solved.iterations and fleet.problem.loss.convex:
+            slope = float(g @ -p)  # the curvature is 0 to rounding: Polyak's step
+            p *= abs(now.loss) / slope if slope > GRADIENT_NOISE**2 * abs(now.loss) else 1.0
+        a, p = search_or_descend(fleet, self.search, now, p)
         if not a:
             return fail(now, no_step(now, p))
-        f, g, D = fleet.mean(self.advance, a)
+        f, g, D = self.evaluate(fleet, a, self.advance, advance)
         note = f"{solved.iterations} steps of conjugate gradients"
         if solved.status == "negative curvature":
             note += ", then negative curvature"
@@ -113,20 +120,25 @@ class NewtonCG(Method[NewtonCGState]):
 
     def root(self, fleet: Fleet, D: Array) -> Array:
         """Square root of the preconditioner M, a diagonal, shape (d,)."""
-        if self.preconditioner == "none":
+        if not D.size:
             return np.ones(fleet.dim)
         M = np.abs(self.alpha * D + (1.0 - self.alpha) * fleet.problem.l2_vector)
         return np.sqrt(np.where(M > 0, M, 1.0))
 
+    def evaluate(
+        self, fleet: Fleet, to: Array | float, with_diagonal: Task, without: Task
+    ) -> tuple[float, Array, Array]:
+        """Loss, gradient and diagonal of the Hessian; `UNKNOWN` in its place without a preconditioner."""
+        provided = "hessian_diagonal" in fleet.problem.loss.provides
+        if self.preconditioner == "diagonal" or (self.preconditioner == "auto" and provided):
+            f, g, D = fleet.mean(with_diagonal, to)
+            return f, g, D
+        return *fleet.mean(without, to), UNKNOWN
+
     def move_to(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
-        worker.move_to(w)
-        return self.evaluate(worker)
+        """Move to w; f_i, its gradient and the diagonal of its Hessian there: 2 d + 1 floats."""
+        return *value_and_gradient(worker, w), worker.hessian_diagonal()
 
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
-        worker.advance(step)
-        return self.evaluate(worker)
-
-    def evaluate(self, worker: Worker) -> tuple[float, Array, Array]:
-        """f_i, its gradient and the diagonal of its Hessian where the worker stands, 2 d + 1 floats."""
-        diagonal = worker.hessian_diagonal() if self.preconditioner == "diagonal" else UNKNOWN
-        return worker.value(), worker.gradient(), diagonal
+        """Take the step; f_i, its gradient and the diagonal of its Hessian there: 2 d + 1 floats."""
+        return *advance(worker, step), worker.hessian_diagonal()

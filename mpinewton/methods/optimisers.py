@@ -11,10 +11,11 @@ import numpy as np
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.methods.support.method import Cost, Method, State, fail
+from mpinewton.methods.support import tasks
+from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.methods.support.preconditioners import hidden_weights, orthogonalise
 from mpinewton.methods.support.schedules import BATCH, SAMPLING, Decay
-from mpinewton.methods.support.tasks import Sampling, is_diverging, minibatch
+from mpinewton.methods.support.tasks import Sampling, minibatch
 from mpinewton.settings import setting
 
 RATES = ("lr", "step_size")
@@ -32,14 +33,11 @@ class OptimiserState(State):
         Running mean of the squared gradients; None for a method that has none.
     steps : int
         Number of steps taken.
-    first : float or None
-        Norm of the first gradient; None before it.
     """
 
     momentum: Array
     square: Array | None
     steps: int
-    first: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Optimiser(Method[OptimiserState]):
     batch_size: float | None = setting(None, gt=0, alias="batch", help=BATCH)
     sampling: Sampling = setting("fresh", help=SAMPLING)
 
+    remedy = "lower learning_rate"
     has_square: ClassVar[bool] = False  # whether the method keeps the second moment
 
     def __post_init__(self) -> None:
@@ -61,18 +60,16 @@ class Optimiser(Method[OptimiserState]):
             "fresh, as it has no effect without batch_size",
         )
 
+    def iterations_per_epoch(self, problem: Problem) -> int:
+        return tasks.iterations_per_epoch(problem, self.batch_size)
+
     def start(self, fleet: Fleet, w: Array) -> OptimiserState:
         zeros = np.zeros_like(w)
-        return OptimiserState(w, momentum=zeros, square=zeros if self.has_square else None, steps=0, first=None)
+        return OptimiserState(w, momentum=zeros, square=zeros if self.has_square else None, steps=0)
 
     def step(self, fleet: Fleet, now: OptimiserState) -> OptimiserState:
         g = fleet.mean(self.gradient, now.w)
-        length = float(np.linalg.norm(g))
-        if is_diverging(length, now.first):
-            remedy = f"set learning_rate = {self.learning_rate / 4:.3g} instead of {self.learning_rate:.3g}"
-            first = "" if now.first is None else f", that of the first one {now.first:.3g}"
-            return fail(now, f"diverged: the norm of the gradient is {length:.3g}{first}; {remedy}")
-        now = replace(now, steps=now.steps + 1, first=length if now.first is None else now.first)
+        now = replace(now, steps=now.steps + 1)
         factor = self.decay(now.steps)
         return replace(self.update(fleet, now, g, factor), step=self.learning_rate * factor)
 

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.fleet import Fleet, Worker
+from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.settings import setting
 
@@ -27,7 +27,11 @@ class Sgd(Method[State]):
     )
 
     name = "sgd"
+    remedy = "lower learning_rate"
     cost = Cost("2", "d", "d")
+
+    def iterations_per_epoch(self, problem: Problem) -> int:
+        return ceil(1 / self.batch_fraction)
 
     def start(self, fleet: Fleet, w: Array) -> State:
         return State(w)
@@ -57,6 +61,7 @@ class LocalSgd(Method[State]):
     epochs: int = setting(1, ge=1, help="passes over the worker's rows between two averages", alias="passes")
 
     name = "local-sgd"
+    remedy = "lower learning_rate"
     shards_alike = True
     cost = Cost("2", "d", "d")
 

@@ -48,6 +48,7 @@ class ShipData(Method[ShipDataState]):
     search: Backtracking = setting(factory=Backtracking, help="line search, on the driver")
 
     name = "ship-data"
+    matrices = 3.5
     needs = ("gradient", "hessian", "rows")
     rows_travel = True
     convex_only = True
@@ -68,7 +69,7 @@ class ShipData(Method[ShipDataState]):
 
     def step(self, fleet: Fleet, now: ShipDataState) -> ShipDataState:
         whole = self.worker_with_all(fleet, now)
-        solved = solve_semidefinite(whole.hessian(), now.gradient)
+        solved = solve_semidefinite(whole.hessian(), now.gradient, now.loss, convex=True)
         if solved.status != "solved":
             return fail(now, "the Hessian has a negative eigenvalue: ship-data needs a convex objective; use dino")
         a = self.search.search_locally(whole, now.gradient, -solved.x, now.step)

@@ -24,7 +24,8 @@ OPTIONAL = ("gap", "test_accuracy", "test_loss")
 CUMULATIVE = ("rounds", "floats_up", "bits_up", "seconds")
 # `kind` of result.json -> ending.
 ENDINGS: dict[str, Ending] = {
-    "converged": "converged", "budget": "budget", "stalled": "stalled", "interrupted": "running",
+    "converged": "converged", "precision": "converged", "budget": "budget", "stalled": "stalled",
+    "unbounded": "stalled", "interrupted": "running",
 }  # fmt: skip
 
 

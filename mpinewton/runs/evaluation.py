@@ -14,12 +14,15 @@ import msgspec
 import numpy as np
 
 from mpinewton.arrays import NAN, Array
+from mpinewton.data.blocks import Reading
 from mpinewton.data.loading import load_rows
 from mpinewton.errors import ConfigError, DataError, Interrupted
-from mpinewton.fleet import Fleet, Plan
+from mpinewton.fleet import Fleet, Plan, Worker
+from mpinewton.losses.linear import LinearLoss
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
-from mpinewton.runs.job import optimum_shift
+from mpinewton.methods.support.tasks import linear_model
+from mpinewton.runs.job import ReadingOptions, optimum_shift
 from mpinewton.runs.loop import run
 from mpinewton.runs.model import read_model
 from mpinewton.runs.stopping import GradientBelow, Iterations
@@ -50,7 +53,7 @@ class Reference:
     grad_norm: float
 
 
-def tester(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
+def tester(plan: Plan, source: str, reading: ReadingOptions) -> Callable[[Array], tuple[float, float]]:
     """A function that evaluates weights on test rows.
 
     Parameters
@@ -58,6 +61,8 @@ def tester(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
     plan : Plan
     source : str
         The test rows: a folder of shards or anything `mpinewton pack` reads.
+    reading : ReadingOptions
+        How they are read.
 
     Returns
     -------
@@ -70,7 +75,7 @@ def tester(plan: Plan, source: str) -> Callable[[Array], tuple[float, float]]:
         If the source does not fit the training data.
     """
     loss, manifest = plan.build_loss(), plan.manifest
-    shard, _ = load_rows(source, manifest.features, manifest.class_names or (), manifest.scale)
+    shard, _ = load_rows(source, manifest.schema, Reading(**msgspec.structs.asdict(reading)))
     if not shard.rows:
         raise DataError(f"{source}: no test rows")
     model = loss.on_shard(shard.with_intercept() if plan.intercept else shard, manifest.classes)
@@ -163,7 +168,10 @@ def _key(plan: Plan) -> str:
 
 def _read(path: Path) -> Reference:
     with open_sealed(path, FORMAT) as file:
-        return Reference(float(file.attrs["loss"]), file["w"][()], float(file.attrs["grad_norm"]))
+        found = Reference(float(file.attrs["loss"]), file["w"][()], float(file.attrs["grad_norm"]))
+        if not isfinite(found.loss) or found.w is None or not np.isfinite(found.w).all():
+            raise ValueError("a number is not finite")
+        return found
 
 
 def _write(path: Path, found: Reference) -> None:
@@ -172,14 +180,34 @@ def _write(path: Path, found: Reference) -> None:
         file.create_dataset("w", data=found.w)
 
 
-def initial_weights(plan: Plan, text: str, optimum: Reference | None) -> Array:
+def proposed_weights(fleet: Fleet) -> Array:
+    """The weights the loss proposes to start from, shape (d,); for an intercept, a location estimate of the labels.
+
+    The estimate takes one round, of one float a worker, which is charged to the run.
+    """
+    problem = fleet.problem
+    w, loss = problem.initial_weights(), problem.loss
+    if problem.intercept and isinstance(loss, LinearLoss) and type(loss).location is not LinearLoss.location:
+        w[-1] = loss.location_logit(float(fleet.mean(location)))
+    return w
+
+
+def location(worker: Worker) -> float:
+    """Worker task: a location estimate of the worker's labels: 1 float."""
+    model = linear_model(worker)
+    return model.loss.location(model.t, model.row_weight_array)
+
+
+def initial_weights(fleet: Fleet, plan: Plan, text: str, optimum: Reference | None) -> Array:
     """The first w, shape (d,).
 
     Parameters
     ----------
+    fleet : Fleet
     plan : Plan
     text : str
-        "auto" (the loss's own: zeros for linear models, random for networks), "zero", a model file, or "optimum+C"
+        "auto" (the loss's own: zeros for linear models, random for networks; intercepts of regressions at a location
+        estimate of the labels), "zero", a model file, or "optimum+C"
         (C added to every coordinate of the optimum).
     optimum : Reference or None
         Needed for "optimum+C".
@@ -190,14 +218,20 @@ def initial_weights(plan: Plan, text: str, optimum: Reference | None) -> Array:
         If the file cannot be read, or does not have d weights.
     """
     if text == "auto":
-        return plan.problem().initial_weights()
+        return proposed_weights(fleet)
     if text == "zero":
         return np.zeros(plan.problem().dim)
     if (shift := optimum_shift(text)) is not None:
         assert optimum is not None and optimum.w is not None  # Job.check
         return optimum.w + shift
-    w = read_model(Path(text)).w
-    dim = plan.problem().dim
-    if w.shape != (dim,):
-        raise ConfigError(f"--start {text}: expected {dim} weights, but the model has {w.size}")
-    return w
+    model = read_model(Path(text))
+    dim, schema = plan.problem().dim, plan.manifest.schema
+    if model.w.shape != (dim,):
+        raise ConfigError(f"--start {text}: expected {dim} weights, but the model has {model.w.size}")
+    if model.schema.class_names != schema.class_names:
+        names = [", ".join(some.class_names or ()) or "numbers" for some in (model.schema, schema)]
+        raise ConfigError(f"--start {text}: the classes of the model are {names[0]}; those of the data are {names[1]}")
+    own, others = model.schema.columns, schema.columns
+    if own is not None and others is not None and own.feature_names != others.feature_names:
+        raise ConfigError(f"--start {text}: the features of the model are not those of the data; names or order differ")
+    return model.w.copy()

@@ -16,6 +16,7 @@ from mpinewton.errors import MpinewtonError
 from mpinewton.extensions import shown
 from mpinewton.fleet import Fleet
 from mpinewton.methods.support.method import State
+from mpinewton.runs.ends import Ends, gap_bound
 from mpinewton.runs.evaluation import Reference, find_optimum, initial_weights, tester
 from mpinewton.runs.folder import RunFolder, environment, versions
 from mpinewton.runs.history import Row, history_sha256
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
 log = logging.getLogger("mpinewton")
-EXIT_CODES = {"converged": 0, "budget": 0, "stalled": 0, "trouble": 1, "interrupted": 3}
+EXIT_CODES = {
+    "converged": 0, "precision": 0, "stalled": 0, "budget": 0, "unbounded": 0, "diverged": 1, "trouble": 1,
+    "interrupted": 3,
+}  # fmt: skip
 
 
 def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool = False) -> dict[str, Any]:
@@ -67,22 +71,24 @@ class _Execution:
         self.ranks = introduce(session, job.bits)
         self.plan = job.plan(manifest)
         self.fleet: Fleet = session.open(self.plan)
+        self.method = job.algorithm.choose(self.fleet.problem)
         self.clock = Clock()
+        self.ends = Ends(self.fleet)
 
     def result(self) -> dict[str, Any]:
         job, fleet = self.job, self.fleet
         optimum = None if job.reference is None else find_optimum(fleet, self.plan, job.reference, self.pause)
         evaluation = Evaluation(
             NAN if optimum is None else optimum.loss,
-            None if job.test is None else tester(self.plan, job.test),
-            job.measure_every or 1,
+            None if job.test is None else tester(self.plan, job.test, job.test_reading),
+            job.measure_every or self.method.iterations_per_epoch(fleet.problem),
         )
-        fleet.adopt(job.algorithm)
+        fleet.adopt(self.method)
         begin = self.open_folder(optimum)
         progress = Progress()
         outcome = run(
-            job.algorithm, fleet, begin, job.stops(), clock=self.clock, evaluation=evaluation,
-            first=self.folder.rows[0] if self.folder.rows else None,
+            self.method, fleet, begin, job.stops(), clock=self.clock, evaluation=evaluation,
+            first=self.folder.rows[0] if self.folder.rows else None, ends=self.ends,
             watchers=[self.folder, progress, self.checkpoint], pause=self.pause,
         )  # fmt: skip
         progress.finish(outcome.row)
@@ -92,14 +98,15 @@ class _Execution:
         """Open the run folder. Returns the first w; or the state of the checkpoint, with fleet and clock restored."""
         saved = self.folder.checkpoint
         begin: Array | State = (
-            initial_weights(self.plan, self.job.start, optimum)
+            initial_weights(self.fleet, self.plan, self.job.start, optimum)
             if saved is None
-            else saved.state_of(self.job.algorithm.state)
+            else saved.state_of(self.method.state)
         )
         self.folder.open(self.fleet, self.job.toml(), environment(self.ranks, self.session.library, self.job.bits))
         if saved is not None and isinstance(begin, State):
             self.fleet.iteration = saved.facts["iteration"]
             self.fleet.restore(saved.workers, begin.w)
+            self.ends.restore(saved.state, self.folder.rows, begin)
             log.info("resuming from the checkpoint at iteration %d: %s", self.fleet.iteration, self.summary())
             self.clock = Clock(saved.facts["seconds"])
         else:
@@ -110,8 +117,9 @@ class _Execution:
     def summary(self) -> str:
         """The run in one line."""
         job, m = self.job, self.manifest
+        chosen = "" if self.method is job.algorithm else f" (which chooses {self.method.name})"
         return (
-            f"{shown(job.method)} on {job.data}: {shown(job.loss or '')}, l2 {job.l2:.6g}, "
+            f"{shown(job.method)}{chosen} on {job.data}: {shown(job.loss or '')}, l2 {job.l2:.6g}, "
             f"{m.rows} rows x {m.features} features, "
             f"{m.workers} workers on {self.session.ranks} rank{'s' if self.session.ranks > 1 else ''}"
         )
@@ -119,7 +127,7 @@ class _Execution:
     def checkpoint(self, row: Row, state: State) -> None:
         """Watcher that saves a checkpoint when one is due."""
         if self.folder.is_due(self.job.checkpoint_seconds):
-            self.folder.save(state, row.seconds)
+            self.folder.save(state, row.seconds, self.ends)
 
     def pause(self) -> str:
         """Why the run must be interrupted, or ""."""
@@ -131,31 +139,33 @@ class _Execution:
 
     def finish(self, outcome: Outcome) -> dict[str, Any]:
         """Write checkpoint, model and result, and log the result."""
-        folder, row = self.folder, outcome.row
-        if outcome.kind != "trouble":  # the workers have left the last good iterate
-            folder.save(outcome.state, row.seconds)
-        model = Model.of(outcome.state.w, self.plan)
+        folder, row, best = self.folder, outcome.row, outcome.best_row
+        if outcome.resumable:
+            folder.save(outcome.state, row.seconds, self.ends)
+        model = Model.of(outcome.best.w, self.plan)
         write_model(folder.path / "model.h5", model)
         ledger = self.fleet.ledger
         result = {
             **self.job.names(), "l2": self.job.l2,
             "data": self.job.data,
-            "rows_travel": self.job.algorithm.rows_travel,
+            "chosen": self.method.name, "rows_travel": self.method.rows_travel,
             "workers": self.manifest.workers, "ranks": self.session.ranks,
-            "converged": outcome.converged, "kind": outcome.kind, "reason": outcome.reason,
-            "iterations": row.iteration, "rounds": ledger.rounds, **ledger.totals(),
+            "converged": outcome.converged, "kind": outcome.kind, "reason": outcome.sentence,
+            "iterations": row.iteration, "best_iteration": best.iteration, "rounds": ledger.rounds, **ledger.totals(),
             "wire_bytes": ledger.wire, "control_bytes": ledger.control,
             "seconds": row.seconds, "compute_seconds": ledger.compute,
-            "objective": _known(row.loss), "grad_norm": _known(row.grad_norm), "gap": _known(row.gap),
-            "test_accuracy": _known(row.test_accuracy), "test_loss": _known(row.test_loss),
-            "w_sha256": hashlib.sha256(outcome.state.w.tobytes()).hexdigest(),
+            "objective": _known(best.loss), "grad_norm": _known(best.grad_norm), "gap": _known(best.gap),
+            "gap_bound": _known(gap_bound(self.fleet.problem, best.grad_norm)),
+            "test_accuracy": _known(best.test_accuracy), "test_loss": _known(best.test_loss),
+            "w_sha256": hashlib.sha256(outcome.best.w.tobytes()).hexdigest(),
             "history_sha256": history_sha256(folder.rows), "data_sha256": self.manifest.data_sha256,
             "versions": versions(), "bits": self.job.bits, "arithmetic": bits.describe(self.ranks),
         }  # fmt: skip
         folder.finish(result)
-        log.info(
-            "%s after %d rounds: %s", "converged" if outcome.converged else "stopped", ledger.rounds, outcome.reason
-        )
+        log.log(
+            logging.WARNING if outcome.kind in ("unbounded", "diverged") else logging.INFO, "%s after %d rounds: %s",
+            "converged" if outcome.converged else "stopped", ledger.rounds, outcome.sentence,
+        )  # fmt: skip
         return result | {"exit_code": EXIT_CODES[outcome.kind]}
 
 

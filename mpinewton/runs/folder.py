@@ -25,6 +25,7 @@ from mpinewton.fleet import Entry, Fleet
 from mpinewton.methods.support.method import State
 from mpinewton.runs import checkpoint as checkpoints
 from mpinewton.runs.checkpoint import Checkpoint
+from mpinewton.runs.ends import Ends
 from mpinewton.runs.history import COLUMNS, Row
 from mpinewton.runs.storage import Table
 
@@ -77,8 +78,8 @@ class RunFolder:
     def final_result(self, config: str) -> dict[str, Any] | None:
         """The content of result.json if this configuration has finished, else None."""
         try:
-            before = (self.path / "config.toml").read_text()
-            result: dict[str, Any] = json.loads((self.path / "result.json").read_text())
+            before = (self.path / "config.toml").read_text(encoding="utf-8")
+            result: dict[str, Any] = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         done = self.checkpoint is not None and before == config and result.get("kind") != "interrupted"
@@ -160,7 +161,7 @@ class RunFolder:
         for entry in self._fleet.ledger.entries():
             self.ledger.append([f"{x:.6f}" if isinstance(x, float) else x for x in entry])
 
-    def save(self, state: State, seconds: float) -> None:
+    def save(self, state: State, seconds: float, ends: Ends) -> None:
         """Write a checkpoint; if that fails, log a warning.
 
         Parameters
@@ -169,6 +170,8 @@ class RunFolder:
             At the last row.
         seconds : float
             Clock of the run.
+        ends : Ends
+            What the rules for the end of the run remember.
 
         Raises
         ------
@@ -186,7 +189,7 @@ class RunFolder:
                 "identity": self.identity, "iteration": fleet.iteration, "seconds": seconds,
                 "history": [self.history.size, self.history.sha256], "ledger": [self.ledger.size, self.ledger.sha256],
             }  # fmt: skip
-            kept = checkpoints.state_fields(state)
+            kept = checkpoints.state_fields(state) | ends.saved(state)
             checkpoints.write(
                 self.path, Checkpoint(self._number, facts, kept, fleet.ledger.state(), fleet.save(state.w))
             )
@@ -219,7 +222,7 @@ class RunFolder:
 
     def _write_text(self, name: str, text: str) -> None:
         with atomic_path(self.path / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def read_history(path: Path) -> list[Row]:

@@ -24,6 +24,17 @@ from mpinewton.methods.support.method import AnyMethod
 from mpinewton.runs import stopping
 
 
+class ReadingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How test data are read: those fields of `mpinewton.data.blocks.Reading` that `mpinewton pack` has options for."""
+
+    format: str = "auto"
+    header: bool | None = None
+    delimiter: str | None = None
+    label_column: str | None = None
+    weight_column: str | None = None
+    allow_partial_last_line: bool = False
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """The options of `mpinewton run`. None: not given; `loss` and `l2` then depend on the data."""
 
@@ -40,9 +51,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     start: str = "auto"
     reference: str | None = None
     test: str | None = None
+    test_reading: ReadingOptions = ReadingOptions()
     measure_every: int | None = None
     tol: float | None = None
     rtol: float | None = None
+    ftol: float | None = None
     gap: float | None = None
     max_iterations: int | None = None
     max_rounds: int | None = None
@@ -81,6 +94,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
                 raise ConfigError(f"--{name.replace('_', '-')} {value!r}: expected a number of at least {bound}")
         if self.gap is not None and self.reference is None:
             raise ConfigError("--gap needs the optimal value: add --reference auto or --reference VALUE")
+        if self.test is None and (given := list(msgspec.to_builtins(self.test_reading))):
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is for test data; add --test, or give it to mpinewton pack"
+            )
         if optimum_shift(self.start) is not None and self.reference != "auto":
             raise ConfigError(f"--start {self.start} needs the optimal weights: add --reference auto")
         self.stops()
@@ -140,6 +157,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """The job as text of a TOML file, which `read_options` and `Job.of` read back."""
         content = {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
         content["settings"] = _without_none(content["settings"])
+        content = {name: value for name, value in content.items() if name != "test_reading" or value}
         return tomli_w.dumps(content)
 
     @classmethod
@@ -161,7 +179,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 def read_options(path: Path) -> dict[str, Any]:
     """The options of a TOML file, for `Job.of`. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Options:
     w0: Array | None
     seed: int
     callback: Callback | None
-    measure_every: int
+    measure_every: int | None
     reference: str | None
 
     @classmethod
@@ -43,7 +44,7 @@ class Options:
         w0: ArrayLike | None,
         seed: int,
         callback: Callback | None,
-        measure_every: int,
+        measure_every: int | None,
         reference: float | str | None,
         **limits: float | None,
     ) -> Options:
@@ -52,16 +53,25 @@ class Options:
             raise ConfigError(
                 "settings are for a method given by name; give those of a method object to its constructor"
             )
+        if not isinstance(method, str | type | Method):
+            raise ConfigError(f"method = {method!r}: expected the name of a method, or a method")
+        if not isinstance(settings, Mapping | None) or not all(isinstance(name, str) for name in settings or ()):
+            raise ConfigError(f"settings = {settings!r}: expected a dict of names and values")
+        if not (callback is None or callable(callback)):
+            raise ConfigError(f"callback = {callback!r}: expected a function of (Row, w)")
         plain = msgspec.to_builtins(dict(settings or {}), enc_hook=plain_number)
         made = method if isinstance(method, Method) else make_method(method, plain)
         known = {name: number(name, limit) for name, limit in limits.items()}
+        for name in known.keys() & {"max_iterations", "max_rounds"}:
+            known[name] = None if known[name] is None else whole_number(name, known[name], 0)
         if known["gap"] is not None and reference is None:
             raise ConfigError('gap: the optimal value is not known; add reference="auto", or reference=VALUE')
         text = reference if reference in (None, "auto") else repr(number("reference", reference, None))
-        start = None if w0 is None else np.array(w0, dtype=np.float64).ravel()
+        start = None if w0 is None else finite_array("w0", w0).ravel()
         return cls(
             made, {**known, **default_stops(known)}, start, whole_number("seed", seed, 0), callback,
-            whole_number("measure_every", measure_every, 1), str(text) if text else None,
+            None if measure_every is None else whole_number("measure_every", measure_every, 1),
+            str(text) if text else None,
         )  # fmt: skip
 
     def asked(self) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def number(name: str, value: Any, least: float | None = 0.0) -> float | None:
     if value is None:
         return None
     plain = value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
-    real = isinstance(plain, int | float) and not isinstance(plain, bool)
+    real = isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= sys.float_info.max
     if not real or (least is not None and not plain >= least):
         raise ConfigError(f"{name} = {value!r}: expected a number{'' if least is None else f' of at least {least:g}'}")
     return plain  # type: ignore[no-any-return]
@@ -90,6 +100,25 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if found is None or not float(found).is_integer():
         raise ConfigError(f"{name} = {value!r}: expected a whole number of at least {least}")
     return int(found)
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as a bool. Raises ConfigError unless it is true, false, 0 or 1."""
+    if not isinstance(value, bool | int | np.bool_) or value not in (0, 1):
+        raise ConfigError(f"{name} = {value!r}: expected True or False")
+    return bool(value)
+
+
+def finite_array(name: str, values: Any) -> Array:
+    """A new float64 array of any shape. Raises ConfigError unless all its values are finite numbers."""
+    try:
+        found = np.asarray(values)
+        array = np.array(found, dtype=np.float64) if found.dtype.kind in "fiuO" else np.full(1, np.nan)
+    except (TypeError, ValueError, OverflowError):
+        array = np.full(1, np.nan)
+    if not np.isfinite(array).all():
+        raise ConfigError(f"{name}: expected an array of finite numbers, but it is {str(values)[:60]}")
+    return array
 
 
 def plain_number(value: Any) -> Any:

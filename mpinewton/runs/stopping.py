@@ -11,6 +11,8 @@ from typing import ClassVar
 from mpinewton.errors import ConfigError
 from mpinewton.runs.history import Row
 
+FTOL = 1e-14  # default goal: above the rounding errors of a sum, and a relative error of about 1e-7 in the weights
+
 
 @dataclass(frozen=True)
 class Stop(ABC):
@@ -75,6 +77,16 @@ class GapBelow(Stop):
         return f"gap {row.gap:.3g} to the optimal value is at most {self.limit:g}" if row.gap <= self.limit else ""
 
 
+class GapEstimated(Stop):
+    """Estimated gap, relative to the decrease so far. The loop estimates it: see `mpinewton.runs.ends`."""
+
+    converged = True
+    option = "ftol"
+
+    def reason(self, row: Row, first: Row) -> str:
+        return ""
+
+
 class Iterations(Stop):
     option = "max-iterations"
 
@@ -114,8 +126,13 @@ def first_reason(stops: Sequence[Stop], row: Row, first: Row) -> tuple[str, bool
 
 KINDS: dict[str, type[Stop]] = {
     kind.option.replace("-", "_"): kind
-    for kind in (GradientBelow, GradientReduced, GapBelow, Iterations, Rounds, Bits, Seconds)
+    for kind in (GradientBelow, GradientReduced, GapBelow, GapEstimated, Iterations, Rounds, Bits, Seconds)
 }
+
+
+def estimated_gap(stops: Sequence[Stop]) -> float | None:
+    """The limit of `GapEstimated`, where it is one of the rules."""
+    return next((stop.limit for stop in stops if isinstance(stop, GapEstimated)), None)
 
 
 def make_stops(limits: Mapping[str, float | None]) -> list[Stop]:
@@ -124,7 +141,7 @@ def make_stops(limits: Mapping[str, float | None]) -> list[Stop]:
 
 
 def default_stops(limits: Mapping[str, float | None]) -> dict[str, float]:
-    """Additional limits: tol 1e-8 if no goal is given, max_iterations 1000 if no budget is given."""
+    """Additional limits: ftol 1e-14 if no goal is given, max_iterations 1000 if no budget is given."""
     given = make_stops(limits)
-    goal = {} if any(stop.converged for stop in given) else {"tol": 1e-8}
+    goal = {} if any(stop.converged for stop in given) else {"ftol": FTOL}
     return goal | ({} if any(not stop.converged for stop in given) else {"max_iterations": 1000})

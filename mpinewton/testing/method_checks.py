@@ -14,7 +14,7 @@ from mpinewton.fleet.local import LocalFleet
 from mpinewton.methods.support.method import AnyMethod, State
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, GradientBelow, Iterations
-from mpinewton.testing.problems import Problem, on_many, on_one
+from mpinewton.testing.problems import ZOO, Problem, on_many, on_one
 from mpinewton.testing.report import CheckFailed
 from mpinewton.testing.simulation import NotProvided, WithoutRows, restricted, travelled
 
@@ -86,6 +86,19 @@ def check_settings(method: AnyMethod) -> str:
                 cause="a type that JSON cannot hold; settings are numbers, texts, None, and dataclasses of these",
             )
     return f"{len(dataclasses.fields(method))} settings"
+
+
+def check_choice(method: AnyMethod) -> str:
+    """A rule, as `auto`, chooses a method that accepts the problem."""
+    chosen = set()
+    for problem in ZOO.values():
+        if takes(method, problem):
+            one = method.choose(on_many(problem).problem)
+            one.validate(on_many(problem).problem)
+            if one.choose(on_many(problem).problem) is not one:
+                raise CheckFailed(f"{method.name} chooses {one.name}, which chooses again", where=problem.name)
+            chosen.add(one.name)
+    return f"chooses {', '.join(sorted(chosen))}"
 
 
 def needed(method: AnyMethod, problem: Problem) -> frozenset[str]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mpinewton.methods.settings import make_method
-from mpinewton.methods.support.method import AnyMethod
+from mpinewton.methods.support.method import AnyMethod, Method
 from mpinewton.testing import method_checks, run_checks
 from mpinewton.testing.jobs import check_mpiexec
 from mpinewton.testing.method_checks import Expected, takes
@@ -103,9 +103,12 @@ def checks(method: AnyMethod, expected: Expected, dense: bool = True) -> Iterato
     dense : bool
         Whether to try dense rows on one worker, beside CSR rows with weights on five.
     """
+    yield Check("settings", "", partial(method_checks.check_settings, method))
+    if type(method).choose is not Method.choose:  # a rule: what it chooses is checked by its own name
+        yield Check("choice", "all problems", partial(method_checks.check_choice, method))
+        return
     problem, plain = problem_for(method, "csr"), problem_for(method, "dense")
     alike = sorted_by_label(problem)
-    yield Check("settings", "", partial(method_checks.check_settings, method))
     yield Check("needs", problem.name, partial(method_checks.check_needs, method, problem))
     yield Check("states", problem.name, partial(method_checks.check_states, method, problem))
     yield Check("states", alike.name, partial(method_checks.check_states, method, alike))

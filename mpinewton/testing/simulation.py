@@ -29,7 +29,7 @@ FORMULAS = {
 
 
 # What models, points and rays of any loss have; see `mpinewton.losses.loss`.
-MODEL = {"dim", "row_weight", "at", "subset", "predict"}
+MODEL = {"dim", "row_weight", "at", "subset", "predict", "key", "is_random"}
 POINT = {"w", "value", "gradient", "hvp", "hessian", "hessian_diagonal", "second_derivatives", "along", "cache"}
 ANYWHERE = MODEL | POINT | {"losses"}
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from fleets import iterates, on_many, on_one
 
 from mpinewton.errors import ConfigError
-from mpinewton.linalg.krylov import lanczos
-from mpinewton.methods.auto import LOCAL_STEPS, Auto
 from mpinewton.methods.dane import Aide, Dane, InexactDane
 from mpinewton.methods.dingo import Dingo
 from mpinewton.methods.dino import Dino
@@ -18,9 +17,13 @@ from mpinewton.methods.disco import Disco
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.local_newton import AdaptiveLocalNewton, LocalNewton
 from mpinewton.methods.newton import Newton
+from mpinewton.methods.preconditioned_lbfgs import LOCAL_STEPS, PreconditionedLbfgs
 from mpinewton.methods.settings import make_method
 from mpinewton.methods.sgd import LocalSgd, Sgd
+from mpinewton.methods.support import inner, tasks
 from mpinewton.methods.support.linesearch import Backtracking
+from mpinewton.runs.loop import run
+from mpinewton.runs.stopping import Iterations
 from mpinewton.testing.problems import ZOO
 
 PROBLEMS = ["logistic-dense", "squared-csr", "softmax-csr", "poisson-dense"]
@@ -120,6 +123,40 @@ def test_local_newton_stops_at_its_floor_and_gives_the_best_average_back():
     assert "no longer decreases" in states[-1].finished
     assert losses[-1] == min(losses)
     assert len(states) <= 5
+
+
+def test_local_newton_can_run_all_its_iterations():
+    problem = ZOO["squared-dense"]
+    stopped, on = (iterates(LocalNewton(until_rise=rise), on_many(problem), problem.start, 9) for rise in (True, False))
+    np.testing.assert_array_equal(on[:2], stopped[:2])
+    fleet = on_many(problem)
+    for before, after in pairwise(on):  # as published: every iterate is the average of models from the one before
+        fleet.adopt(method := LocalNewton())
+        np.testing.assert_array_equal(method.step(fleet, method.start(fleet, before)).w, after)
+
+
+@pytest.mark.parametrize("check", ["delayed", "at_once"])
+def test_adaptive_local_newton_with_delta_0_takes_fewer_steps_only_after_a_rise(check):
+    problem, fleet = ZOO["logistic-csr"], on_many(ZOO["logistic-csr"])
+    fleet.adopt(method := AdaptiveLocalNewton(check=check, delta=0.0))
+    states = [method.start(fleet, problem.start)]
+    while states[-1].L:
+        fleet.iteration += 1
+        states.append(method.step(fleet, states[-1]))
+    assert states[1].L == 3
+    for now, after in pairwise(states):
+        f = fleet.mean(tasks.value_at, now.w if check == "delayed" else after.w)
+        assert now.L - (not f < now.least) == after.L or not np.isfinite(now.least)
+
+
+@pytest.mark.parametrize(("largest", "formed"), [(6, 1), (5, 0)])
+def test_solver_auto_forms_no_large_hessian(largest, formed, monkeypatch):
+    monkeypatch.setattr(inner, "DENSE", largest)
+    worker, calls = on_one(ZOO["logistic-dense"]).host.workers[0], []
+    monkeypatch.setattr(worker, "hessian", lambda: calls.append("formed") or np.eye(6))
+    worker.move_to(np.zeros(6))
+    LocalNewton().solve(worker, np.ones(6))
+    assert len(calls) == formed
 
 
 @pytest.mark.parametrize("name", ["squared-dense", "squared-csr"])
@@ -256,9 +293,9 @@ def test_dingo_batched_and_staged_agree():
     assert np.array_equal(a, b)
 
 
-def test_auto_begins_with_local_newton_and_goes_on_from_the_best_average():
+def test_preconditioned_lbfgs_begins_with_local_newton_and_goes_on_from_the_best_average():
     problem, fleet = ZOO["logistic-csr"], on_many(ZOO["logistic-csr"])
-    method = Auto()
+    method = PreconditionedLbfgs()
     fleet.adopt(method)
     states = [method.start(fleet, problem.start)]
     for fleet.iteration in range(1, 4):
@@ -268,19 +305,22 @@ def test_auto_begins_with_local_newton_and_goes_on_from_the_best_average():
         local = iterates(LocalNewton(local_steps=steps, beta=1e-4), on_many(problem), states[k].w, 1)
         np.testing.assert_allclose(states[k + 1].w, local[-1], atol=1e-6)
     best = min((state.w for state in states[:3]), key=lambda w: problem.objective(w)[0])
-    # Without pairs the direction is GIANT's.
+    # Without pairs the direction is GIANT's, on Hessians scaled to a unit diagonal.
     _, g, _ = problem.objective(best)
     p = 0.0
     for worker in fleet.host.workers:
         worker.move_to(best)
-        p = p - worker.share * lanczos(worker.hvp, g, 50).solve_absolute(1e-3)
+        H = worker.hessian()
+        root = np.sqrt(np.diagonal(H))
+        e, Q = np.linalg.eigh(H / root[:, None] / root)
+        p = p - worker.share * (Q @ (Q.T @ (g / root) / np.maximum(abs(e), 1e-3 * abs(e).max()))) / root
     np.testing.assert_allclose(states[3].w, best + states[3].step * p, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["softplus-dense", "softplus-csr", "logistic-dense"])
-def test_auto_knows_the_gradient_it_was_brought(name):
+def test_preconditioned_lbfgs_knows_the_gradient_it_was_brought(name):
     problem, fleet = ZOO[name], on_many(ZOO[name])
-    method = Auto()
+    method = PreconditionedLbfgs()
     fleet.adopt(method)
     state = method.start(fleet, problem.start)
     for fleet.iteration in range(1, 9):
@@ -300,7 +340,7 @@ def test_auto_knows_the_gradient_it_was_brought(name):
         (Dino, {"solver": "lanczos", "tolerance": 0.1}, "no effect with solver = 'lanczos'"),
         (Dino, {"adaptive": True, "phi": 0.1}, "no effect with adaptive = True"),
         (Disco, {"tolerance": 0.1}, "set forcing to false"),
-        (LocalNewton, {"limit": 3}, "no effect with solver = 'exact'"),
+        (LocalNewton, {"limit": 3}, "no effect with solver = 'auto'"),
         (AdaptiveLocalNewton, {"check": "multi", "delta": 0.1}, "no effect with check = 'multi'"),
         (Giant, {"limit": 0}, "at least 1"),
         (Disco, {"mu": 0.0}, "greater than 0"),
@@ -323,12 +363,9 @@ def test_inexact_dane_says_when_it_diverges():
     problem = ZOO["squared-dense"]
     fleet, method = on_many(problem), InexactDane(learning_rate=0.3, steps=20)
     fleet.adopt(method)
-    state = method.start(fleet, problem.start)
-    while not state.trouble and fleet.iteration < 50:
-        fleet.iteration += 1
-        state = method.step(fleet, state)
-    assert "diverged" in state.trouble
-    assert "lower learning_rate" in state.trouble
+    ended = run(method, fleet, problem.start, [Iterations(100)])
+    assert ended.kind == "diverged"
+    assert "lower learning_rate" in ended.reason
 
 
 @pytest.mark.parametrize("partition", ["iid", "", "blocks", "round-robin", "label-skew:2"])

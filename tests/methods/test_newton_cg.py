@@ -11,12 +11,14 @@ from fleets import iterates, on_many, states
 from reference import SHARED, dealt, needs_shared
 from scipy import sparse
 
+from mpinewton.data.columns import Schema
 from mpinewton.data.loading import load_rows
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.local import local_fleet
 from mpinewton.losses import make_loss
 from mpinewton.methods.settings import make_method
+from mpinewton.methods.support.linesearch import SLACK
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
 from mpinewton.testing.problems import ZOO
@@ -69,7 +71,7 @@ def krylov_optima(H, g, k):
 
 @pytest.mark.parametrize("name", ["logistic-csr", "poisson-dense", "softmax-csr"])
 def test_model_stops_at_the_first_step_that_adds_less_than_half_the_mean(name):
-    for s, H, g, k in inner(name, {}):
+    for s, H, g, k in inner(name, {"forcing": "model"}):
         points, Q = zip(*krylov_optima(H, g, k))
         np.testing.assert_allclose(s, points[-1], rtol=1e-6, atol=1e-9 * np.linalg.norm(s))
         gains = np.diff([0.0, *Q])
@@ -136,14 +138,14 @@ def test_a_network_needs_no_diagonal_and_is_refused_one():
     problem = ZOO["softmax-dense"]
     loss = make_loss("mlp:hidden=5,activation=tanh")
     with pytest.raises(ConfigError, match=r"preconditioner=diagonal needs hessian_diagonal.*use preconditioner=none"):
-        make_method("newton-cg", {}).validate_loss(loss)
-    method = make_method("newton-cg", {"preconditioner": "none"})
+        make_method("newton-cg", {"preconditioner": "diagonal"}).validate_loss(loss)
+    method = make_method("newton-cg", {})
     method.validate_loss(loss)
     fleet = local_fleet(problem.shards, loss, problem.classes, 1e-3)
     w = fleet.problem.initial_weights()
     found = states(method, fleet, w, 60)
     losses = [now.loss for now in found]
-    assert losses == sorted(losses, reverse=True)
+    assert (np.diff(losses) <= SLACK).all()
     assert any("negative curvature" in now.note for now in found)
     assert np.linalg.norm(found[-1].gradient) < 1e-6
 
@@ -173,7 +175,7 @@ def test_nothing_is_larger_than_sixteen_vectors():
 def test_the_optimum_of_scikit_learn(name, settings):
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    whole, _ = load_rows(str(SHARED / f"{name}.xz"), {"a9a": 123, "w8a": 300}[name])
+    whole, _ = load_rows(str(SHARED / f"{name}.xz"), Schema({"a9a": 123, "w8a": 300}[name]))
     l2 = 1e-3
     logistic = LogisticRegression(solver="newton-cg", C=1 / (l2 * whole.rows), tol=1e-13, fit_intercept=False)
     squared = Ridge(alpha=l2 * whole.rows, solver="cholesky", fit_intercept=False)

@@ -13,7 +13,6 @@ from mpinewton.linalg import rows, span
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.rows import Rows
 from mpinewton.losses import make_loss
-from mpinewton.methods.auto import Auto
 from mpinewton.methods.dingo import Dingo
 from mpinewton.methods.dino import Dino
 from mpinewton.methods.giant import Giant
@@ -25,7 +24,6 @@ METHODS = {
     "dino": Dino(solver="lanczos", theta=0.1, phi=0.1),
     "dino-adaptive": Dino(solver="lanczos", adaptive=True),
     "dingo": Dingo(phi=0.1),
-    "auto": Auto(),
 }
 NEVER = 10**9
 

@@ -74,6 +74,7 @@ def test_a_method_has_the_bits_of_one_process_and_resumes_to_them(shards: Path, 
     plan = Plan(str(shards), read_manifest(shards), loss, 0.1, seed=7)
     try:
         fleet, local = session.open(plan), LocalSession().open(plan)
+        method = method.choose(local.problem)
         fleet.adopt(method), local.adopt(method)
         w = fleet.problem.initial_weights()
         there, here = method.start(fleet, w), method.start(local, w)

@@ -10,6 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from mpinewton.arrays import Array, Matrix
+from mpinewton.data.columns import Schema
 from mpinewton.data.loading import load_rows
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import LocalFleet, local_fleet
@@ -70,7 +71,7 @@ LOGISTIC = {"ijcnn1": (22, 0.1881201046), "w8a": (300, 0.1261806865), "a9a": (12
 def logistic(name: str, permuted: bool = True) -> Split:
     """Logistic loss on 100 workers, round robin."""
     features, optimum = LOGISTIC[name]
-    whole, _ = load_rows(str(SHARED / f"{name}.xz"), features)
+    whole, _ = load_rows(str(SHARED / f"{name}.xz"), Schema(features))
     order = shuffled(whole.rows) if permuted else np.arange(whole.rows)
     shards = dealt(whole.X[order], whole.y[order], 100)
     return Split(shards, "logistic", (-1.0, 1.0), 1 / whole.rows, optimum)

@@ -36,9 +36,9 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "newton": Variant("newton", {}, 30),
-    "newton-cg": Variant("newton-cg", {}, 200, monotone=True),
+    "newton-cg": Variant("newton-cg", {}, 60, monotone=True),
     "newton-cg-none": Variant("newton-cg", {"preconditioner": "none"}, 200, monotone=True),
-    "newton-cg-residual": Variant("newton-cg", {"forcing": "residual"}, 60, monotone=True),
+    "newton-cg-model": Variant("newton-cg", {"forcing": "model"}, 200, monotone=True),
     # Steps of 1 without a search go to and fro where the curvature is 0 beyond a threshold.
     "newton-naive": Variant("newton", {"search": None}, 30, not_on=("huber",)),
     "giant": Variant("giant", {}, 5000),
@@ -69,7 +69,11 @@ VARIANTS = {
     "adaptive-local-newton-multi": Variant("adaptive-local-newton", {"check": "multi"}, 5000),
     "sgd": Variant("sgd", {"step_size": 0.1}, 300, gap=0.1),
     "local-sgd": Variant("local-sgd", {"step_size": 1.0}, 40, not_on=("poisson",), gap=0.2),
-    "auto": Variant("auto", {}, 200, monotone=True, warm_up=3),
+    "auto": Variant("auto", {}, 0),
+    "auto-rounds": Variant("auto", {"goal": "rounds"}, 0),
+    "auto-bits": Variant("auto", {"goal": "bits"}, 0),
+    "preconditioned-lbfgs": Variant("preconditioned-lbfgs", {}, 200, monotone=True, warm_up=3),
+    "preconditioned-lbfgs-1": Variant("preconditioned-lbfgs", {"likely": 1}, 200, monotone=True),
     "gradient-descent": Variant("gradient-descent", {}, 2000, monotone=True),
     "newton-coefficients": Variant("newton-coefficients", {}, 30, not_on=("huber",)),
     "newton-coefficients-known": Variant("newton-coefficients", {"option": 2}, 30, not_on=("huber",)),

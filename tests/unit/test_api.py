@@ -116,6 +116,16 @@ BAD = {
     "negative weight": ((X, SIDE, -np.ones(60)), "sample_weight: expected"),
     "shards": ([Shard(X, SIDE * 1.0), Shard(X[:, :1], SIDE * 1.0)], "shard 1 has 1 features, and shard 0 has 4"),
     "nan shard": ([Shard(NAN_X, SIDE * 1.0)], "shard 0: X holds a value that is not finite"),
+    "complex sparse": ((sparse.csr_array(X + 1j), SIDE), "X: expected numbers, but its dtype is complex128"),
+    "huge numbers": ((np.full((60, 1), 10**400, dtype=object), SIDE), "X: expected numbers: int too large"),
+    "dates": ((X, np.full(60, "2020-01-01", dtype="M8[D]")), "y: expected numbers, words or booleans"),
+    "infinite weight": ((X, SIDE, np.where(SIDE, np.inf, 1)), "sample_weight: .* every weight finite"),
+    "weights without a sum": ((X, SIDE, np.full(60, 1e308)), "the sum of the weights is not finite"),
+    "weights of two shards": ([Shard(X, SIDE * 1.0, np.full(60, 2e306))] * 2, "the sum of the weights is not finite"),
+    "shard of words": ([Shard(X, np.where(SIDE, "a", "b"))], "shard 0: y: expected numbers"),
+    "shard of one axis": ([Shard(X[0], SIDE * 1.0)], r"shard 0: X: expected shape \(n, p\)"),
+    "shard of few labels": ([Shard(X, SIDE[:3] * 1.0)], r"shard 0: y: expected shape \(60,\)"),
+    "shard of few weights": ([Shard(X, SIDE * 1.0, np.ones(3))], r"shard 0: sample_weight: expected shape \(60,\)"),
 }  # fmt: skip
 
 
@@ -134,13 +144,30 @@ WRONG = {
     "gap": ({"gap": 1e-3}, 'add reference="auto"'),
     "setting": ({"settings": {"rh": 1}}, "rh"),
     "w0": ({"w0": np.zeros(3)}, r"w0: expected shape \(4,\)"),
+    "words as w0": ({"w0": "zero"}, "w0: expected an array of finite numbers, but it is zero"),
+    "nan in w0": ({"w0": [np.nan] * 4}, "w0: expected an array of finite numbers"),
+    "infinite l2": ({"l2": np.inf}, "l2 = inf"),
+    "half an iteration": ({"max_iterations": 2.5}, "max_iterations = 2.5: expected a whole number of at least 0"),
+    "many workers": ({"workers": 10**9}, "workers = 1000000000: expected at most 60, the number of rows"),
+    "callback": ({"callback": 3}, r"callback = 3: expected a function of \(Row, w\)"),
+    "loss": ({"loss": None}, "loss = None: expected the name of a loss, or a loss"),
+    "method": ({"method": None}, "method = None: expected the name of a method, or a method"),
+    "settings": ({"settings": "rho=1"}, "settings = 'rho=1': expected a dict"),
+    "intercept": ({"intercept": "no"}, "intercept = 'no': expected True or False"),
+    "comm": ({"comm": 3}, "comm = 3: expected a communicator of mpi4py"),
 }
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
+    given = {"method": "newton", "loss": "logistic", **options}
     with pytest.raises(ConfigError, match=words):
-        mn.minimize("newton", (X, SIDE), loss="logistic", **options)
+        mn.minimize(data=(X, SIDE), **given)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    for l2 in (np.float32(0.25), np.int64(1), np.array(0.25)):
+        assert mn.minimize("newton", (X, SIDE), loss="logistic", l2=l2).fun < np.log(2)
 
 
 def test_words_are_no_numbers() -> None:
@@ -174,6 +201,21 @@ def test_a_callback_may_stop() -> None:
 def test_what_the_method_does_not_know_is_measured_every_so_often() -> None:
     result = mn.minimize("sgd", (X, SIDE), loss="logistic", measure_every=3, max_iterations=6)
     assert [np.isfinite(row.loss) for row in result.history] == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "every"),
+    [
+        ("sgd", {"batch_fraction": 0.5}, 2), ("adamw", {"batch_size": 9}, 3), ("sisa", {"batch_size": 0.6}, 2),
+        ("adamw", {}, 1), ("fedavg", {"batch_size": 9}, 1), ("gradient-descent", {}, 1),
+    ],
+)  # fmt: skip
+def test_methods_of_minibatches_are_measured_once_in_an_epoch(method: str, settings: dict, every: int) -> None:
+    data = X[:50], SIDE[:50]  # 25 rows on each of two workers
+    result = mn.minimize(method, data, loss="logistic", settings=settings, workers=2, max_iterations=2 * every + 1)
+    measured = [k for k, row in enumerate(result.history) if np.isfinite(row.loss)]
+    assert measured == list(range(0, 2 * every + 2, every))
+    assert np.isfinite(result.fun)
 
 
 def test_a_loss_object_of_ones_own() -> None:
@@ -212,7 +254,7 @@ def test_functions_are_refused_where_something_is_missing() -> None:
     call("jac is missing.*torch.*jax", jac=None)
     call("newton needs hessian, which function does not provide", method="newton")
     call(r"x0: expected shape \(d,\)", x0=np.zeros((2, 2)))
-    call(r"x0: expected shape \(d,\)", x0=[np.nan])
+    call("x0: expected an array of finite numbers", x0=[np.nan])
     call("choose from sum, mean", reduce="max")
     call("fun is None everywhere", fun=None)
     call(r"fun must return \(value, gradient\)", WorkerError, jac=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from mpinewton.methods.lbfgs import LbfgsState
 from mpinewton.methods.support.method import State
 from mpinewton.runs import checkpoint
 from mpinewton.runs.checkpoint import Checkpoint, newest, read, state_fields, write
-from mpinewton.runs.storage import Table
+from mpinewton.runs.storage import Table, sealed_file, write_text
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +21,7 @@ RNG = np.random.default_rng(0)
 def made(number=1, scale=1.0):
     state = LbfgsState(
         RNG.normal(size=7) * scale, 0.1 + number, RNG.normal(size=7), step=0.5, note="tilted",
-        S=RNG.normal(size=(3, 7)), Y=np.zeros((0, 7)),
+        S=RNG.normal(size=(3, 7)), Y=np.zeros((0, 7)), units=np.zeros(0),
     )  # fmt: skip
     workers = [{"point/z": RNG.normal(size=(n, 2)), "steps": np.array(n)} for n in (4, 0, 3)]
     ledger = {"bits_up": np.arange(3), "scalars": np.array([1, 2, 3]), "compute": np.array(0.25)}
@@ -54,7 +56,7 @@ def test_nan_fields_survive(tmp_path):
 
 def test_a_state_has_the_order_it_is_read_back_in():
     columns = np.arange(6.0).reshape(2, 3).T
-    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=columns, Y=columns)
+    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=columns, Y=columns, units=np.zeros(0))
     assert state.S.flags.c_contiguous and np.array_equal(state.S, columns)
 
 
@@ -90,6 +92,35 @@ def test_every_damaged_newest_falls_back_to_the_older(tmp_path):
         with pytest.raises(DataError):
             read(path)
         assert newest(tmp_path).number == 1
+
+
+HOSTILE = {
+    "number": ({"number": "1"}, [], "Expected `int`"),
+    "workers": ({"workers": 10**9}, [], "Expected `int` <= 16777216"),
+    "history": ({"history": ["x", 3]}, [], "Expected `int`"),
+    "objects": ({}, [["state/w", "|O", [1]]], "has dtype |O"),
+    "negative": ({}, [["state/w", "<f8", [-1]]], "and shape [-1]"),
+    "longer": ({}, [["state/w", "<f8", [1000000]]], "the index does not describe the arrays"),
+}
+
+
+@pytest.mark.parametrize(("changed", "index", "words"), HOSTILE.values(), ids=HOSTILE)
+def test_a_sealed_checkpoint_with_a_wrong_inside_is_refused(tmp_path, changed, index, words):
+    path = tmp_path / checkpoint.NAMES[0]
+    facts = {"number": 1, "workers": 0, "state": {}, "identity": {}} | changed
+    with sealed_file(path, checkpoint.FORMAT) as file:
+        write_text(file, "facts", json.dumps(facts).encode())
+        write_text(file, "index", json.dumps(index).encode())
+        write_text(file, "data", bytes(8))
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert words in str(error.value)
+
+
+def test_the_state_of_another_method_is_refused(tmp_path):
+    plain = read(write(tmp_path, Checkpoint(1, {}, state_fields(State(np.zeros(2), 1.0, np.zeros(2))), {}, [])))
+    with pytest.raises(DataError, match="holds no LbfgsState of this version"):
+        plain.state_of(LbfgsState)
 
 
 def test_both_damaged_is_an_error_that_names_the_remedy(tmp_path):

@@ -228,7 +228,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "check": ("check nowhere", "nowhere"),
     "info": ("info nowhere", "nowhere"),
     "predict": ("predict nowhere.h5 DIGITS", "nowhere.h5"),
-    "predict-no-model": ("predict rows.csv DIGITS", "not a mpinewton-model/1 file"),
+    "predict-no-model": ("predict rows.csv DIGITS", "not a mpinewton-model/2 file"),
     "predict-folder": ("predict . DIGITS", "give the model file, model.h5"),
     "evaluate": ("evaluate nowhere.h5 DIGITS", "nowhere.h5"),
     "plot": ("plot nowhere", "nowhere"),
@@ -313,7 +313,7 @@ def test_measured_now_and_then(terminal: Terminal, digits: Path) -> None:
     """What is measured beside the method stands at every third iterate; the method does the same, after a stop too."""
     arguments = ["--set", "batch=20", "--test", digits, "--checkpoint-seconds", 0]
     for name, most in (("all", [8]), ("some", [4, 8])):
-        every = ["--measure-every", 3] if name == "some" else []
+        every = ["--measure-every", 3 if name == "some" else 1]
         for iterations in most:
             assert terminal("run", "sgdm", digits, "-o", name, "--max-iterations", iterations, *arguments, *every) == 0
     full, some = (named(Path(name) / "history.csv") for name in ("all", "some"))
@@ -492,7 +492,9 @@ def test_numbers_are_predicted_as_numbers(terminal: Terminal) -> None:
     assert terminal("predict", "r/model.h5", "sklearn:diabetes") == 0
     assert np.allclose(np.array(terminal.out.split(), dtype=float), peer.predict(X), rtol=1e-6)
     assert terminal("evaluate", "r/model.h5", "sklearn:diabetes", "--json") == 0
-    assert json.loads(terminal.out)["mean_squared_error"] == pytest.approx(np.mean((peer.predict(X) - y) ** 2))
+    figures = json.loads(terminal.out)
+    assert figures["root_mean_squared_error"] == pytest.approx(np.sqrt(np.mean((peer.predict(X) - y) ** 2)))
+    assert figures["r2"] == pytest.approx(peer.score(X, y))
 
 
 # -- many ranks ---------------------------------------------------------------------------------------------------

@@ -343,6 +343,8 @@ def test_mistakes_are_told_in_words(text, says):
 def test_r_is_given_once_and_fits():
     assert make_compressor("top", 5) == Top(5)
     assert make_compressor("rank", 5, matrices=True) == Eigenpairs(5)
+    with pytest.raises(ConfigError, match="rank:r=2: r is given twice"):
+        make_compressor("rank:r=2", 5, matrices=True)
     with pytest.raises(ConfigError, match="natural has no setting 'r'"):
         make_compressor("natural", 5)
     for c, size in (

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from launch import launch_serial, rows_of
 
+from mpinewton.data.manifest import read_manifest
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.experiments import compare as comparison
 from mpinewton.experiments.compare import compare
@@ -284,6 +285,21 @@ def test_data_are_packed_once(written: Callable[..., Path], tmp_path: Path) -> N
     assert run(*packed, into=tmp_path / "d")["workers"] == 4
     with pytest.raises(DataError, match=r"nowhere\.csv"):
         run(("sklearn:iris", "nowhere.csv"), into=tmp_path / "e")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_data_are_read_as_pack_reads_them(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7};{'red' if i % 3 else '?'};{i % 2}\n" for i in range(30))
+    (tmp_path / "rows.csv").write_text(f"size;colour;label\n{rows}")
+    options = 'delimiter = ";"\nheader = true\ncategories = "onehot"\nmissing = "indicator"\nstandardize = true'
+    (tmp_path / "e.toml").write_text(
+        f'[data]\nname = "rows"\nsource = "rows.csv"\nworkers = 2\n{options}\nclass_weight = "balanced"\n'
+        '[objective]\nloss = "logistic"\n[method]\nmethod = "newton"\n'
+    )
+    assert compare(LocalSession(), read_experiment(tmp_path / "e.toml"), tmp_path / "c") == 0
+    manifest = read_manifest(tmp_path / "c/data/rows")
+    assert manifest.columns is not None and manifest.factor is not None and manifest.weighted
+    assert manifest.columns.feature_names == ("size", "colour=red", "colour missing")
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -62,9 +62,21 @@ def test_semidefinite_systems_get_the_shortest_solution():
     solved = solve_semidefinite(H, g)
     assert solved.status == "solved"
     np.testing.assert_allclose(H @ solved.x, g, atol=1e-10)
-    np.testing.assert_allclose(solved.x, np.linalg.pinv(H, rcond=1e-12) @ g, atol=1e-8)
+    root = np.sqrt(np.diagonal(H))  # the shortest in the units in which H has a unit diagonal
+    scaled = np.linalg.pinv(H / root[:, None] / root, rcond=1e-12)
+    np.testing.assert_allclose(solved.x, scaled @ (g / root) / root, atol=1e-8)
+    units = 10.0 ** np.arange(-8.0, 10.0, 2.0)
+    np.testing.assert_allclose(solve_semidefinite(H * units[:, None] * units, g * units).x * units, solved.x, rtol=1e-6)
     assert solve_semidefinite(H - 0.1 * np.eye(9), g).status == "not positive definite"
     assert solve_semidefinite(np.full((2, 2), np.nan), np.ones(2)).status == "not positive definite"
+
+
+def test_a_gradient_outside_the_range_is_followed_by_polyaks_step():
+    H, g = np.diag([2.0, 0.0]), np.array([1.0, 4.0])
+    np.testing.assert_array_equal(solve_semidefinite(H, g).x, [0.5, 0.0])
+    np.testing.assert_array_equal(solve_semidefinite(H, g, 8.0).x, [0.5, 2.0])  # |f| / |g_2|^2 g_2
+    np.testing.assert_array_equal(solve_semidefinite(H, np.array([1.0, 0.1]), 8.0).x, [0.5, 0.0])  # Newton first
+    np.testing.assert_array_equal(solve_semidefinite(0 * H, g, -34.0).x, 2 * g)
 
 
 def test_one_negative_eigenvalue_is_enough():

@@ -147,6 +147,7 @@ RULES = {
                 "np.random.default_rng(None)",
             ),
             "rng: np.random.Generator = np.random.default_rng([seed, 1])",
+            but=("mpinewton/losses/torch/chance.py", "tests/support/modules.py"),  # what users' modules draw from
         ),
         Rule(
             pickled_messages,

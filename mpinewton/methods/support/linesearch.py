@@ -13,10 +13,11 @@ from mpinewton.methods.support.method import State, fail
 from mpinewton.methods.support.tasks import advance
 from mpinewton.settings import Configured, setting
 
-# Losses that differ by at most this, relative to max(1, |f|), count as equal: near the optimum a test without slack
-# fails on rounding errors, of some ulps in a sum. Where all losses are equal, the largest step up to the last step is
-# taken: longer ones would let the iterates oscillate for ever.
+# Losses that differ by at most this, relative to |f|, or to 1 for 1e-3 <= |f| <= 1, count as equal: near the optimum a
+# test without slack fails on rounding errors, of some ulps in a sum. Where all losses are equal, the largest step up to
+# the last step is taken: longer ones would let the iterates oscillate for ever.
 SLACK = 8 * np.finfo(np.float64).eps
+SMALL = 1e3  # an objective that is smaller than 1 by more than this has small units, and its terms are as small
 
 S = TypeVar("S", bound=State)
 
@@ -71,6 +72,10 @@ class Backtracking(Configured):
             a = self.select(steps, losses, now.loss, derivative, last)
         return a, float(losses[np.flatnonzero(steps == a)[0]]) if a else NAN
 
+    def accepts(self, step: float, loss: float, now: State, p: Array) -> bool:
+        """Whether the step along p (d,) to a point with this loss satisfies the rule, without a look at others."""
+        return bool(self.select(np.array([step]), np.array([loss]), now.loss, float(now.gradient @ p), now.step))
+
     def search_locally(self, worker: Worker, g: Array, p: Array, last: float = np.inf) -> float:
         """The same search by one worker on its own f_i, with gradient g (d,), along p (d,), without messages."""
         steps, derivative = self.grid, float(g @ p)
@@ -93,7 +98,7 @@ class Backtracking(Configured):
         last : float
             The last step; where all losses are equal to rounding, no step is longer.
         """
-        noise = SLACK * max(1.0, abs(f))
+        noise = SLACK * max(min(1.0, SMALL * abs(f)), abs(f))
         good = losses <= f + steps * self.rho * derivative + noise
         flat = bool(np.all(losses[good] >= f - noise))
         if flat:
@@ -126,6 +131,19 @@ def descend(fleet: Fleet, search: Backtracking, now: S, p: Array, last: float | 
         return fail(now, no_step(now, p))
     f, g = fleet.mean(advance, a)
     return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, note="", trouble="")
+
+
+def search_or_descend(fleet: Fleet, search: Backtracking, now: State, p: Array) -> tuple[float, Array]:
+    """The step along p (d,), and p; if there is none, the step along -g, scaled as Polyak does, and that direction.
+
+    Where the curvature nearly vanishes, as in the tails of a loss, a Newton step is longer than any step of the grid.
+    """
+    a = search(fleet, now, p)
+    if a:
+        return a, p
+    g = now.gradient
+    p = -g * (abs(now.loss) / float(g @ g))
+    return search(fleet, now, p), p
 
 
 def no_step(now: State, p: Array) -> str:

@@ -13,9 +13,11 @@ from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem
 from mpinewton.losses import LOSSES, Loss
+from mpinewton.methods.support.memory import available_memory
 from mpinewton.settings import Configured
 
 UNLIKE = ("blocks", "round-robin", "label-skew", "dirichlet")  # partitions that do not permute the rows
+SMALL_MEMORY = 1e8  # bytes; whether as much is available is not asked
 UNKNOWN: Array = np.zeros(0)  # in place of a gradient that a method does not know
 log = logging.getLogger("mpinewton")
 
@@ -110,6 +112,10 @@ class Method(Configured, ABC, Generic[S]):
         Whether rows of the data leave their workers: such methods are compared apart from the others.
     cost : Cost or None
         Cost of an iteration; the docstring's last line is made of it, and a test compares it with the ledger.
+    matrices : float
+        Peak memory of the driver or a worker in matrices of d x d float64, as measured; 0 where none is formed.
+    remedy : str
+        What to change where the objective diverges, as a clause; "" for the loop's own advice.
     state : type of State
         The class of what `start` and `step` return; taken from the class that `Method[...]` names.
     """
@@ -119,6 +125,8 @@ class Method(Configured, ABC, Generic[S]):
     shards_alike: ClassVar[bool] = False
     rows_travel: ClassVar[bool] = False
     cost: ClassVar[Cost | None] = None
+    matrices: ClassVar[float] = 0.0
+    remedy: ClassVar[str] = ""
     state: ClassVar[type[State]] = State
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -144,15 +152,21 @@ class Method(Configured, ABC, Generic[S]):
     def step(self, fleet: Fleet, now: S) -> S:
         """The state after one more iteration; `fail(now, why)` where the method cannot continue."""
 
+    def choose(self, problem: Problem) -> AnyMethod:
+        """The method that runs on this problem: this one itself, but for a rule, as `auto`, which chooses another."""
+        return self
+
     def validate(self, problem: Problem) -> None:
         """Refuse a problem that this method cannot solve, before anything is started.
 
         Raises
         ------
         ConfigError
-            If the loss lacks what the method needs, or the problem does not suit the settings.
+            If the loss lacks what the method needs, the problem does not suit the settings, or matrices of d x d would
+            not fit into memory.
         """
         self.validate_loss(problem.loss)
+        self.require_memory(problem, self.matrices)
         if self.shards_alike and problem.partition.partition(":")[0] in UNLIKE:
             log.warning(
                 "%s averages what the workers find on their own rows, and the rows were dealt out by %s. If that makes "
@@ -176,6 +190,18 @@ class Method(Configured, ABC, Generic[S]):
                 "negative=abs"
             )
 
+    def require_memory(self, problem: Problem, matrices: float) -> None:
+        """Refuse to form so many matrices of d x d where they do not fit into memory. Raises ConfigError."""
+        bytes_needed = 8.0 * matrices * problem.dim**2
+        if bytes_needed > SMALL_MEMORY and bytes_needed > (there := available_memory()):
+            from mpinewton.methods import METHODS  # which imports this module
+
+            able = [name for name in ("lbfgs", "newton-cg", "disco", "dino") if _accepts(METHODS[name](), problem.loss)]
+            raise ConfigError(
+                f"{self.name} needs {bytes_needed / 1e9:.3g} GB for matrices of d x d, d = {problem.dim} weights, and "
+                f"{there / 1e9:.3g} GB are available; use {', '.join(able)}, which form none"
+            )
+
     def need(self, loss: Loss, what: str, setting: str, remedy: str) -> None:
         """Refuse a setting that this loss cannot serve, and name losses that can. Raises ConfigError."""
         if what not in loss.provides:
@@ -184,8 +210,20 @@ class Method(Configured, ABC, Generic[S]):
                 f"{self.name}: {setting} needs {what}, which {loss.name} does not provide; {remedy}. {able} provide it"
             )
 
+    def iterations_per_epoch(self, problem: Problem) -> int:
+        """Iterations in which a method of minibatches goes through the rows once; 1 for all others."""
+        return 1
+
 
 AnyMethod = Method[Any]
+
+
+def _accepts(method: AnyMethod, loss: Loss) -> bool:
+    try:
+        method.validate_loss(loss)
+    except ConfigError:
+        return False
+    return True
 
 
 def fail(now: S, trouble: str) -> S:

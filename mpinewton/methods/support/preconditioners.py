@@ -15,9 +15,9 @@ from mpinewton.linalg.krylov import cg
 from mpinewton.linalg.orthogonal import newton_schulz
 from mpinewton.losses.linear import LinearModel
 from mpinewton.losses.loss import Shape
+from mpinewton.methods.support.inner import DENSE
 from mpinewton.settings import Configured, setting
 
-DENSE = 1000  # largest d for which the d x d matrix is formed and factored; chosen by trial on one core
 Solver = Literal["auto", "cholesky", "woodbury", "cg"]
 
 

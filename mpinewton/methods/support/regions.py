@@ -27,7 +27,7 @@ def region_numbers(split: Split, count: int | None, groups: tuple[int, ...], sha
         `blocks` of neighbouring weights; `features`, blocks of features with all their outputs; `layers`, one region
         per shape, or per output where the weights are one matrix (p, C).
     count : int or None
-        Number of regions of nearly equal size; None for 8, or as many as there are parts. Not used with `layers`.
+        Number of regions of nearly equal size; None for 8, or as many as there are parts. None with `layers`.
     groups : tuple of int
         With `features`, the number of features in each region, in place of `count`; else ().
     shapes : tuple of Shape

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.fleet import Fleet, Worker
+from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.triangle import pack_triangle
 from mpinewton.losses.linear import LinearModel
 from mpinewton.methods.support.method import State
 
 Sampling = Literal["fresh", "epochs"]
-# A gradient or step longer than this multiple of the first one counts as divergence. A round number, not tuned: far
-# above what a run with a usable learning rate needs, and far below overflow.
-RUNAWAY = 1e6
+
+
+def move_to(worker: Worker, w: Array) -> None:
+    """Move to w; no reply."""
+    worker.move_to(w)
 
 
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     """Move to w; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.move_to(w)
     return worker.value(), worker.gradient()
+
+
+def rows_in_minibatch(rows: int, size: float | None) -> int:
+    """Number of rows in a minibatch of a worker with so many rows, where it has as many; `size` as in `minibatch`."""
+    return rows if size is None else int(size) if size >= 1 else max(1, round(size * rows))
+
+
+def iterations_per_epoch(problem: Problem, size: float | None) -> int:
+    """Iterations in which minibatches of `size` go through the rows of the largest worker once."""
+    rows = max(problem.rows)
+    return ceil(rows / max(1, rows_in_minibatch(rows, size)))
 
 
 def minibatch(worker: Worker, size: float | None, sampling: Sampling = "fresh") -> Worker:
@@ -39,7 +53,7 @@ def minibatch(worker: Worker, size: float | None, sampling: Sampling = "fresh") 
         so that every row is used regularly; the rows that are left at the end of a permutation, too few for a
         minibatch, are dropped.
     """
-    k = worker.rows if size is None else int(size) if size >= 1 else max(1, round(size * worker.rows))
+    k = rows_in_minibatch(worker.rows, size)
     if k >= worker.rows:
         return worker.subset()
     if sampling == "fresh":
@@ -49,11 +63,6 @@ def minibatch(worker: Worker, size: float | None, sampling: Sampling = "fresh") 
         left = worker.rng().permutation(worker.rows)
     worker.memory["left"] = left[k:]
     return worker.subset(left[:k])
-
-
-def is_diverging(length: float, first: float | None) -> bool:
-    """Whether the length of a gradient or step is NaN, or over `RUNAWAY` times the first one (None if unknown)."""
-    return not length <= (np.inf if first is None or np.isnan(first) else RUNAWAY * first)
 
 
 def initial_state(fleet: Fleet, w: Array) -> State:
