@@ -308,7 +308,7 @@ def test_epochs_leave_no_row_out():
 # -- trouble ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"sigma": 0.05}, {"sigma": 0.05, "restarts": 0, "divergence": 1e250}])
+@pytest.mark.parametrize("settings", [{"sigma": 0.05}, {"sigma": 0.1, "restarts": 0, "divergence": 1e250}])
 def test_a_divergent_setting_is_ended_with_advice(settings):
     problem = ZOO["squared-dense"]
     ended = run_of(Pisa(rho=0.0, gamma=1.0, **settings), on_many(problem), problem.start, 3000)
