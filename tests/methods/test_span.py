@@ -48,6 +48,7 @@ def fleet_of(split: Split, intercept: bool = False) -> LocalFleet:
 CASES = [(p, m) for p in ("digits", "softplus", "logistic") for m in METHODS if (p, m) != ("digits", "dingo")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("problem", "name"), CASES)
 def test_iterates_are_those_of_products_with_all_features(name, problem, monkeypatch):
     split = squares() if problem == "digits" else few_rows(problem)

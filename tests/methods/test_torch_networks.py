@@ -204,6 +204,7 @@ def test_a_gpt_on_two_ranks_of_workers_to_the_bits_of_one_process_after_a_stop_t
     assert bits(1, "halves", 6) == one
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_loss_that_was_recorded_and_predict_the_characters(topics, tmp_path, capsys):
     assert run_command_line(LocalSession(), options_of(topics, tmp_path / "r", 4, SMALL["lstm"])) == 0
     recorded = json.loads((tmp_path / "r" / "result.json").read_text())["test_loss"]

@@ -151,9 +151,12 @@ VARIANTS = {
 }
 
 
+SLOW = ("aide", "inexact-dane", "local-sgd", "sgd", "adaptive-local-newton", "dingo")  # inner loops in Python
+
+
 def marks(variant: str) -> list[pytest.MarkDecorator]:
-    """The marker slow for all but one variant of each method, which has its name."""
-    return [] if variant == VARIANTS[variant].method else [pytest.mark.slow]
+    """The marker slow for all but one variant of each method, which has its name, and for methods that take long."""
+    return [] if variant == VARIANTS[variant].method and variant not in SLOW else [pytest.mark.slow]
 
 
 # What `check_method` tests, check by check: one variant of each method on all problems, the others on these few, in

@@ -73,7 +73,7 @@ def floats(rows: Rows, numbers: list[int]) -> Any:
     return cells
 
 
-@pytest.mark.parametrize("data", ["made up", pytest.param("adult", marks=needs_shared)])
+@pytest.mark.parametrize("data", ["made up", pytest.param("adult", marks=[*needs_shared, pytest.mark.slow])])
 def test_from_a_raw_table_to_predictions(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

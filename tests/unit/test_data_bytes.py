@@ -165,6 +165,7 @@ def test_a_model_trained_on_bytes_predicts_on_floats(both: tuple[Path, Path], tm
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_a_module_takes_bytes_a_block_at_a_time() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'mpinewton[torch]'")
     rng, classes = np.random.default_rng(0), (0.0, 1.0, 2.0)

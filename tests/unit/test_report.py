@@ -424,6 +424,7 @@ def run(command, *args: object) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_plot_command(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "f.pdf"
     said = run(plot, many, "-o", out, "--axes", "bits, rounds", "--quantity", "loss", "--bits-per-float", "32")

@@ -247,6 +247,7 @@ def test_predictions_and_test_rows_are_in_evaluation_mode():
     assert worker.evaluate(w)[0] == pytest.approx(linear.value(), rel=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "method", "settings"),
     [(DROPPING, "adamw", {"batch_size": 8}), (DEEP, "fedavg", {"epochs": 2}), (DROPPING, "giant", GIANT)],

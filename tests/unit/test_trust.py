@@ -28,7 +28,6 @@ QUICK = [
     "separated classes, l2 = 0",
     "counts to 1e12",
     "counts that are all 0, l2 = 0",
-    "numbers about 1e6",
     "numbers about 100, huber",
     "more columns than rows, l2 = 0",
     "one row",
