@@ -218,7 +218,9 @@ def check_optimum(method: AnyMethod, problem: Problem, expected: Expected, one: 
     goal = expected.gap * (problem.objective(problem.start)[0] - value)
     stops = [GapBelow(goal) if expected.gap else GradientBelow(TOLERANCE), Iterations(expected.limit)]
     ended = run(method, fleet, problem.start.copy(), stops, evaluation=Evaluation(optimum=value))
-    if not ended.converged:
+    # Where float64 allows no further progress the gradient norm may be a little larger; the objective decides, below.
+    at_rounding = not expected.gap and ended.kind == "precision" and ended.row.grad_norm <= 10 * TOLERANCE
+    if not (ended.converged or at_rounding):
         raise CheckFailed(
             "the method does not reach the optimum",
             where=WHERE[one],
@@ -231,7 +233,8 @@ def check_optimum(method: AnyMethod, problem: Problem, expected: Expected, one: 
     error = float(np.linalg.norm(ended.state.w - w))
     # |w - w*| <= |gradient| / l2 by strong convexity
     if not expected.gap and (
-        abs(ended.row.loss - value) > 1e-13 * max(1.0, abs(value)) or error > 1.01e-8 / problem.l2
+        abs(ended.row.loss - value) > 1e-13 * max(1.0, abs(value))
+        or error > 1.01 * max(TOLERANCE, ended.row.grad_norm) / problem.l2
     ):
         raise CheckFailed(
             "the point that was found is not the optimum",
