@@ -44,8 +44,20 @@ def _solve_by_cholesky(H: Array, g: Array) -> tuple[Solution, bool]:
         x = np.full_like(g, np.nan)
     if not np.isfinite(x).all():  # not every LAPACK detects NaN in H
         return Solution(g.copy(), 0, "not positive definite"), True
-    singular = (np.diagonal(L) ** 2 <= SINGULAR * len(H) * np.diagonal(H)).any()
-    return Solution(x, 1, "solved"), bool(singular)
+    return Solution(x, 1, "solved"), _has_vanishing_pivot(L, H)
+
+
+def _has_vanishing_pivot(L: Array, H: Array) -> bool:
+    """Whether a pivot of the factor L vanishes beside the diagonal entry of H: H is singular to rounding."""
+    return bool((np.diagonal(L) ** 2 <= SINGULAR * len(H) * np.diagonal(H)).any())
+
+
+def _spectrum_of_unit_diagonal(H: Array) -> tuple[Array, Array, Array]:
+    """Scale of the variables (d,), and eigenvalues (d,) and eigenvectors (d, d) of H scaled to a unit diagonal."""
+    root = np.sqrt(np.diagonal(H).clip(min=0.0))
+    root[root == 0] = 1.0
+    e, Q = np.linalg.eigh(H / root[:, None] / root)
+    return root, e, Q
 
 
 def solve_diagonal_and_rows(e: Array, X: Matrix, h: Array, r: Array) -> Array:
@@ -111,9 +123,7 @@ def split_semidefinite(H: Array, g: Array, convex: bool = False) -> tuple[Soluti
     solved, singular = _solve_by_cholesky(H, g)
     if not singular or not np.isfinite(H).all():
         return solved, np.zeros_like(g), np.inf
-    root = np.sqrt(np.diagonal(H).clip(min=0.0))
-    root[root == 0] = 1.0
-    e, Q = np.linalg.eigh(H / root[:, None] / root)
+    root, e, Q = _spectrum_of_unit_diagonal(H)
     zero = SINGULAR * len(e) * max(np.abs(e).max(), 1e-300)
     if e[0] < -zero and not convex:
         return Solution(g.copy(), 0, "not positive definite"), np.zeros_like(g), np.inf
@@ -167,13 +177,11 @@ def factor_semidefinite(H: Array) -> Array | None:
     gives H^-1 g for g in the range of H, and a gradient step for the rest of g. None where an eigenvalue is negative by
     more than rounding error, or H is not finite.
     """
-    L, rounding = cholesky_factor(H), 10 * len(H) * np.finfo(np.float64).eps
-    if (L is not None and (np.diagonal(L) ** 2 > rounding * np.diagonal(H)).all()) or not np.isfinite(H).all():
+    L = cholesky_factor(H)
+    if (L is not None and not _has_vanishing_pivot(L, H)) or not np.isfinite(H).all():
         return L
-    root = np.sqrt(np.diagonal(H).clip(min=0.0))
-    root[root == 0] = 1.0
-    e, Q = np.linalg.eigh(H / root[:, None] / root)
-    zero = rounding * np.abs(e).max()
+    root, e, Q = _spectrum_of_unit_diagonal(H)
+    zero = SINGULAR * len(H) * np.abs(e).max()
     return None if e[0] < -zero else cholesky_factor(((Q * np.where(e > zero, e, 1.0)) @ Q.T) * root[:, None] * root)
 
 

@@ -13,20 +13,14 @@ from mpinewton.fleet.calls import Call
 from mpinewton.fleet.host import Host, HostSum
 from mpinewton.fleet.local import LocalFleet
 from mpinewton.fleet.tree import PartialSum, hosted_workers
-from mpinewton.losses.linear import LinearLoss
+from mpinewton.losses.linear import PROVIDED_BY, LinearLoss
 from mpinewton.testing.problems import Problem, on_many
 
 # Formulas of a linear loss, and the words of `provides` without which no method may use them.
-FORMULAS = {
-    "second_terms": {"hvp", "hessian", "hessian_diagonal", "second_derivatives"},
-    "apply_second": {"hvp"},
-    "hessian": {"hessian"},
-    "hessian_diagonal": {"hessian_diagonal"},
+FORMULAS = PROVIDED_BY | {
+    "second_terms": PROVIDED_BY["second_derivatives"],
     "second_derivatives": {"second_derivatives"},
-    "hessian_bound": {"hessian_bound"},
-    "hessian_lipschitz": {"hessian_lipschitz"},
 }
-
 
 # What models, points and rays of any loss have; see `mpinewton.losses.loss`.
 MODEL = {"dim", "row_weight", "at", "subset", "predict", "key", "is_random"}
