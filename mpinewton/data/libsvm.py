@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mpinewton import kernels
 from mpinewton.arrays import Array
 from mpinewton.data.blocks import Block, Reading, Source
 from mpinewton.data.lines import UTF8_MARK, first_bytes, is_compressed, line_blocks, line_number
@@ -135,6 +136,17 @@ def _has_weight(tokens: list[bytes]) -> bool:
 
 
 def parse(text: bytes, limit: int) -> tuple[sparse.csr_array, Array]:
+    """`parse_by_numpy`, by the compiled reader where there is one."""
+    if kernels.readers is None:
+        return parse_by_numpy(text, limit)
+    rows, entries = text.count(b"\n"), text.count(b":")
+    starts, indices = np.empty(rows + 1, dtype=np.int64), np.empty(entries, dtype=np.int32)
+    values, labels = np.empty(entries), np.empty(rows)
+    rows, entries, features = kernels.readers.libsvm(text, min(limit, 2**31 - 1), starts, indices, values, labels)
+    return sparse.csr_array((values[:entries], indices[:entries], starts[: rows + 1]), (rows, features)), labels[:rows]
+
+
+def parse_by_numpy(text: bytes, limit: int) -> tuple[sparse.csr_array, Array]:
     """Rows and labels of whole lines; every error is a bare ValueError, which `explain` puts into words.
 
     Parameters

@@ -201,7 +201,7 @@ def solve_with_stale_factor(H: Array, g: Array, L: Array | None) -> tuple[Soluti
     if len(g) < SMALL:
         return solve_positive(H, g), L
     if L is not None:
-        solved = cg(lambda v: _down(L, H @ _up(L, v)), _down(L, g), STALE, TOLERANCE)
+        solved = cg(lambda v: forward_substitute(L, H @ _up(L, v)), forward_substitute(L, g), STALE, TOLERANCE)
         if solved.status == "solved":
             return Solution(_up(L, solved.x), solved.iterations, "solved"), L
     new = cholesky_factor(H)
@@ -212,10 +212,11 @@ def solve_with_stale_factor(H: Array, g: Array, L: Array | None) -> tuple[Soluti
 
 def solve_factored(L: Array, g: Array) -> Array:
     """(L L')^-1 g, shape (d,), for lower triangular L (d, d); not finite where g is not."""
-    return _up(L, _down(L, g))
+    return _up(L, forward_substitute(L, g))
 
 
-def _down(L: Array, v: Array) -> Array:
+def forward_substitute(L: Array, v: Array) -> Array:
+    """L^-1 v, shape (d,), for lower triangular L (d, d)."""
     return np.asarray(solve_triangular(L, v, lower=True, check_finite=False))
 
 

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from mpinewton import kernels
 from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.span import Span
 
 # Dense rows are processed in blocks: a float64 block stays in cache, and every sum is a float64 sum.
 BLOCK_NUMBERS = 1 << 17
-# The table of products x_j x_k costs 10-30 ns per entry to build and 1 ns per entry to use, 3-5 ns over 7 Hessians;
-# dense arithmetic costs 0.06 ns per multiply-add (a9a and w8a, 350 to 50000 rows, one thread of OpenBLAS).
-ENTRY_COST = 60
 # In coordinates of the span of the rows, a Krylov space of 50 products takes 0.45 of the time at 100 rows of 784
 # features, 0.8 at 300, 1.1 at 390; to compute the coordinates costs as much as one to six such spaces, once.
 FEW = 5  # least number of features per row
-TABLE_BYTES = 128 << 20  # per shard
+
+
+# To turn an entry of sparse rows into one of a dense block costs as much as 64 multiply-adds of BLAS: 8 ns and 0.12 ns
+# (10 to 800 features, one thread of OpenBLAS).
+ENTRY_COST = 64
+
+
+class Formula(Protocol):
+    """A loss of a linear model on the rows of one shard, with their labels and weights; `scale` is left out of sums.
+
+    Attributes
+    ----------
+    scale : float
+        The weight of every row, where all are equal; else 1.
+    compiled : bool
+        Whether `mpinewton.kernels` evaluates it.
+    """
+
+    scale: float
+    compiled: bool
+
+    def terms(self, z: Array, part: slice, order: int) -> tuple[float, Any, Any]:
+        """Sum of the values, derivatives, and second derivatives times `scale`, weighted, of some rows with logits z.
+
+        Derivatives have the shape of z and are computed up to `order`.
+        """
+
+    def second(self, z: Array) -> Array:
+        """Second derivatives without weights, shape of z."""
+
+    def line(self, z: Array, dz: Array, steps: Array) -> Array:
+        """Sums of the values at the logits z + a dz for every a of `steps`, shape (len(steps),)."""
 
 
 class Rows:
@@ -37,12 +65,14 @@ class Rows:
         self.X: Any = X
         self.n, self.p = X.shape
         self.sparse = bool(sparse.issparse(X))
+        if self.sparse:
+            self.X = canonical(X)
         self.narrow = X.dtype != np.float64
 
     def times(self, v: Array) -> Array:
         """X v, shape (n,) or (n, C) for v of shape (p,) or (p, C)."""
-        if self.sparse or not self.narrow:
-            return np.asarray(self.X @ v)
+        if self.sparse:
+            return np.asarray(self._products.times(v))
         z = np.empty((self.n, *v.shape[1:]))
         for rows, block in self._blocks():
             z[rows] = block @ v
@@ -51,9 +81,7 @@ class Rows:
     def transpose_times(self, r: Array) -> Array:
         """X'r, shape (p,) or (p, C) for r of shape (n,) or (n, C)."""
         if self.sparse:
-            return np.asarray(self._transposed @ r)
-        if not self.narrow:
-            return np.asarray(self.X.T @ r)
+            return np.asarray(self._products.transpose_times(r))
         total = np.zeros((self.p, *r.shape[1:]))
         for rows, block in self._blocks():
             total += block.T @ r[rows]
@@ -62,15 +90,68 @@ class Rows:
     def squares_transpose_times(self, r: Array) -> Array:
         """X.^2'r, squares entry by entry, shape (p,) or (p, C) for r of shape (n,) or (n, C)."""
         if self.sparse:
-            T = self._transposed
-            if not T.has_canonical_format:  # an entry in two pieces is squared as their sum
-                T = T.copy()
-                T.sum_duplicates()
-            return np.asarray(sparse.csr_array((T.data.astype(np.float64) ** 2, T.indices, T.indptr), T.shape) @ r)
+            return np.asarray(self._products.squares_transpose_times(r))
         total = np.zeros((self.p, *r.shape[1:]))
         for rows, block in self._blocks():
             total += (block * block).T @ r[rows]
         return total
+
+    def hvp(self, h: Array, v: Array) -> Array:
+        """X'diag(h)X v, shape (p,), in one pass over the rows."""
+        if self.sparse:
+            return np.asarray(self._products.hvp(h, v))
+        total = np.zeros(self.p)
+        for rows, block in self._blocks():
+            total += block.T @ (h[rows] * (block @ v))
+        return total
+
+    def evaluate(
+        self, formula: Formula, w: Array | None, z: Array, order: int
+    ) -> tuple[float, Array | None, Array | None]:
+        """Sum of the values of a loss, X'r and X'diag(h)X, in one pass over the rows.
+
+        r and h are the derivatives of the loss with respect to the logits, as in `Formula.terms`.
+
+        Parameters
+        ----------
+        formula : Formula
+        w : array, shape (p,) or (p, C), or None
+            If given, z is set to X w. The sums are the same bits with z given.
+        z : array, shape (n,) or (n, C)
+            Logits.
+        order : int
+            0: the value; 1: X'r too; 2: also X'diag(h)X, for one logit per row.
+
+        Returns
+        -------
+        value : float
+        gradient : array, shape of w, or None
+        hessian : array, shape (p, p), or None
+        """
+        if self.sparse:
+            if formula.compiled and not (order > 1 and self._full):
+                return self._products.evaluate(formula, w, z, order)  # type: ignore[no-any-return]
+            if w is not None:
+                z[...] = self.times(w)
+            f, r, h = formula.terms(z, slice(None), order)
+            return f, None if r is None else self.transpose_times(r), None if h is None else self.gram(h)
+        if order == 0 and w is None:
+            return sum(formula.terms(z[rows], rows, 0)[0] for rows in self._parts), None, None
+        f, g, H = (
+            0.0,
+            np.zeros((self.p, *z.shape[1:])) if order else None,
+            np.zeros((self.p,) * 2) if order > 1 else None,
+        )
+        for rows, block in self._blocks():
+            if w is not None:
+                z[rows] = block @ w
+            value, r, h = formula.terms(z[rows], rows, order)
+            f += value
+            if g is not None:
+                g += block.T @ r
+            if H is not None:
+                H += _square(block, h)
+        return f, g, H
 
     def times_some(self, v: Array, columns: slice) -> Array:
         """X[:, columns] v, shape (n,) or (n, C) for v of shape (k,) or (k, C), at the cost of these columns only."""
@@ -79,7 +160,7 @@ class Rows:
         if not self.narrow:
             return np.asarray(self.X[:, columns] @ v)
         z = np.empty((self.n, *v.shape[1:]))
-        for rows, block in self._blocks(columns):
+        for rows, block in self._converted(columns):
             z[rows] = block @ v
         return z
 
@@ -90,23 +171,17 @@ class Rows:
         if not self.narrow:
             return np.asarray(self.X[:, columns].T @ r)
         total = np.zeros((len(range(self.p)[columns]), *r.shape[1:]))
-        for rows, block in self._blocks(columns):
+        for rows, block in self._converted(columns):
             total += block.T @ r[rows]
         return total
 
     def gram(self, h: Array) -> Array:
         """X'diag(h)X, shape (p, p), exactly symmetric, for row coefficients h of any sign, shape (n,)."""
-        if self.sparse and self._entries * ENTRY_COST < self.n * self.p**2 / 2:
-            return self._gram_by_table(h) if self._entries * 12 <= TABLE_BYTES else self._gram_by_product(h)
+        if self.sparse and not self._full:
+            return np.asarray(self._products.gram(h))
         H = np.zeros((self.p, self.p))
         for rows, block in self._blocks():
-            part = h[rows]
-            positive = part >= 0
-            if positive.all():
-                H += _square(block, part)
-            else:
-                H += _square(block[positive], part[positive])
-                H -= _square(block[~positive], -part[~positive])
+            H += _square(block, h[rows])
         return H
 
     @cached_property
@@ -121,31 +196,41 @@ class Rows:
         few = not self.sparse and 0 < FEW * self.n <= self.p
         return Span(self.X.astype(np.float64, copy=False)) if few else None
 
-    def _blocks(self, columns: slice = slice(None)) -> Iterator[tuple[slice, Array]]:
-        """Consecutive rows, dense and float64; for dense X, some of their columns."""
+    @cached_property
+    def _parts(self) -> list[slice]:
+        """The rows, block by block."""
         size = max(1, BLOCK_NUMBERS // max(1, self.p))
-        for first in range(0, self.n, size):
-            rows = slice(first, first + size)
+        return [slice(first, first + size) for first in range(0, self.n, size)]
+
+    @cached_property
+    def _one_block(self) -> list[tuple[slice, Array]] | None:
+        """Few dense rows, float64, as the only block."""
+        return [(self._parts[0], self.X)] if len(self._parts) == 1 and not self.sparse and not self.narrow else None
+
+    def _blocks(self) -> Iterable[tuple[slice, Array]]:
+        """Consecutive rows, dense and float64."""
+        return self._one_block or self._converted()
+
+    def _converted(self, columns: slice = slice(None)) -> Iterator[tuple[slice, Array]]:
+        """Consecutive rows, dense and float64; for dense X, some of their columns."""
+        for rows in self._parts:
             # Some columns are copied before the conversion: strided conversion takes up to 3 times longer.
             block = self.X[rows].toarray() if self.sparse else np.ascontiguousarray(self.X[rows, columns])
             yield rows, block.astype(np.float64, copy=False)
 
-    def _gram_by_table(self, h: Array) -> Array:
-        upper = (self._table @ h).reshape(self.p, self.p)
-        H = upper + upper.T
-        np.fill_diagonal(H, np.diagonal(upper))
-        return np.asarray(H)
+    @cached_property
+    def _products(self) -> Any:
+        return kernels.SparseRows(self.X)
 
-    def _gram_by_product(self, h: Array) -> Array:
-        # (sqrt|h| x_j)(sign h sqrt|h| x_k) rounds the same with j and k exchanged: exactly symmetric.
-        X, T, root = self.X, self._transposed, np.sqrt(np.abs(h))
-        left = sparse.csr_array((T.data * root[T.indices], T.indices, T.indptr), shape=T.shape)
-        right = sparse.csr_array((X.data * np.repeat(np.copysign(root, h), self._counts), X.indices, X.indptr), X.shape)
-        return np.asarray((left @ right).toarray())
+    @cached_property
+    def _full(self) -> bool:
+        """Whether sparse rows have so many stored entries that X'diag(h)X is faster with dense blocks."""
+        counts = np.diff(self.X.indptr).astype(np.int64)
+        pairs = int((counts * (counts + 1) // 2).sum())
+        return bool(pairs * kernels.SparseRows.PAIR_COST >= self.n * self.p * (self.p / 2 + ENTRY_COST))
 
     @cached_property
     def _transposed(self) -> sparse.csr_array:
-        # X'r is three times faster with a stored transpose than with the column view of the same arrays.
         return self.X.T.tocsr()
 
     def _some(self, columns: slice) -> tuple[sparse.csr_array, sparse.csc_array]:
@@ -167,45 +252,24 @@ class Rows:
         # Kept, since to make them costs more than the product of a small shard.
         return {}
 
-    @cached_property
-    def _counts(self) -> NDArray[np.int64]:
-        """Stored entries of each row, shape (n,)."""
-        return np.asarray(np.diff(self.X.indptr), dtype=np.int64)
 
-    @cached_property
-    def _entries(self) -> int:
-        """Entries of the table: pairs j <= k of stored features, over all rows."""
-        return int((self._counts * (self._counts + 1) // 2).sum())
-
-    @cached_property
-    def _table(self) -> sparse.csc_array:
-        """Products x_j x_k of the pairs j <= k of stored features, by position in H and row: shape (p^2, n).
-
-        X'diag(h)X is then one product of the table with h.
-        """
-        X = self.X.sorted_indices()  # a copy: duplicates are summed without changing the shard
+def canonical(X: Any) -> Any:
+    """X, or a copy with sorted indices and without repeated ones."""
+    if not X.has_canonical_format:
+        X = X.copy()
         X.sum_duplicates()
-        counts = np.diff(X.indptr).astype(np.int64)
-        ends = np.concatenate([[0], np.cumsum(counts * (counts + 1) // 2)])
-        places, products = np.empty(ends[-1], dtype=np.int32 if self.p**2 < 2**31 else np.int64), np.empty(ends[-1])
-        # In blocks of rows: first access to memory costs more than the arithmetic.
-        first = 0
-        while first < self.n:
-            end = max(first + 1, int(np.searchsorted(ends, ends[first] + BLOCK_NUMBERS)) - 1)
-            block, out = slice(X.indptr[first], X.indptr[end]), slice(ends[first], ends[end])
-            features, values = X.indices[block].astype(places.dtype), X.data[block].astype(np.float64)
-            count = counts[first:end]
-            # Every stored entry is multiplied by the entries from itself to the end of its row.
-            here = np.arange(len(features))
-            partners = np.repeat(np.cumsum(count), count) - here
-            met = np.arange(ends[end] - ends[first]) - np.repeat(np.cumsum(partners) - partners - here, partners)
-            np.add(np.repeat(features * self.p, partners), features[met], out=places[out])
-            np.multiply(np.repeat(values, partners), values[met], out=products[out])
-            first = end
-        return sparse.csc_array((products, places, ends), shape=(self.p**2, self.n))
+    return X
 
 
 def _square(block: Array, h: Array) -> Array:
+    """B'diag(h)B, exactly symmetric, for h of any sign."""
+    positive = h >= 0
+    if positive.all():
+        return _symmetric_product(block, h)
+    return _symmetric_product(block[positive], h[positive]) - _symmetric_product(block[~positive], -h[~positive])
+
+
+def _symmetric_product(block: Array, h: Array) -> Array:
     """B'diag(h)B for h >= 0, as W'W: the symmetric kernel of BLAS does half the work, exactly symmetric."""
     W = block * np.sqrt(h)[:, None]
     return np.asarray(W.T @ W)

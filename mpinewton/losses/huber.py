@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpinewton.arrays import Array
+from mpinewton.kernels import Kernel
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Targets
 from mpinewton.settings import setting
@@ -33,6 +34,9 @@ class Huber(LinearLoss):
 
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return (np.abs(z - t) <= self.delta).astype(np.float64)
+
+    def kernel(self, t: Targets) -> Kernel:
+        return Kernel("huber", self.delta)
 
     def location(self, t: Targets, weight: Array) -> float:
         """The weighted median: near the minimiser for a small delta, where the second derivatives at 0 may all be 0."""

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpinewton import kernels
 from mpinewton.arrays import Array
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
-from mpinewton.linalg.rows import Rows
+from mpinewton.kernels import Kernel
+from mpinewton.linalg.rows import Formula, Rows
 from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, subset_weights
 
 # A line search evaluates rows x steps in blocks of rows, with about this many numbers in memory at once.
@@ -28,6 +30,9 @@ PROVIDED_BY = {
     "hessian_bound": {"hessian_bound"},
     "hessian_lipschitz": {"hessian_lipschitz"},
 }
+# Other ways to evaluate the same formulas: a subclass with a formula of its own does not inherit them.
+FORMULAS = {"values", "derivatives", "second_derivatives", "second_terms", "apply_second", "hessian"}
+SHORTCUTS = ("value_and_derivatives", "kernel")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class LinearLoss(Loss):
                 more for name, more in PROVIDED_BY.items() if getattr(cls, name) is not getattr(LinearLoss, name)
             ]
             cls.provides = frozenset({"gradient", "rows"}.union(*defined))
+        if FORMULAS & vars(cls).keys():
+            for name in SHORTCUTS:
+                if name not in vars(cls):
+                    setattr(cls, name, getattr(LinearLoss, name))
 
     def outputs(self, classes: Classes) -> int:
         """Number of logits of a row, C: 1 by default."""
@@ -108,6 +117,17 @@ class LinearLoss(Loss):
     def hessian_lipschitz(self, t: Targets) -> Array:
         """Lipschitz constants of the second derivative in z, shape (n,)."""
         raise self._missing("hessian_lipschitz", "no bound of its third derivative")
+
+    def value_and_derivatives(self, z: Array, t: Targets, order: int) -> tuple[Array, ...]:
+        """The first `order` + 1 of `values`, `derivatives` and `second_terms`.
+
+        A loss defines it where they have terms in common.
+        """
+        return tuple(formula(z, t) for formula in (self.values, self.derivatives, self.second_terms)[: order + 1])
+
+    def kernel(self, t: Targets) -> Kernel | None:
+        """How the compiled loops know this loss; None if they do not."""
+        return None
 
     def _missing(self, formula: str, what: str) -> ConfigError:
         return ConfigError(f"{self.name} has {what}: it does not define {formula}. Use logistic, squared or softplus")
@@ -178,13 +198,18 @@ class LinearModel:
         self.y, self.t = shard.y, loss.targets(shard.y, classes)
         self.outputs = loss.outputs(classes)
         self.dim = shard.features * self.outputs
-        self.row_weight = row_weights(shard)
+        self._weigh(row_weights(shard))
+
+    def _weigh(self, weight: Array | float) -> None:
+        self.row_weight: Array | float = weight
+        compiled = kernels.formula(self.loss.kernel(self.t), self.outputs, self.t, self.row_weight)
+        self.formula: Formula = compiled or RowFormula(self.loss, self.t, self.row_weight)
 
     def subset(self, rows: NDArray[np.intp]) -> LinearModel:
         """The mean over some of the rows, whose numbers have shape (k,)."""
         part = copy.copy(self)
         part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
-        part.row_weight = subset_weights(self.row_weight, rows)
+        part._weigh(subset_weights(self.row_weight, rows))
         return part
 
     def logits(self, w: Array) -> Array:
@@ -210,7 +235,7 @@ class LinearModel:
 
     def at(self, w: Array, **kept: Array) -> LinearPoint:
         """The mean loss at w, shape (d,); the logits z there may be given."""
-        return LinearPoint(self, w, kept["z"] if kept else self.logits(w))
+        return LinearPoint(self, w, kept.get("z"))
 
     def predict(self, w: Array) -> Array:
         return self.loss.predictions(self.logits(w), self.classes)
@@ -222,34 +247,112 @@ class LinearModel:
         return np.column_stack([self.loss.values(z, t) for t in targets])
 
 
-class LinearPoint:
-    """A `LinearModel` at w, with its logits."""
+class RowFormula:
+    """The formulas of a loss on the rows of one shard, in numpy; see `mpinewton.linalg.rows.Formula`."""
 
-    def __init__(self, model: LinearModel, w: Array, z: Array) -> None:
-        self.model, self.w, self.z = model, w, z
+    compiled = False
+
+    def __init__(self, loss: LinearLoss, t: Targets, weight: Array | float) -> None:
+        self.loss, self.t = loss, t
+        self.scale = weight if isinstance(weight, float) else 1.0
+        self.weight = None if isinstance(weight, float) else weight
+
+    def terms(self, z: Array, part: slice, order: int) -> tuple[float, Any, Any]:
+        values, *more = self.loss.value_and_derivatives(z, self.t[part], order)
+        r, h = (*more, None, None)[:2]
+        if self.weight is None:
+            return float(values.sum()), r, None if h is None else self.scale * h
+        weight = self.weight[part]
+        return float(values @ weight), None if r is None else (weight * r.T).T, None if h is None else weight * h
+
+    def second(self, z: Array) -> Array:
+        return self.loss.second_terms(z, self.t)
+
+    def line(self, z: Array, dz: Array, steps: Array) -> Array:
+        total = np.zeros(len(steps))
+        size = max(1, RAY_NUMBERS // max(1, len(steps) * z[:1].size))
+        a = steps.reshape(-1, *[1] * z.ndim)
+        for first in range(0, len(z), size):
+            part = slice(first, first + size)
+            values = self.loss.values(z[part] + a * dz[part], self.t[part])
+            total += values.sum(axis=-1) if self.weight is None else values @ self.weight[part]
+        return total
+
+
+class LinearPoint:
+    """A `LinearModel` at w. Whatever is computed is kept, except the Hessian.
+
+    The Hessian comes with gradient and value, and the gradient with the value, in the same pass over the rows: ask for
+    the highest derivative first.
+    """
+
+    def __init__(self, model: LinearModel, w: Array, z: Array | None) -> None:
+        self.model, self.w = model, w
+        self._z = z
+        self._value: float | None = None
+        self._gradient: Array | None = None
+
+    @property
+    def z(self) -> Array:
+        """Logits, shape (n,) or (n, C)."""
+        if self._z is None:
+            self._z = self.model.logits(self.w)
+        return self._z
+
+    def _evaluate(self, order: int) -> tuple[float, Array | None, Array | None]:
+        """Value, gradient if `order` > 0, Hessian if `order` > 1; the first two are kept."""
+        model, z, w = self.model, self._z, None
+        if z is None:
+            outputs = () if model.outputs == 1 else (model.outputs,)
+            z, w = np.empty((model.rows.n, *outputs)), self.w.reshape(-1, *outputs)
+        f, g, H = model.rows.evaluate(model.formula, w, z, order)
+        self._z, self._value = z, f * model.formula.scale
+        if g is not None:
+            self._gradient = g.ravel() * model.formula.scale
+            self._gradient.flags.writeable = False
+        return self._value, self._gradient, H
 
     def value(self) -> float:
-        return float(self.model.mean(self.model.loss.values(self.z, self.model.t)))
+        return self._evaluate(0)[0] if self._value is None else self._value
 
     def gradient(self) -> Array:
-        return self.model.pull_back(self.model.loss.derivatives(self.z, self.model.t))
+        g = self._evaluate(1)[1] if self._gradient is None else self._gradient
+        assert g is not None
+        return g
 
     @cached_property
     def second(self) -> Array:
-        return self.model.loss.second_terms(self.z, self.model.t)
+        """`LinearLoss.second_terms`."""
+        return self.model.formula.second(self.z)
+
+    @cached_property
+    def curvature(self) -> Array:
+        """Weights of the rows times the second derivatives with respect to their one logit, shape (n,)."""
+        return self.model.row_weight * self.second
 
     def hvp(self, v: Array) -> Array:
-        return self.model.pull_back(self.model.loss.apply_second(self.second, self.model.logits(v)))
+        if self._own("apply_second"):
+            return self.model.pull_back(self.model.loss.apply_second(self.second, self.model.logits(v)))
+        return self.model.rows.hvp(self.curvature, v)
 
     def hvps(self, V: Array) -> Array:
         """The Hessian times the columns of V, shape (d, b)."""
         if self.model.outputs > 1:
             return np.column_stack([self.hvp(v) for v in V.T])
-        h = (self.model.row_weight_array * self.second)[:, None]
-        return self.model.rows.transpose_times(h * self.model.rows.times(V))
+        return self.model.rows.transpose_times(self.curvature[:, None] * self.model.rows.times(V))
 
     def hessian(self) -> Array:
-        return self.model.loss.hessian(self.model.rows, self.second, self.model.row_weight)
+        if self._own("hessian"):
+            return self.model.loss.hessian(self.model.rows, self.second, self.model.row_weight)
+        if self._gradient is not None:
+            return self.model.rows.gram(self.curvature)
+        H = self._evaluate(2)[2]
+        assert H is not None
+        return H
+
+    def _own(self, formula: str) -> bool:
+        """Whether the loss has a formula of its own in place of the one from `second_derivatives`."""
+        return getattr(type(self.model.loss), formula) is not getattr(LinearLoss, formula)
 
     def hessian_diagonal(self) -> Array:
         return self.model.loss.hessian_diagonal(self.model.rows, self.second, self.model.row_weight)
@@ -272,14 +375,8 @@ class LinearRay:
 
     def losses(self, steps: Array) -> Array:
         """Mean loss at w + a p for every a of `steps`, shape (len(steps),)."""
-        model, z, dz = self.start.model, self.start.z, self.dz
-        total = np.zeros(len(steps))
-        size = max(1, RAY_NUMBERS // max(1, len(steps) * model.outputs))
-        a = steps.reshape(-1, *[1] * z.ndim)
-        for first in range(0, len(z), size):
-            block = slice(first, first + size)
-            total += model.mean(model.loss.values(z[block] + a * dz[block], model.t[block]), block)
-        return total
+        formula = self.start.model.formula
+        return formula.line(self.start.z, self.dz, steps) * formula.scale
 
     def at(self, step: float) -> LinearPoint:
         return LinearPoint(self.start.model, self.start.w + step * self.p, self.start.z + step * self.dz)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from mpinewton.arrays import Array
+from mpinewton.kernels import Kernel
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Classes, Targets
 
@@ -36,6 +37,14 @@ class Poisson(LinearLoss):
 
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return _split(z)[0]
+
+    def value_and_derivatives(self, z: Array, t: Targets, order: int) -> tuple[Array, ...]:
+        base, beyond = _split(z)
+        values = base * (1.0 + beyond + 0.5 * beyond**2) - t * z + gammaln(t + 1.0)
+        return (values, base * (1.0 + beyond) - t, base)[: order + 1]
+
+    def kernel(self, t: Targets) -> Kernel:
+        return Kernel("poisson", TAYLOR_FROM, gammaln(t + 1.0))
 
     def location(self, t: Targets, weight: Array) -> float:
         return float(weight @ t)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpinewton.arrays import Array
+from mpinewton.kernels import Kernel
 from mpinewton.linalg.rows import Rows
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Classes, Targets
@@ -36,17 +37,24 @@ class Softmax(LinearLoss):
         return self.class_numbers(y, classes, 2 + self.reduced)
 
     def values(self, z: Array, t: Targets) -> Array:
-        z = self._logits(z)
-        return np.asarray(np.log(np.exp(z).sum(axis=-1)) - z[..., np.arange(len(t)), t])
+        return _values(self._logits(z), t)[0]
 
     def derivatives(self, z: Array, t: Targets) -> Array:
-        P = self._probabilities(z)
-        P[..., np.arange(len(t)), t] -= 1.0
-        return P[..., : z.shape[-1]]
+        return _less_one(self._probabilities(z), t)[..., : z.shape[-1]]
 
     def second_terms(self, z: Array, t: Targets) -> Array:
         """Probabilities of the classes that have a column, shape of z."""
         return self._probabilities(z)[..., : z.shape[-1]]
+
+    def value_and_derivatives(self, z: Array, t: Targets, order: int) -> tuple[Array, ...]:
+        values, e, total = _values(self._logits(z), t)
+        if order == 0:
+            return (values,)
+        P, C = e / total[..., None], z.shape[-1]
+        return (values, _less_one(P.copy(), t)[..., :C], P[..., :C])[: order + 1]
+
+    def kernel(self, t: Targets) -> Kernel:
+        return Kernel("softmax", float(self.reduced))
 
     def apply_second(self, second: Array, dz: Array) -> Array:
         P = second * dz
@@ -81,3 +89,16 @@ class Softmax(LinearLoss):
     def _probabilities(self, z: Array) -> Array:
         P = np.exp(self._logits(z))
         return np.asarray(P / P.sum(axis=-1, keepdims=True))
+
+
+def _values(z: Array, t: Targets) -> tuple[Array, Array, Array]:
+    """Values, exponentials and their sums from the logits, of which the largest of a row is 0."""
+    e = np.exp(z)
+    total = e.sum(axis=-1)
+    return np.asarray(np.log(total) - z[..., np.arange(len(t)), t]), e, total
+
+
+def _less_one(P: Array, t: Targets) -> Array:
+    """P, minus 1 at the class of the row; P is written to."""
+    P[..., np.arange(len(t)), t] -= 1.0
+    return P

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpinewton.arrays import Array
+from mpinewton.kernels import Kernel
 from mpinewton.losses.linear import LinearLoss
 from mpinewton.losses.loss import Targets
 
@@ -26,6 +27,9 @@ class Squared(LinearLoss):
 
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return np.ones_like(z)
+
+    def kernel(self, t: Targets) -> Kernel:
+        return Kernel("squared")
 
     def location(self, t: Targets, weight: Array) -> float:
         return float(weight @ t)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import solve_semidefinite
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import move_to, value_gradient_hessian
+from mpinewton.methods.support.tasks import derivatives, move_to, value_gradient_hessian
 from mpinewton.settings import setting
 
 
@@ -92,4 +92,4 @@ class Newton(Method[NewtonState]):
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
         """Take the step; f_i, gradient and upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
         worker.advance(step)
-        return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
+        return derivatives(worker)

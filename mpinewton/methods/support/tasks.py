@@ -25,7 +25,8 @@ def move_to(worker: Worker, w: Array) -> None:
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     """Move to w; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.move_to(w)
-    return worker.value(), worker.gradient()
+    g = worker.gradient()  # before the value, which comes with it
+    return worker.value(), g
 
 
 def rows_in_minibatch(rows: int, size: float | None) -> int:
@@ -74,7 +75,8 @@ def initial_state(fleet: Fleet, w: Array) -> State:
 def advance(worker: Worker, step: float) -> tuple[float, Array]:
     """Take a step along the direction of the search; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.advance(step)
-    return worker.value(), worker.gradient()
+    g = worker.gradient()  # before the value, which comes with it
+    return worker.value(), g
 
 
 def gradient_at(worker: Worker, w: Array) -> Array:
@@ -108,7 +110,13 @@ def hessian_triangle(worker: Worker, w: Array) -> Array:
 def value_gradient_hessian(worker: Worker, w: Array) -> tuple[float, Array, Array]:
     """Move to w; f_i, its gradient and the upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
     worker.move_to(w)
-    return worker.value(), worker.gradient(), pack_triangle(worker.hessian())
+    return derivatives(worker)
+
+
+def derivatives(worker: Worker) -> tuple[float, Array, Array]:
+    """f_i, its gradient and the upper triangle of its Hessian at the worker's weights: 1 + d + d (d + 1) / 2 floats."""
+    H = pack_triangle(worker.hessian())  # first, since the others come with it
+    return worker.value(), worker.gradient(), H
 
 
 def linear_model(worker: Worker) -> LinearModel:
