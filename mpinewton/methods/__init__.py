@@ -16,6 +16,7 @@ from mpinewton.methods.fednl import FedNL, FedNLCubic, FedNLSearch
 from mpinewton.methods.fednl_pp import FedNLPartial
 from mpinewton.methods.giant import Giant
 from mpinewton.methods.gradient_descent import GradientDescent
+from mpinewton.methods.lazy_newton import LazyNewton
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.local_newton import AdaptiveLocalNewton, LocalNewton
 from mpinewton.methods.newton import Newton
@@ -55,8 +56,8 @@ FAMILIES = (
         Pisa, Sisa, Nsisa, FedAvg, FedProx, FedNova, Scaffold, Sgdm, Adam, AdamW, Muon)),
     Family("quasi-Newton and first order", "any smooth loss", (
         Lbfgs, Bfgs, GradientDescent, Sgd, Dcgd, Diana, Adiana)),
-    Family("ours", "a rule that chooses; few rounds and bits; fewest bits up; centralised baseline", (
-        Auto, PreconditionedLbfgs, QuantisedBfgs, ShipData)),
+    Family("ours", "a rule that chooses; few Hessians; few rounds and bits; fewest bits up; centralised baseline", (
+        Auto, LazyNewton, PreconditionedLbfgs, QuantisedBfgs, ShipData)),
 )  # fmt: skip
 METHODS: dict[str, type[AnyMethod]] = {method.name: method for family in FAMILIES for method in family.methods}
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Problem
 from mpinewton.losses import Loss
+from mpinewton.methods.lazy_newton import ROWS_PER_WEIGHT, LazyNewton
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.newton_cg import NewtonCG
@@ -17,12 +18,16 @@ from mpinewton.settings import setting
 
 # A typical run to a relative gap of 1e-8: rounded medians over the problems of docs/papers/auto.md.
 NEWTON_STEPS = 7  # iterations of newton
+# Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows of lazy-newton (a9a, w8a, ijcnn1).
+LAZY_ROUNDS, LAZY_TRIANGLES, LAZY_GRADIENTS, LAZY_HESSIANS = 27, 7, 9, 2.3
+LAZY_WHOLE = 27, 3.5, 12, 3.5  # the same without a sample
 CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
 PAIRS = 12  # iterations of preconditioned-lbfgs
 
 LARGEST = 5000  # weights up to which a Hessian of d x d is formed: 0.2 GB
-# Operations a second of one rank: with the rows, and of Cholesky factors. Round numbers below those of today's cores.
-SPEED, CHOLESKY = 1e9, 1e10
+# Operations a second of one rank: products with the rows, pairs of stored entries, multiply-adds of dense rows and of
+# Cholesky factors. Round numbers below those of today's cores.
+SPEED, PAIRS_SPEED, DENSE_SPEED, CHOLESKY = 2e9, 8e8, 6e9, 1e10
 
 
 class Cost(NamedTuple):
@@ -37,9 +42,9 @@ class Cost(NamedTuple):
 class Auto(Method[State]):
     """`auto`: not a method, but a rule that chooses one by the loss, the number of weights and rows, and the network.
 
-    It chooses among `newton`, where the loss is convex and d at most 5000; `newton-cg`, where the loss is convex; and
-    `preconditioned-lbfgs`. For a loss without a diagonal of the Hessian it is `lbfgs`. goal=rounds and goal=bits take
-    the one that needs fewest of them in a typical run, goal=seconds the one for which
+    It chooses among `newton` and `lazy-newton`, where the loss is convex and d at most 5000; `newton-cg`, where the
+    loss is convex; and `preconditioned-lbfgs`. For a loss without a diagonal of the Hessian it is `lbfgs`. goal=rounds
+    and goal=bits take the one that needs fewest of them in a typical run, goal=seconds the one for which
 
         rounds * latency + bits / rate + time of computing
 
@@ -85,7 +90,7 @@ class Auto(Method[State]):
         if loss.convex:
             found.append(NewtonCG())
         if loss.convex and "hessian" in loss.provides and dim <= LARGEST:
-            found.append(Newton())
+            found += [Newton(), LazyNewton()]
         return found
 
     def start(self, fleet: Fleet, w: Array) -> State:
@@ -99,10 +104,17 @@ def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
     """What a typical run of one of the candidates costs on this problem."""
     d, rows, density = problem.dim, max(problem.rows), problem.density
     product = 4.0 * rows * d * density  # operations
+    hessian = rows * d**2 / 2 * min(density**2 / PAIRS_SPEED, 1 / DENSE_SPEED)  # seconds
+    triangle, factor = d * (d + 1) / 2, d**3 / 3 / CHOLESKY
     if isinstance(method, Newton):
-        hessian = rows * (d * density) ** 2 / 2
-        each = Cost(2, d * (d + 1) / 2 + 2 * d, (hessian + product) / SPEED + d**3 / 3 / CHOLESKY)
+        each = Cost(2, triangle + 2 * d, hessian + product / SPEED + factor)
         return Cost(*(NEWTON_STEPS * part for part in each))
+    if isinstance(method, LazyNewton):
+        sampled = method.sample * sum(problem.rows) >= ROWS_PER_WEIGHT * d
+        lazy = (LAZY_ROUNDS, LAZY_TRIANGLES, LAZY_GRADIENTS, LAZY_HESSIANS) if sampled else LAZY_WHOLE
+        rounds, triangles, gradients, hessians = lazy
+        seconds = hessians * hessian + gradients * product / SPEED + triangles * factor
+        return Cost(rounds, triangles * triangle + rounds * d, seconds)
     if isinstance(method, NewtonCG):
         products = CG_PRODUCTS + 2 * CG_STEPS
         return Cost(4 * CG_STEPS + 2 * CG_PRODUCTS, (2 * CG_PRODUCTS + 3 * CG_STEPS) * d, products * product / SPEED)

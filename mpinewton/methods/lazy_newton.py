@@ -1,0 +1,151 @@
+"""Newton's method with lazy Hessians, BFGS updates between them, and a start on a sample of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpinewton.arrays import Array
+from mpinewton.fleet import Fleet, Worker
+from mpinewton.linalg.cholesky import factor_semidefinite, forward_substitute, solve_factored, solve_semidefinite
+from mpinewton.linalg.lbfgs import append_pair, apply_inverse
+from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
+from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
+from mpinewton.methods.support.tasks import advance, minibatch, move_to, value_and_gradient, value_gradient_hessian
+from mpinewton.settings import setting
+
+# The start on the sample ends where a Newton step promises less than this part of the decrease so far: the minimiser of
+# the sample is not that of all rows. It has at most so many steps, each halved at most so many times.
+REST = 1e-3
+STEPS, HALVINGS = 20, 10
+ROWS_PER_WEIGHT = 5  # fewer rows than this in the sample determine no start
+PAIRS = 20  # pairs kept at most; a new Hessian comes after fewer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LazyNewtonState(State):
+    """State of Newton's method with lazy Hessians.
+
+    Attributes
+    ----------
+    L : array, shape (d, d)
+        Lower Cholesky factor of the last Hessian; `UNKNOWN` where a new one is due.
+    S, Y : arrays, shape (k, d)
+        Changes of w and of the gradient since that Hessian, oldest first.
+    """
+
+    L: Array
+    S: Array
+    Y: Array
+
+
+@dataclass(frozen=True)
+class LazyNewton(Method[LazyNewtonState]):
+    """Newton's method with few Hessians: lazy ones, corrected by BFGS pairs, after a start on a sample of the rows.
+
+    The first iteration runs Newton's method on a sample of every worker's rows, until the minimiser of the sample is
+    all but reached. It then moves there, if the objective on all rows is smaller than at the start, and computes the
+    Hessian of all rows. Later iterations apply the L-BFGS recursion to the exact gradient, with the pairs since the
+    last Hessian, and with its Cholesky factor L in place of a multiple of the identity. They try step 1 and receive
+    f_i and g_i in the same round trip. Where |L^-1 g| has decreased to no less than `refresh` times its last value, or
+    a search fails, the workers send a new Hessian, and the pairs are dropped: with refresh=0 this is Newton's method.
+
+    Lazy Hessians: Doikov, Chayti and Jaggi (2023). A start on a sample: Daneshmand, Lucchi and Hofmann (2016). Their
+    combination with BFGS pairs is this project's own.
+    """
+
+    refresh: float = setting(0.3, ge=0, lt=1, help="decrease of |L^-1 g| in one step that spares a new Hessian")
+    sample: float = setting(0.125, ge=0, lt=1, help="share of every worker's rows in the sample; 0: no such start")
+    search: Backtracking = setting(factory=Backtracking, help="line search, where step 1 is refused")
+
+    name = "lazy-newton"
+    matrices = 4.0
+    needs = ("gradient", "hessian")
+    convex_only = True
+    cost = Cost("2", "d", "d + 1", "2 rounds and d*(d + 1)/2 floats up more for a new Hessian")
+
+    def start(self, fleet: Fleet, w: Array) -> LazyNewtonState:
+        f, g = fleet.mean(value_and_gradient, w)
+        none = np.zeros((0, len(w)))
+        return LazyNewtonState(w, f, g, L=UNKNOWN, S=none, Y=none)
+
+    def step(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
+        if fleet.iteration == 1 and self.sample * sum(fleet.problem.rows) >= ROWS_PER_WEIGHT * fleet.dim:
+            return self.start_on_sample(fleet, now)
+        if not now.L.size:
+            now = factored(now, fleet.mean(current_hessian))
+            if now.trouble:
+                return now
+        p, a = -apply_inverse(now.S, now.Y, now.gradient, lambda q: solve_factored(now.L, q)), 1.0
+        f, g = fleet.mean(take_step, p)
+        if not self.search.accepts(a, f, now, p):
+            fleet.send(move_to, now.w)
+            if len(now.S):
+                return self.step(fleet, outdated(now))
+            a, p = search_or_descend(fleet, self.search, now, p)
+            if not a:
+                return fail(now, no_step(now, p))
+            f, g = fleet.mean(advance, a)
+        S, Y = append_pair(now.S, now.Y, a * p, g - now.gradient, PAIRS)
+        after = replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, S=S, Y=Y)
+        before, left = (np.linalg.norm(forward_substitute(now.L, v)) for v in (now.gradient, g))
+        return after if left < self.refresh * before else outdated(after)
+
+    def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
+        """The first iteration: at the minimiser of the sample, or at the same weights; with a Hessian of all rows."""
+        w = self.minimise_sample(fleet, now.w)
+        f, g, H = fleet.mean(value_gradient_hessian, w)
+        if not f <= now.loss:
+            w = now.w
+            f, g, H = fleet.mean(value_gradient_hessian, w)
+        return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), H)
+
+    def minimise_sample(self, fleet: Fleet, w: Array) -> Array:
+        """Newton's method from w on the sample, shape (d,)."""
+        f, g, H = fleet.mean(self.derivatives_of_sample, w)
+        first = f
+        for _ in range(STEPS):
+            p = -solve_semidefinite(unpack_triangle(H), g, f, fleet.problem.loss.convex).x
+            expected = -float(g @ p) / 2
+            if not expected > REST * (first - f):
+                return w + p if expected > 0 else w
+            for _ in range(HALVINGS):
+                new = fleet.mean(self.derivatives_of_sample, w + p)
+                if new[0] <= f - 1e-4 * expected:
+                    break
+                p /= 2
+            else:
+                return w
+            w, (f, g, H) = w + p, new
+        return w
+
+    def derivatives_of_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
+        """f_i, gradient and upper triangle of its Hessian at w from the sample: 1 + d + d (d + 1) / 2 floats.
+
+        The sample is the same in every call of an iteration.
+        """
+        return value_gradient_hessian(minibatch(worker, self.sample), w)
+
+
+def factored(now: LazyNewtonState, H: Array) -> LazyNewtonState:
+    """The state with the factor of the Hessian there, whose upper triangle is given, shape (d (d + 1) / 2,)."""
+    L = factor_semidefinite(unpack_triangle(H))
+    return fail(now, "the Hessian has a negative eigenvalue or is not finite") if L is None else replace(now, L=L)
+
+
+def outdated(now: LazyNewtonState) -> LazyNewtonState:
+    """The state for which a new Hessian is due."""
+    return replace(now, L=UNKNOWN, S=now.S[:0], Y=now.Y[:0])
+
+
+def take_step(worker: Worker, p: Array) -> tuple[float, Array]:
+    """Take the step p, shape (d,); f_i and its gradient there: d + 1 floats."""
+    worker.set_direction(p)
+    return advance(worker, 1.0)
+
+
+def current_hessian(worker: Worker) -> Array:
+    """The upper triangle of the Hessian of f_i at the worker's weights: d (d + 1) / 2 floats."""
+    return pack_triangle(worker.hessian())
