@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 from mpinewton.errors import MpinewtonError
-from mpinewton.launcher import one_thread_per_rank
+from mpinewton.launcher import END_VARIABLE, end_with_parent, leave, one_thread_per_rank
+from mpinewton.signals import record_signals
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
@@ -14,15 +17,23 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point: rank 0 reads the command line, the other ranks serve it."""
+    record_signals()
+    if END_VARIABLE in os.environ:
+        end_with_parent(signal.SIGKILL)
     one_thread_per_rank()
-    from mpinewton.fleet.transport.session import join
-
     try:
+        from mpinewton.fleet.transport.session import join
+
         code = join(_drive, _portable)
     except MpinewtonError as error:
         sys.stderr.write(f"mpinewton: {error}\n")
         code = error.exit_code
-    sys.exit(code)
+    except SystemExit as end:
+        leave(end.code)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    leave(code)
 
 
 def _drive(session: Session) -> int:

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from mpinewton.errors import ConfigError
+from mpinewton.errors import ConfigError, Interrupted
+from mpinewton.output import copy_to_stdout
+from mpinewton.signals import STOP_SIGNALS, Signals
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+# Of the launchers of MPICH and Intel, Open MPI, MVAPICH, Cray (PALS), Flux, and of all that speak PMIx.
+SIZE_VARIABLES = (
+    "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE", "PALS_NRANKS", "FLUX_JOB_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+)  # fmt: skip
+RANK_VARIABLES = (
+    "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK",
+)  # fmt: skip
+SLURM_RANK = "SLURM_PROCID"  # 0 in a job script too, where nothing has been launched
+# Seconds between a rank's last words and its end: MPICH's launcher throws away what it has not read by then.
+FAREWELL = 0.5
 LOCAL_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
 
@@ -39,9 +55,16 @@ def threads_per_rank() -> int:
 
 
 def promised_ranks(environment: Mapping[str, str] = os.environ) -> int:
-    """How many ranks the launcher says it started; 0 where no launcher is known."""
+    """How many ranks the launcher says it started, at least; 0 where no launcher is known."""
     sizes = [int(environment[name]) for name in SIZE_VARIABLES if environment.get(name, "").isdigit()]
-    return max(sizes, default=0)
+    ranks = [int(environment[name]) + 1 for name in RANK_VARIABLES if environment.get(name, "").isdigit()]
+    return max(*sizes, *ranks, 0, 0)
+
+
+def rank_promised(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's rank as the launcher says it; 0 where it does not."""
+    names = (*RANK_VARIABLES, SLURM_RANK)
+    return max((int(environment[name]) for name in names if environment.get(name, "").isdigit()), default=0)
 
 
 def number_on_host(environment: Mapping[str, str] = os.environ) -> int:
@@ -57,13 +80,20 @@ def refuse_singletons(promised: int, ranks: int) -> None:
     ConfigError
         With the usual remedies.
     """
-    if promised > 1 and ranks == 1:
+    if promised <= 1 or ranks > 1:
+        return
+    if rank := rank_promised():  # the whole message is rank 0's
+        names = [name for name in (*SIZE_VARIABLES, *RANK_VARIABLES, SLURM_RANK) if name in os.environ]
         raise ConfigError(
-            f"the launcher started {promised} processes, but MPI sees 1: every one of them would do the whole job. "
-            "The launcher belongs to another MPI library than the one Python uses. Use the mpiexec beside this Python "
-            f"({beside_python('mpiexec') or 'none found'}), or under SLURM `srun --mpi=pmi2` (MPICH) "
-            "or `srun --mpi=pmix` (Open MPI); `mpinewton doctor` shows what is in use"
+            f"rank {rank} of {promised} processes does not see the others (see rank 0). If no launcher started it, but "
+            f"another MPI program, unset {', '.join(names)}"
         )
+    raise ConfigError(
+        f"the launcher started {promised} processes, but MPI sees 1: every one of them would do the whole job. "
+        "The launcher belongs to another MPI library than the one Python uses. Use the mpiexec beside this Python "
+        f"({beside_python('mpiexec') or 'none found'}), or under SLURM `srun --mpi=pmi2` (MPICH) "
+        "or `srun --mpi=pmix` (Open MPI); `mpinewton doctor` shows what is in use"
+    )
 
 
 def beside_python(name: str) -> str | None:
@@ -107,17 +137,39 @@ def launcher_environment(processes: int, environment: Mapping[str, str] = os.env
 # Names the file in which the driver leaves its exit code. A launcher's own code says less: one of a rank that was
 # killed, or left without a word, is 0 with some.
 END_VARIABLE = "MPINEWTON_END"
+PRINT_SECONDS = 5.0
+RESTARTS = 3  # at most, of one command
+START_TIMEOUT = 300.0  # seconds that the ranks may take until MPI is up
+PATIENCE = 30.0  # seconds after which the driver says that it waits for other ranks
 
 
-def tell_launcher(code: int) -> None:
-    """Leave the exit code where `start` looks for it, if it was `start` that started this job."""
+def tell_launcher(code: int, lost: bool = False) -> None:
+    """Leave the exit code where `start` looks for it, if it was `start` that started this job; lost: of a lost rank."""
     if END_VARIABLE in os.environ:
         with contextlib.suppress(OSError):  # a full disk must not keep the other ranks from being told
-            Path(os.environ[END_VARIABLE]).write_text(str(code))
+            Path(os.environ[END_VARIABLE]).write_text(f"{code} lost" if lost else str(code))
 
 
-def start(processes: int, arguments: Sequence[str]) -> int:
+def start(processes: int, arguments: Sequence[str], restarts: int = 0, fewer: bool = False) -> int:
     """Run `mpinewton` with these arguments on so many ranks of this machine; returns its exit code.
+
+    Parameters
+    ----------
+    restarts : int
+        How often the command may be run again after a rank was lost.
+    fewer : bool
+        Whether it is run on one rank less each time, as long as there are two.
+    """
+    code, lost = _start_once(processes, arguments)
+    if not (lost and restarts):
+        return code
+    processes = max(2, processes - 1) if fewer else processes
+    sys.stderr.write(f"mpinewton: starting again, on {processes} ranks; restarts left: {restarts - 1}\n")
+    return start(processes, [word for word in arguments if word != "--fresh"], restarts - 1, fewer)
+
+
+def _start_once(processes: int, arguments: Sequence[str]) -> tuple[int, bool]:
+    """The exit code of a job, and whether it ended because a rank was lost.
 
     SIGTERM, SIGINT and SIGUSR1 are passed on as SIGUSR1, the one signal both MPICH's and Open MPI's launcher deliver.
     """
@@ -128,19 +180,88 @@ def start(processes: int, arguments: Sequence[str]) -> int:
         own = () if chosen_by_user else THREAD_VARIABLES
         inherited = {name: value for name, value in os.environ.items() if name not in own}
         environment = launcher_environment(processes, inherited) | {END_VARIABLE: str(end)}
-        child = subprocess.Popen(command, env=environment, process_group=0)  # noqa: S603
+        # Its output passes through this process: mpiexec would end where standard output is closed.
+        child = subprocess.Popen(  # noqa: S603
+            command,
+            env=environment,
+            process_group=0,
+            stdout=subprocess.PIPE,
+            preexec_fn=lambda: end_with_parent(signal.SIGTERM),
+        )
+        printer = threading.Thread(target=copy_to_stdout, args=(child.stdout,), daemon=True)
+        printer.start()
+        before, forwarded = signal.getsignal(signal.SIGINT), []
 
         def forward(number: int, frame: object) -> None:
+            forwarded.append(signal.Signals(number).name)
             child.send_signal(signal.SIGUSR1)
 
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, forward)
+        if isinstance(before, Signals) and before.name:  # there was no job yet to pass it on to
+            forwarded.append(before.name)
+            child.terminate()
         code = child.wait()
-        said = end.read_text() if end.exists() else ""
-    if said.isdigit():
-        return int(said)
+        printer.join(PRINT_SECONDS)  # not for ever: a rank that outlives mpiexec keeps the pipe open
+        said = end.read_text().split() if end.exists() else []
+    if said:
+        return int(said[0]), len(said) > 1
+    if forwarded:
+        raise Interrupted(f"signal {forwarded[0]} before the run was under way: run the same command again")
     sys.stderr.write(
         f"mpinewton: the job died: the launcher ended with {code}, as when a rank is killed (out of memory, for one). "
         "Its output is above. If there is a checkpoint, the same command resumes from it.\n"
     )
-    return 1
+    return 1, True
+
+
+def end_with_parent(number: int) -> None:
+    """Have the system send this process a signal when its parent ends, however that ends; on Linux."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+def leave(code: object) -> NoReturn:
+    """End this process. Before MPI is up by a kill: MPICH's launcher notices no other end, and the others wait."""
+    if promised_ranks() > 1 and "mpi4py.MPI" not in sys.modules:
+        tell_launcher(code if isinstance(code, int) else 1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(FAREWELL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def others_awaited(ranks: int) -> Iterator[None]:
+    """Context of MPI_Init, which waits for all ranks, deaf: a child of the driver says so, and ends it in the end."""
+    if ranks == 1 or rank_promised() > 0 or "mpi4py.MPI" in sys.modules:
+        yield
+        return
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writing)
+        _await_others(reading, ranks, os.getppid())
+    os.close(reading)
+    try:
+        yield
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+
+
+def _await_others(pipe: int, ranks: int, driver: int) -> NoReturn:
+    """Wait until the other end of the pipe is closed, and complain."""
+    os.closerange(3, pipe)
+    os.closerange(pipe + 1, 1 << 16)
+    if not select.select([pipe], [], [], PATIENCE)[0]:
+        sys.stderr.write(
+            f"mpinewton: waiting for {PATIENCE:.0f} s for the {ranks} ranks of this job to start MPI; "
+            f"has one of them ended? The job is ended after {START_TIMEOUT:.0f} s\n"
+        )
+        if not select.select([pipe], [], [], START_TIMEOUT - PATIENCE)[0]:
+            os.kill(driver, signal.SIGKILL)
+    os._exit(0)

@@ -7,9 +7,6 @@ node, left to right; as long as that is kept, floating-point addition gives the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
-
 import numpy as np
 
 from mpinewton.arrays import Array
@@ -25,6 +22,16 @@ def hosted_workers(rank: int, ranks: int, workers: int) -> range:
     Cut like a level of the tree, so that with 2, 4, 8, ... ranks each holds one whole subtree.
     """
     return range(_up(rank * workers, ranks), _up((rank + 1) * workers, ranks))
+
+
+def branches(ranks: range, fan: int) -> list[range]:
+    """Cut the ranks behind the first one, which adds up what they send, into at most `fan` runs of neighbours.
+
+    The first of every run adds up for its run in the same way.
+    """
+    rest = ranks[1:]
+    runs = min(fan, len(rest))
+    return [rest[len(rest) * i // runs : len(rest) * (i + 1) // runs] for i in range(runs)]
 
 
 class Tree:
@@ -54,28 +61,6 @@ class Tree:
             highest = self._highest[node] = node if first < end else self.highest(node >> 1)
         return highest
 
-    def cover(self, first: int, end: int) -> list[int]:
-        """The fewest nodes that together cover the workers from `first` up to `end`, left to right."""
-
-        def below(node: int) -> Iterator[int]:
-            a, b = self.span(node)
-            if first <= a and b <= end and a < b:
-                yield self.highest(node)
-            elif a < end and first < b:
-                yield from below(2 * node)
-                yield from below(2 * node + 1)
-
-        return list(below(1))
-
-    @lru_cache  # noqa: B019  (a handful of trees live as long as the job)
-    def longest(self, ranks: int) -> int:
-        """The most nodes that any run of neighbouring ranks needs: how long a list of subtree sums can get."""
-        ranks = min(ranks, self.workers)  # beyond, every rank hosts one worker or none
-        blocks = [hosted_workers(r, ranks, self.workers) for r in range(ranks)]
-        if ranks > 64:
-            return max(1, 2 * self.depth)
-        return max(len(self.cover(left.start, right.stop)) for i, left in enumerate(blocks) for right in blocks[i:])
-
 
 class PartialSum:
     """Sums over complete subtrees, left to right; None stands for a sum of zeros."""
@@ -94,6 +79,12 @@ class PartialSum:
             self.sums.append(_plus(left, right))
             self.nodes.pop()
             self.nodes.append(self.tree.highest(self.nodes.pop() >> 1))
+
+    def copy(self) -> PartialSum:
+        """The same sums, to be added to without a change of these."""
+        copy = PartialSum(self.tree)
+        copy.nodes, copy.sums = list(self.nodes), [None if term is None else term.copy() for term in self.sums]
+        return copy
 
     def vector(self, numbers: int) -> Array:
         """The sum over everybody, once every worker's term is in."""

@@ -49,23 +49,22 @@ class MpiFleet(Fleet):
         signature = (call.kind, call.task, call.inputs)
         layout = self._layouts.get(signature)
         payload, up = to_bytes(arrays) if arrays else None, 0
-        with self.link.exchange():
-            down = self._tell(orders.Ask(call, layout), payload)
-            if self.own is not None:
-                self.own.compute(call, _copy(payload))
-            while True:
-                if layout is None:
-                    layout, size = self._layout(call)
-                    up += size
-                    down += self._tell(orders.Reduce(layout))
-                part = self.own.part(layout) if self.own is not None else (Status(), PartialSum(self.tree))
-                status, vector, size = self.link.sum(self.tree, self.fixed, *part, layout.numbers)
+        down = self._tell(orders.Ask(call, layout), payload)
+        if self.own is not None:
+            self.own.compute(call, _copy(payload))
+        while True:
+            if layout is None:
+                layout, size = self._layout(call)
                 up += size
-                self.interrupted |= status.interrupted
-                if not (status.changed or status.failed):
-                    break
-                down += self._tell(orders.Report())
-                layout = None
+                down += self._tell(orders.Reduce(layout))
+            part = self.own.part(layout) if self.own is not None else (Status(), PartialSum(self.tree))
+            status, vector, size = self.link.sum(self.tree, self.fixed, *part, layout.numbers)
+            up += size
+            self.interrupted |= bool(status.interrupted)
+            if not (status.changed or status.failed):
+                break
+            down += self._tell(orders.Report())
+            layout = None
         self._layouts[signature] = layout
         return from_vector(layout, vector), vector, Traffic(down, up, status.seconds)
 
@@ -89,12 +88,11 @@ class MpiFleet(Fleet):
     ) -> tuple[list[Any], list[list[AnyArray]], Traffic]:
         answers: list[Any] = []
         replies: list[list[AnyArray]] = []
-        with self.link.exchange():
-            bundles, down, up = ask(self.link, self.own, orders.Ask(call), to_bytes(arrays) if arrays else None)
-            self.interrupted |= any(answer.interrupted for answer, _ in bundles)
-            for rank, (answer, _) in enumerate(bundles, start=self.link.first):
-                if answer.failure is not None:
-                    raise _error(answer.failure, rank, call)
+        bundles, down, up = ask(self.link, self.own, orders.Ask(call), to_bytes(arrays) if arrays else None)
+        self.interrupted |= any(answer.interrupted for answer, _ in bundles)
+        for rank, (answer, _) in enumerate(bundles, start=self.link.first):
+            if answer.failure is not None:
+                raise _error(answer.failure, rank, call)
         for answer, content in bundles:
             first = 0
             for _, layout in answer.workers:
@@ -106,29 +104,25 @@ class MpiFleet(Fleet):
 
     def _adopt(self, method: object) -> None:
         order = orders.Adopt(Reference.of(method))
-        with self.link.exchange():
-            raise_errors(self.link, ask(self.link, self.own, order)[0])
+        raise_errors(self.link, ask(self.link, self.own, order)[0])
         self._layouts.clear()
 
     def save(self, w: Array) -> list[dict[str, Array]]:
         states: dict[int, dict[str, Array]] = {}
-        with self.link.exchange():
-            for answer, content in ask(self.link, self.own, orders.Save(), to_bytes([w]))[0]:
-                states |= unpack_states(answer, content)
+        for answer, content in ask(self.link, self.own, orders.Save(), to_bytes([w]))[0]:
+            states |= unpack_states(answer, content)
         return [states[index] for index in range(self.n_workers)]
 
     def restore(self, states: list[dict[str, Array]], w: Array) -> None:
         assert self.own is None, "runs with rows of the ranks are not resumed"
-        with self.link.exchange():
-            self._tell(orders.Restore(), to_bytes([w]))
-            for rank in range(self.link.ranks):
-                mine = [(index, states[index]) for index in hosted_workers(rank, self.link.ranks, self.n_workers)]
-                lists = [[np.asarray(a, order="C") for a in state.values()] for _, state in mine]
-                workers = [(index, layout_of(False, arrays)) for (index, _), arrays in zip(mine, lists)]
-                answer = orders.Answer(workers=workers, names=[list(state) for _, state in mine])
-                data = pack_answer(answer, [to_bytes(arrays) for arrays in lists])
-                self.link.deliver(rank + 1, np.array([len(data)]).view(np.uint8))
-                self.link.deliver(rank + 1, data)
+        self._tell(orders.Restore(), to_bytes([w]))
+        for rank in range(self.link.ranks):
+            mine = [(index, states[index]) for index in hosted_workers(rank, self.link.ranks, self.n_workers)]
+            lists = [[np.asarray(a, order="C") for a in state.values()] for _, state in mine]
+            workers = [(index, layout_of(False, arrays)) for (index, _), arrays in zip(mine, lists)]
+            answer = orders.Answer(workers=workers, names=[list(state) for _, state in mine])
+            self.link.deliver(rank + 1, pack_answer(answer, [to_bytes(arrays) for arrays in lists]))
+        self.link.busy = False
 
     def _tell(self, order: orders.AnyOrder, payload: Bytes | None = None) -> int:
         return self.link.tell(msgspec.json.encode(order), payload)
@@ -185,6 +179,7 @@ class MpiSession:
 
     def open(self, plan: Plan) -> MpiFleet:
         """A fleet on the shards of the plan. Raises DataError where they do not fit."""
+        self.link.watch.workers, self.link.watch.ranks = plan.n_workers, self.link.ranks
         self._order(orders.Open(plan))
         return MpiFleet(self.link, plan.problem(), plan.sums == "fixed")
 
@@ -203,19 +198,24 @@ class MpiSession:
 
     def introductions(self) -> list[dict[str, Any]]:
         """What every rank says of itself, the driver first."""
-        return [introduction(), *(answer.results[0] for answer in self._order(orders.Introduce()))]
+        facts = [introduction(), *(answer.results[0] for answer in self._order(orders.Introduce()))]
+        self.link.watch.hosts = [each["host"] for each in facts]
+        return facts
+
+    def watch(self, pause: Callable[[], str], rank_timeout: float) -> None:
+        """While ranks work, ask `pause` why the run must be interrupted, and end the job after so many seconds."""
+        self.link.watch.pause, self.link.watch.timeout = pause, rank_timeout
 
     def time_collectives(self, sizes: Sequence[int]) -> list[orders.Timing]:
         """What the collectives take for vectors of so many numbers."""
-        with self.link.exchange():
-            self.link.tell(msgspec.json.encode(orders.Measure(list(sizes))))
-            return measure(self.link, sizes)
+        self.link.tell(msgspec.json.encode(orders.Measure(list(sizes))))
+        return measure(self.link, sizes)
 
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""
         self.link.tell(msgspec.json.encode(orders.Stop(code)))
+        self.link.collect(b"")  # all have heard
         self.link.close()
 
     def _order(self, order: orders.AnyOrder) -> list[orders.Answer]:
-        with self.link.exchange():
-            return raise_errors(self.link, ask(self.link, None, order)[0])
+        return raise_errors(self.link, ask(self.link, None, order)[0])

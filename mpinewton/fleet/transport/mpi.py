@@ -1,25 +1,33 @@
-"""The messages between the driver and the other ranks: broadcasts, reductions and gathers."""
+"""The messages between the driver and the other ranks: broadcasts of orders, reductions and gathers of answers.
+
+Short orders and all answers are sent from one rank to one other, along a tree of ranks, so that a rank that does not
+answer can be named; the vectors of an order that are longer travel by MPI's broadcast. Every wait is a loop in Python,
+so that signals are heard while a rank works.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from mpi4py import MPI
 
-from mpinewton.arrays import Array, Bytes, round_up
-from mpinewton.errors import MpinewtonError
+from mpinewton.arrays import Array, Bytes
 from mpinewton.fleet.orders import Timing
-from mpinewton.fleet.tree import PartialSum, Tree
+from mpinewton.fleet.transport import world
+from mpinewton.fleet.transport.watch import Watch
+from mpinewton.fleet.tree import PartialSum, Tree, branches
 
 DRIVER = 0
-# An order and a short payload go in one broadcast of this size; a longer payload follows in its own.
-FRAME = 1024
+# A message of at most this size is sent at once; of a longer one first its lengths, in a message of their own.
+FRAME = 1 << 14
 # Counts in MPI-3 are C ints, and messages of 2^31 elements fail with Open MPI: nothing longer than this is handed over.
 PIECE = 1 << 30
+# The most ranks that send their sums to the same one. Up to this many, the driver hears every rank itself.
+FAN = 16
 
 
 class Link:
@@ -33,6 +41,8 @@ class Link:
         Longest message in bytes.
     driver_hosts : bool
         Whether the driver's rank hosts workers too.
+    fan : int
+        The most ranks that send their sums to the same one.
 
     Attributes
     ----------
@@ -41,126 +51,135 @@ class Link:
     ranks : int
         Number of ranks that host workers.
     busy : bool
-        Whether the driver is in the middle of an exchange: the other ranks then do not wait for an order.
+        Whether the driver has given an order and not all answers are in: the other ranks then do not wait for an order.
+    watch : Watch
+        What the driver does while answers do not come.
     """
 
-    def __init__(self, comm: MPI.Intracomm, piece: int = PIECE, driver_hosts: bool = False) -> None:
-        self.comm = comm.Dup()
+    def __init__(self, comm: MPI.Intracomm, piece: int = PIECE, driver_hosts: bool = False, fan: int = FAN) -> None:
+        self.comm, request = comm.Idup()
+        self.watch = Watch()
+        self._wait([request], [range(comm.size)])
         self.first = 0 if driver_hosts else 1
         self.rank, self.ranks = self.comm.rank, self.comm.size - self.first
         self.piece = piece
         self.busy = False
-        self._frame = np.zeros(FRAME, dtype=np.uint8)
-        self._buffers: dict[tuple[str, int], Array] = {}
-        self._types: dict[int, MPI.Datatype] = {}
-        self._op: MPI.Op | None = None
-        self._tree: Tree | None = None
+        self.parent, own = -1, range(self.comm.size)
+        while own[0] != self.rank:
+            self.parent = own[0]
+            own = next(run for run in branches(own, fan) if self.rank in run)
+        self.children = branches(own, fan)
 
     def close(self) -> None:
         """Give back what MPI has only so many of; on all ranks together."""
-        if self._op is not None:
-            self._op.Free()
-        for kind in self._types.values():
-            kind.Free()
         self.comm.Free()
 
-    @contextmanager
-    def exchange(self) -> Iterator[None]:
-        """An order and the answers to it. `busy` stays set where something unexpected ends it: answers are missing.
+    # -- messages: a head and a body, both of any length -------------------------------------------------------------
 
-        A MpinewtonError is raised when all answers are in.
-        """
-        self.busy = True
-        try:
-            yield
-        except MpinewtonError:
-            self.busy = False
-            raise
-        self.busy = False
+    def _send(self, ranks: Sequence[range], head: Bytes, body: Bytes) -> int:
+        """Send the same message to the first of each of these runs of ranks. Returns its length."""
+        parts, rest = [np.array([len(head), len(body)]).view(np.uint8)], list[Bytes]()
+        for part, inside in zip((head, body), _inside(len(head), len(body))):
+            if inside:
+                parts.append(part)
+            else:
+                rest += self._pieces(part)
+        messages = [np.concatenate(parts), *rest]
+        self._wait(
+            [self.comm.Isend([m, MPI.BYTE], run[0]) for m in messages for run in ranks], [*ranks] * len(messages)
+        )
+        return sum(m.nbytes for m in messages)
+
+    def _receive(self, ranks: Sequence[range]) -> list[tuple[Bytes, Bytes]]:
+        """The messages of the first of each of these runs of ranks: heads and bodies."""
+        frames = [np.empty(FRAME, dtype=np.uint8) for _ in ranks]
+        self._wait([self.comm.Irecv([frame, MPI.BYTE], run[0]) for frame, run in zip(frames, ranks)], ranks)
+        received = []
+        requests: list[MPI.Request] = []
+        senders: list[range] = []
+        for frame, run in zip(frames, ranks):
+            sizes, first, parts = frame[:16].view(np.int64).tolist(), 16, []
+            for size, inside in zip(sizes, _inside(*sizes)):
+                if inside:
+                    parts.append(frame[first : first + size].copy())
+                    first += size
+                else:
+                    parts.append(np.empty(size, dtype=np.uint8))
+                    requests += [self.comm.Irecv([piece, MPI.BYTE], run[0]) for piece in self._pieces(parts[-1])]
+                    senders += [run] * (len(requests) - len(senders))
+            received.append((parts[0], parts[1]))
+        self._wait(requests, senders)
+        return received
+
+    def _pieces(self, data: Bytes) -> list[Bytes]:
+        return [data[first : first + self.piece] for first in range(0, len(data), self.piece)]
+
+    def _wait(self, requests: Sequence[MPI.Request], ranks: Sequence[range]) -> None:
+        """Wait for messages from or to these runs of ranks."""
+
+        def silent() -> list[range]:
+            return [run for run, request in zip(ranks, requests) if not request.Get_status()]
+
+        self.watch.answered(world.wait(requests, lambda seconds: self.watch.look(seconds, silent)))
 
     # -- orders: from the driver to everybody -------------------------------------------------------------------
 
     def tell(self, order: bytes, payload: Bytes | None = None) -> int:
-        """Broadcast an order and the bytes that belong to it. Returns the bytes handed to MPI."""
-        data = np.zeros(0, dtype=np.uint8) if payload is None else payload
-        head = 16 + round_up(len(order))
-        frame = self._frame
-        frame[:16].view(np.int64)[:] = len(order), len(data)
-        inline = head + len(data) <= FRAME
-        short = head <= FRAME
-        if short:
-            frame[16 : 16 + len(order)] = np.frombuffer(order, dtype=np.uint8)
-        if inline:
-            frame[head : head + len(data)] = data
-        self.comm.Bcast(frame, DRIVER)
-        if not short:
-            self._broadcast(np.frombuffer(order, dtype=np.uint8).copy())
-        if not inline and len(data):
-            self._broadcast(data)
-        return FRAME + (0 if short else len(order)) + (0 if inline else len(data))
+        """Send an order and the bytes that belong to it to all ranks. Returns its length."""
+        self.busy = True
+        body = np.zeros(0, dtype=np.uint8) if payload is None else payload
+        head = np.concatenate([np.array([len(body)]).view(np.uint8), np.frombuffer(order, dtype=np.uint8)])
+        if len(body) <= FRAME:
+            return self._send(self.children, head, body)
+        return self._send(self.children, head, body[:0]) + self._broadcast(body)
 
     def hear(self) -> tuple[bytes, Bytes]:
         """Wait for an order: its text, and the bytes that belong to it, this rank's own."""
-        frame = self._frame
-        self.comm.Bcast(frame, DRIVER)
-        length, size = (int(n) for n in frame[:16].view(np.int64))
-        head = 16 + round_up(length)
-        text = frame[16 : 16 + length]
-        if head > FRAME:
-            text = np.empty(length, dtype=np.uint8)
-            self._broadcast(text)
-        if head + size <= FRAME:
-            return text.tobytes(), frame[head : head + size].copy()
-        data = np.empty(size, dtype=np.uint8)
-        if size:
-            self._broadcast(data)
-        return text.tobytes(), data
+        ((head, body),) = self._receive([range(self.parent, self.parent + 1)])
+        if self.children:
+            self._send(self.children, head, body)
+        (size,) = head[:8].view(np.int64).tolist()
+        if size > FRAME:
+            body = np.empty(size, dtype=np.uint8)
+            self._broadcast(body)
+        return head[8:].tobytes(), body
 
-    def _broadcast(self, data: Bytes) -> None:
-        for part in self._pieces(data):
-            self.comm.Bcast([part, MPI.BYTE], DRIVER)
-
-    def _pieces(self, data: Bytes) -> Iterator[Bytes]:
-        for first in range(0, len(data), self.piece):
-            yield data[first : first + self.piece]
+    def _broadcast(self, data: Bytes) -> int:
+        """Broadcast bytes from the driver into those of the other ranks. Returns their number."""
+        requests = [self.comm.Ibcast([piece, MPI.BYTE], root=DRIVER) for piece in self._pieces(data)]
+        self._wait(requests, [range(self.comm.size)] * len(requests))
+        return len(data)
 
     # -- answers: from everybody to the driver ------------------------------------------------------------------
 
     def collect(self, data: bytes | Bytes) -> list[Bytes]:
         """Gather bytes of any length from every rank that hosts workers; on the driver, in rank order."""
         mine = np.frombuffer(data, dtype=np.uint8)
-        sizes = np.zeros(self.comm.size, dtype=np.int64)
-        self.comm.Allgather(np.array([len(mine)], dtype=np.int64), sizes)
-        if sizes.sum() <= self.piece:
-            everything = np.empty(int(sizes.sum()), dtype=np.uint8) if self.rank == DRIVER else None
-            self.comm.Gatherv([mine, MPI.BYTE], [everything, sizes, None, MPI.BYTE], DRIVER)
-            if everything is None:
-                return []
-            return np.split(everything, np.cumsum(sizes)[:-1])[self.first :]
         if self.rank != DRIVER:
             self.deliver(DRIVER, mine)
             return []
-        others = [self.accept(rank, int(sizes[rank])) for rank in range(1, self.comm.size)]
+        others = [body for _, body in self._receive([range(rank, rank + 1) for rank in range(1, self.comm.size)])]
+        self.busy = False
         return others if self.first else [mine, *others]
 
     def share(self, data: bytes) -> list[bytes]:
-        """The bytes of every rank, on every rank, in rank order: a few thousand at most."""
-        sizes = np.zeros(self.comm.size, dtype=np.int64)
-        self.comm.Allgather(np.array([len(data)], dtype=np.int64), sizes)
-        everything = np.empty(int(sizes.sum()), dtype=np.uint8)
-        self.comm.Allgatherv([np.frombuffer(data, dtype=np.uint8), MPI.BYTE], [everything, sizes, None, MPI.BYTE])
-        return [part.tobytes() for part in np.split(everything, np.cumsum(sizes)[:-1])]
+        """The bytes of every rank, on every rank, in rank order; the driver must host workers."""
+        everyone = self.collect(data)
+        if self.rank == DRIVER:
+            text = msgspec.msgpack.encode([part.tobytes() for part in everyone])
+            self.tell(text)
+            self.busy = False
+        else:
+            text, _ = self.hear()
+        return msgspec.msgpack.decode(text, type=list[bytes])
 
-    def deliver(self, rank: int, data: bytes | Bytes) -> None:
-        """Send bytes to one rank, which knows how many come."""
-        for part in self._pieces(np.frombuffer(data, dtype=np.uint8)):
-            self.comm.Send([part, MPI.BYTE], rank)
+    def deliver(self, rank: int, data: Bytes) -> None:
+        """Send bytes to one rank, which calls `accept`."""
+        self._send([range(rank, rank + 1)], np.zeros(0, dtype=np.uint8), data)
 
-    def accept(self, rank: int, size: int) -> Bytes:
-        """Receive so many bytes from one rank."""
-        data = np.empty(size, dtype=np.uint8)
-        for part in self._pieces(data):
-            self.comm.Recv([part, MPI.BYTE], rank)
+    def accept(self) -> Bytes:
+        """Bytes that the driver delivers."""
+        ((_, data),) = self._receive([range(DRIVER, 1)])
         return data
 
     # -- sums ---------------------------------------------------------------------------------------------------
@@ -168,107 +187,54 @@ class Link:
     def sum(self, tree: Tree, fixed: bool, status: Status, part: PartialSum, numbers: int) -> tuple[Status, Array, int]:
         """Add up the ranks' partial sums of vectors of `numbers` numbers; a vector on the driver.
 
-        fixed: in the order of the tree, by a reduce operator that merges lists of neighbouring subtree sums. It is
-        associative to the last bit: whatever association MPI chooses, on any number of ranks, the bits are the same.
-        Otherwise by MPI.SUM, in whatever order MPI likes.
+        fixed: in the order of the tree, so that the bits are the same on any number of ranks. Otherwise by MPI.SUM, in
+        whatever order MPI likes.
 
-        Returns the ranks' statuses merged, the sum (on the driver) and the bytes handed to MPI.
+        Returns the ranks' statuses merged, the sum (on the driver) and the bytes of one rank's message.
         """
-        slots = tree.longest(self.ranks) if fixed else 1
-        head = Status.SIZE + (1 + slots if fixed else 0)
-        stride = max(1, min(numbers, (self.piece // 8 - head) // slots)) if numbers else 1
-        result, merged, wire = np.empty(numbers), status, 0
-        for first in range(0, max(numbers, 1), stride):
-            span = slice(first, min(first + stride, numbers))
-            message = self._buffer("out", head + slots * (span.stop - first))
-            status.write(message)
-            if fixed:
-                _write(message, slots, part.nodes, [None if s is None else s[span] for s in part.sums])
-            else:
-                message[head:] = sum((s[span] for s in part.sums if s is not None), np.zeros(span.stop - first))
-            answer = self._buffer("in", len(message)) if self.rank == DRIVER else None
-            self._reduce(tree, fixed, message, answer)
-            wire += message.nbytes
-            if answer is not None:
-                merged = Status.read(answer)
-                result[span] = answer[head : head + span.stop - first]
-        return merged, result, wire
+        state = np.array(status, dtype=np.float64)
+        if fixed:
+            total = part.copy() if self.children else part
+            for head, body in self._receive(self.children):
+                other, nodes = np.split(head.view(np.float64), [len(state)])
+                np.maximum(state, other, out=state)
+                for node, row in zip(nodes, body.view(np.float64).reshape(len(nodes), numbers)):
+                    total.add(int(node), row)
+            if self.rank != DRIVER:
+                rows = [np.zeros(numbers) if term is None else term for term in total.sums]
+                vectors = rows[0] if len(rows) == 1 else np.concatenate([np.zeros(0), *rows])
+                head = np.concatenate([state, total.nodes])
+                self._send([range(self.parent, self.rank)], head.view(np.uint8), vectors.view(np.uint8))
+        else:
+            vector = sum((term for term in part.sums if term is not None), np.zeros(numbers))
+            vector, state = self._reduce(vector, MPI.SUM), self._reduce(state, MPI.MAX)
+        if self.rank != DRIVER:
+            return status, np.zeros(0), 0
+        self.busy = False
+        return Status(*state.tolist()), total.vector(numbers) if fixed else vector, state.nbytes + 8 * numbers
 
-    def _reduce(self, tree: Tree, fixed: bool, message: Array, answer: Array | None) -> None:
-        if not fixed:
-            self.comm.Reduce(message, answer, op=MPI.SUM, root=DRIVER)
-            return
-        if tree is not self._tree:
-            self._tree = tree
-            if self._op is not None:
-                self._op.Free()
-            self._op = MPI.Op.Create(_merging(tree, tree.longest(self.ranks)), commute=False)
-        assert self._op is not None
-        # One element of a type as long as the message: MPI must not cut it, the operator needs the whole.
-        kind = self._types.get(len(message))
-        if kind is None:
-            kind = self._types[len(message)] = MPI.DOUBLE.Create_contiguous(len(message)).Commit()
-        self.comm.Reduce([message, 1, kind], None if answer is None else [answer, 1, kind], op=self._op, root=DRIVER)
-
-    def _buffer(self, name: str, size: int) -> Array:
-        buffer = self._buffers.get((name, size))
-        if buffer is None:
-            buffer = self._buffers[name, size] = np.zeros(size)
-        return buffer
+    def _reduce(self, data: Array, op: MPI.Op) -> Array:
+        result = np.empty_like(data)
+        request = self.comm.Ireduce(data, result if self.rank == DRIVER else None, op=op, root=DRIVER)
+        self._wait([request], [range(self.comm.size)])
+        return result
 
 
-class Status:
+class Status(NamedTuple):
     """What rides in front of every sum."""
 
-    SIZE = 4
-    __slots__ = ("changed", "failed", "interrupted", "seconds")
-
-    def __init__(
-        self, failed: bool = False, changed: bool = False, interrupted: bool = False, seconds: float = 0.0
-    ) -> None:
-        self.failed = failed  # the task has failed on some worker
-        self.changed = changed  # the replies have another layout than the driver thought
-        self.interrupted = interrupted
-        self.seconds = seconds
-
-    def write(self, message: Array) -> None:
-        message[: self.SIZE] = self.failed, self.changed, self.interrupted, self.seconds
-
-    @classmethod
-    def read(cls, message: Array) -> Status:
-        failed, changed, interrupted, seconds = message[: cls.SIZE]
-        return cls(bool(failed), bool(changed), bool(interrupted), float(seconds))
+    failed: float = False  # the task has failed on some worker
+    changed: float = False  # the replies have another layout than the driver thought
+    interrupted: float = False
+    seconds: float = 0.0
 
 
-def _write(message: Array, slots: int, nodes: list[int], sums: list[Array | None]) -> None:
-    """Lay a list of subtree sums out behind the status: how many, which nodes, and the vectors."""
-    at = Status.SIZE
-    message[at] = len(nodes)
-    message[at + 1 : at + 1 + len(nodes)] = nodes
-    rows = message[at + 1 + slots :].reshape(slots, -1)
-    for row, part in zip(rows, sums):
-        row[:] = 0.0 if part is None else part
-
-
-def _merging(tree: Tree, slots: int) -> Callable[[Any, Any, MPI.Datatype], None]:
-    """The reduce operator: right = left followed by right, complete subtrees added up."""
-
-    def merge(inbuf: Any, inoutbuf: Any, _: MPI.Datatype) -> None:
-        left, right = np.frombuffer(inbuf), np.frombuffer(inoutbuf)
-        total, at = PartialSum(tree), Status.SIZE
-        np.maximum(left[:at], right[:at], out=right[:at])
-        if not left[at]:
-            return
-        if not right[at]:
-            right[at:] = left[at:]
-            return
-        for message in (left, right):
-            rows = message[at + 1 + slots :].reshape(slots, -1)
-            for i in range(int(message[at])):
-                total.add(int(message[at + 1 + i]), rows[i].copy())
-        _write(right, slots, total.nodes, total.sums)
-
-    return merge
+def _inside(*sizes: int) -> Iterator[bool]:
+    """Which parts of a message fit into its frame."""
+    room = FRAME - 16
+    for size in sizes:
+        yield size <= room
+        room -= size if size <= room else 0
 
 
 def measure(link: Link, sizes: Sequence[int], repeats: int = 15) -> list[Timing]:
@@ -280,6 +246,7 @@ def measure(link: Link, sizes: Sequence[int], repeats: int = 15) -> list[Timing]
         slowest = np.zeros_like(taken)
         link.comm.Reduce(taken, slowest, op=MPI.MAX, root=DRIVER)
         timings.append(Timing(numbers, *np.median(slowest, axis=0).tolist()))
+    link.busy = False
     return timings
 
 

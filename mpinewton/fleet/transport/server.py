@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -16,21 +15,18 @@ from mpinewton.fleet.calls import Call, Failure, find_task
 from mpinewton.fleet.host import Host, HostSum
 from mpinewton.fleet.orders import pack_answer, unpack_answer, unpack_states
 from mpinewton.fleet.transport.introduction import introduction
-from mpinewton.fleet.transport.mpi import DRIVER, Link, Status, measure
+from mpinewton.fleet.transport.mpi import Link, Status, measure
 from mpinewton.fleet.tree import PartialSum, hosted_workers
 from mpinewton.fleet.wire import Layout, from_bytes, layout_of, to_bytes
-
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+from mpinewton.signals import Signals, catch_signals
 
 
 def serve(link: Link) -> int:
     """Carry out the driver's orders until it says stop; returns the job's exit code."""
-    server = Server(link)
-    before = {number: signal.signal(number, server.interrupt) for number in STOP_SIGNALS}
-    stop, _ = server.run()
-    link.close()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with catch_signals(patient=True) as signals:
+        stop, _ = Server(link, signals=signals).run()
+        link.collect(b"")  # the driver knows that all have heard
+        link.close()
     return stop.code
 
 
@@ -42,17 +38,18 @@ class Server:
     link : Link
     host : Host, optional
         The workers, where they are not loaded by an order to open a fleet.
+    signals : Signals, optional
+        The signals that this rank has received: the driver is told with the next answer, and decides.
     """
 
-    def __init__(self, link: Link, host: Host | None = None) -> None:
-        self.link, self.host = link, host
+    def __init__(self, link: Link, host: Host | None = None, signals: Signals | None = None) -> None:
+        self.link, self.host, self.signals = link, host, signals or Signals()
         self.fixed = True
-        self.interrupted = False
         self.waiting: HostSum | None = None
 
-    def interrupt(self, number: int, frame: object) -> None:
-        """A signal to stop: the driver hears of it with the next answer, and decides."""
-        self.interrupted = True
+    @property
+    def interrupted(self) -> bool:
+        return bool(self.signals.name)
 
     def run(self) -> tuple[orders.Stop, Bytes]:
         """Carry out orders until one says stop: that order, and the bytes that came with it."""
@@ -77,8 +74,7 @@ class Server:
             case orders.Measure():
                 measure(self.link, order.sizes)
             case orders.Restore():
-                size = int(self.link.accept(DRIVER, 8).view(np.int64)[0])
-                self.restore(self.link.accept(DRIVER, size), data)
+                self.restore(self.link.accept(), data)
             case _:
                 self.link.collect(self.reply(order, data))
 

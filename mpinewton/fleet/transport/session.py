@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpinewton import bits
 from mpinewton.errors import ConfigError
-from mpinewton.launcher import promised_ranks, refuse_singletons, tell_launcher
+from mpinewton.launcher import FAREWELL, others_awaited, promised_ranks, rank_promised, refuse_singletons, tell_launcher
+from mpinewton.signals import held_back
 
 if TYPE_CHECKING:
     from mpinewton.fleet.fleet import Fleet
@@ -39,6 +41,9 @@ class Session(Protocol):
 
     def time_collectives(self, sizes: Sequence[int]) -> list[Timing]:
         """What the collectives take for vectors of so many numbers; nothing in one process."""
+
+    def watch(self, pause: Callable[[], str], rank_timeout: float) -> None:
+        """While ranks work, ask `pause` why the run must be interrupted, and end the job after so many seconds."""
 
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""
@@ -71,11 +76,11 @@ class LocalSession:
         """Nothing: no message leaves the process."""
         return []
 
+    def watch(self, pause: Callable[[], str], rank_timeout: float) -> None:
+        """Nothing to watch."""
+
     def stop(self, code: int) -> None:
         """Nothing to end."""
-
-
-RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
 def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = None) -> int:
@@ -99,14 +104,15 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
             bits.hold()
         return drive(LocalSession())
     try:
-        from mpinewton.fleet.transport import world
+        with held_back(), others_awaited(promised):
+            from mpinewton.fleet.transport import world
     except (ImportError, RuntimeError) as error:
-        if rank_promised() > 0:
-            return ConfigError.exit_code
+        if rank_promised() > 0:  # where the driver lacks it too, its word ends the job before
+            time.sleep(2 * FAREWELL)
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"a launcher started {promised} processes, but mpi4py finds no MPI library ({reason}): load the site's MPI "
-            "module, or `pip install mpinewton[mpich]`"
+            f"rank {rank_promised()} on {socket.gethostname()}: the launcher started {promised} processes, but mpi4py "
+            f"finds no MPI library ({reason}): load the site's MPI module, or `pip install mpinewton[mpich]`"
         ) from None
     try:
         if portable is not None and world.from_driver(portable):
@@ -116,12 +122,7 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
         from mpinewton.fleet.transport.server import serve
     except BaseException as error:  # a package that only this host lacks, say: MPI is up, and the others wait
         world.abort(error, "loading mpinewton")
-    try:
-        refuse_singletons(promised, world.world().size)
-    except ConfigError:
-        if rank_promised() > 0:  # said once, by the first of them
-            return ConfigError.exit_code
-        raise
+    refuse_singletons(promised, world.world().size)
     if world.world().size == 1:
         return drive(LocalSession())
     if _others_ended:
@@ -139,26 +140,23 @@ def _drive(session: MpiSession, drive: Callable[[Session], int]) -> int:
     """Run `drive`, and end the other ranks however it ends."""
     from mpinewton.fleet.transport import world
 
+    stopping = False
     try:
         code = drive(session)
+        tell_launcher(code, lost=session.link.watch.lost)
+        if not session.link.busy:
+            stopping = True
+            session.stop(code)
+            return code
     except BaseException as error:
         _others_ended.append(True)
         tell_launcher(1)
-        if session.link.busy:
+        if stopping or session.link.busy:
             world.abort(error, "driving the run")
         session.stop(1)
         raise
-    tell_launcher(code)
-    if session.link.busy:
-        world.quit_job(code or 1)
-    session.stop(code)
-    return code
+    return world.quit_job(code or 1)
 
 
 # After a failure the other ranks leave, and a second `join` would wait for them for ever.
 _others_ended: list[bool] = []
-
-
-def rank_promised() -> int:
-    """This process's rank as the launcher says it; 0 where it does not."""
-    return max((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, "").isdigit()), default=0)

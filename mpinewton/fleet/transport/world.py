@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mpi4py import MPI
 
-# Seconds between a rank's last words and its abort: MPICH's launcher throws away what it has not read by then.
-FAREWELL = 0.5
+from mpinewton.launcher import FAREWELL
 
 
 def world() -> MPI.Intracomm:
@@ -19,10 +18,29 @@ def world() -> MPI.Intracomm:
     return MPI.COMM_WORLD
 
 
+# A wait is awake for so many seconds, then sleeps: a twentieth of the time waited so far, which is what it may be late,
+# and at most so many seconds.
+AWAKE, LONGEST_SLEEP = 2e-4, 1e-3
+
+
+def wait(requests: Sequence[MPI.Request], look: Callable[[float], None] | None = None) -> float:
+    """Wait until all requests are complete; `look` is called between two sleeps. Returns the seconds waited."""
+    start, waited = time.perf_counter(), 0.0
+    while not MPI.Request.Testall(requests):
+        waited = time.perf_counter() - start
+        if waited < AWAKE:
+            time.sleep(0)  # whoever works on the same core comes first
+            continue
+        time.sleep(min(waited / 20, LONGEST_SLEEP))
+        if look is not None:
+            look(waited)
+    return waited
+
+
 def from_driver(question: Callable[[], bool]) -> bool:
     """What the driver answers to a question, on all ranks."""
     answer = bytearray([MPI.COMM_WORLD.rank == 0 and question()])
-    MPI.COMM_WORLD.Bcast([answer, MPI.BYTE], 0)
+    wait([MPI.COMM_WORLD.Ibcast([answer, MPI.BYTE], 0)])
     return bool(answer[0])
 
 
