@@ -54,16 +54,25 @@ def obstacle(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpui
 
 
 def arithmetic() -> dict[str, Any]:
-    """What computes in this process: OpenBLAS's kernels (another BLAS by its name) and numpy's loops. JSON-able."""
+    """What computes in this process: OpenBLAS's kernels (another BLAS by its name), numpy's loops, and those over rows.
+
+    JSON-able.
+    """
     import numpy as np
-    import scipy.linalg  # noqa: F401  it brings a BLAS of its own
+    import scipy.linalg  # it brings a BLAS of its own
     import threadpoolctl
+
+    from mpinewton import kernels
 
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     return {
         "processor": processor(),
+        "scipy": scipy.__version__,
+        "blas": sorted({f"{pool['internal_api']} {pool['version']}" for pool in pools}),
         "kernels": sorted({str(pool.get("architecture") or pool["internal_api"]) for pool in pools}),
         "loops": np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", []),
+        "rows": kernels.NAME,
+        "rows_level": kernels.LEVEL,
     }
 
 
@@ -76,10 +85,43 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def describe(ranks: Sequence[Mapping[str, Any]]) -> str:
-    """What computes on all ranks, in a few words."""
+def describe(ranks: Sequence[Mapping[str, Any]], bits: str) -> str:
+    """What computes on all ranks, in a few words; the processor, too, where the bits depend on it."""
     kernels, loops = ({name for rank in ranks for name in rank[key]} for key in ("kernels", "loops"))
-    return f"BLAS {', '.join(sorted(kernels)) or 'unknown'}; numpy {', '.join(sorted(loops)) or 'baseline'}"
+    rows = ", ".join(sorted({rank["rows"] for rank in ranks}))
+    blas, numpy = ", ".join(sorted(kernels)) or "unknown", ", ".join(sorted(loops)) or "baseline"
+    processors = "" if bits == "portable" else "".join(f"{name}; " for name in sorted({r["processor"] for r in ranks}))
+    return f"{processors}BLAS {blas}; numpy {numpy}; rows {rows}"
+
+
+# What the bits of a run depend on, besides the command: names of an introduction, and the words for them.
+DEPENDENCIES = {
+    "processor": "processor", "kernels": "BLAS kernels", "blas": "BLAS", "loops": "numpy loops",
+    "rows": "loops over rows", "threads": "threads", "numpy": "numpy", "scipy": "scipy",
+}  # fmt: skip
+
+
+def signature(ranks: Sequence[Mapping[str, Any]], bits: str) -> dict[str, list[str]]:
+    """The distinct values, on all ranks, of what the bits depend on; portable bits do not depend on the processor."""
+    named: dict[str, list[str]] = {}
+    for name, words in DEPENDENCIES.items():
+        found = [rank.get(name, "") for rank in ranks]
+        texts = {", ".join(value) if isinstance(value, list) else str(value) for value in found}
+        if not (bits == "portable" and name == "processor"):
+            named[words] = sorted(texts)
+    return named
+
+
+def differences(then: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> str:
+    """What has changed between two signatures, in words; "" where nothing has."""
+    changed = [name for name in then if name in now and list(then[name]) != list(now[name])]
+    return "; ".join(f"{name} {' and '.join(then[name])}, now {' and '.join(now[name])}" for name in changed)
+
+
+def mixture(ranks: Sequence[Mapping[str, Any]], bits: str) -> str:
+    """What differs between the ranks, in words; "" where nothing does."""
+    several = {name: values for name, values in signature(ranks, bits).items() if len(values) > 1}
+    return "; ".join(f"{name} {' and '.join(values)}" for name, values in several.items())
 
 
 def refuse(ranks: Sequence[Mapping[str, Any]]) -> None:
@@ -96,6 +138,8 @@ def refuse(ranks: Sequence[Mapping[str, Any]]) -> None:
             why = f"its BLAS runs {', '.join(rank['kernels']) or 'unknown kernels'}, not OpenBLAS's for {KERNEL}"
         if not why and set(rank["loops"]) != set(numpy_features(rank["numpy"])):
             why = f"its numpy runs loops for {', '.join(rank['loops']) or 'no dispatched feature'}"
+        if not why and rank["rows"] != ranks[0]["rows"]:
+            why = f"its loops over rows are {rank['rows']}, and those of {ranks[0]['host']} {ranks[0]['rows']}"
         if why:
             raise ConfigError(
                 f"--bits portable: {rank['host']} cannot compute them: {why}. They need an x86-64 processor with AVX2, "

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mpinewton.data.columns import Columns, Schema
+from mpinewton.durable import open_regular
 from mpinewton.errors import DataError
 
 FILE = "manifest.json"
@@ -146,7 +147,8 @@ def read_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / FILE
     try:
-        text = path.read_bytes()
+        with open_regular(path) as file:
+            text = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); make the folder with: mpinewton pack") from None
     try:
@@ -179,6 +181,8 @@ def _contradiction(m: Manifest) -> str | None:
         return f"dtype is {m.dtype!r}, none of {', '.join(DTYPES)}"
     if m.classes is not None and sorted(set(m.classes)) != list(m.classes):
         return "classes are not distinct and increasing"
+    if m.class_names is not None and len(set(m.class_names)) != len(m.class_names):
+        return "two classes have the same name"
     if m.class_names is not None and m.classes != tuple(map(float, range(len(m.class_names)))):
         return "class_names do not fit the classes"
     if m.columns is not None and len(m.columns.feature_names) != m.features:

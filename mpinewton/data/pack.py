@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +35,7 @@ from mpinewton.data.sources import open_source
 from mpinewton.data.spool import Spool, join, scale_blocks, spool
 from mpinewton.data.standard import measure
 from mpinewton.data.weights import weigh
-from mpinewton.durable import sync_folder
+from mpinewton.durable import alone_in, explain, sync_folder
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 
 Item = dict[str, Any]
@@ -122,6 +121,7 @@ def pack(
     _check_target(target, overwrite)
     origin = open_source(source, reading or Reading())
     with _workspace(target) as work:
+        _check_target(target, overwrite)  # again: after waiting for another process
         dtype = "float64" if dtype == "auto" and standardize else origin.dtype if dtype == "auto" else dtype
         rows = _sample(_spool(origin, scale, dtype, work, each), sample, seed, work, origin.name)
         y, classes, names = _label(rows, origin)
@@ -171,19 +171,14 @@ def _resolve_rule(rule: str, source: Source) -> str:
 
 @contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
-    """A temporary folder beside the target."""
+    """A temporary folder beside the target. Other processes that pack the same target wait."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
+        with alone_in(target.with_name(f".{target.name}.packing"), f"is packing {target}") as work:
             (work / FOLDER).mkdir()
             yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise MpinewtonError(
-            f"{target}: cannot be written ({error}); is the disk full, or the folder read-only?"
-        ) from error
+        raise MpinewtonError(f"{target}: cannot be written ({explain(error, target.parent)})") from error
 
 
 def _check_settings(workers: int, seed: int, storage: str, dtype: str, standardize: bool) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mpinewton.data.blocks import Block
+from mpinewton.data.blocks import CLASSES, Block
 from mpinewton.data.manifest import DTYPES, MIN_READER, Manifest, digest_of, refuse_format, scale_when_read
 from mpinewton.data.scale import factor, multiply
 from mpinewton.data.shard import Shard
 from mpinewton.data.standard import standardize
+from mpinewton.durable import DiskFile, open_regular
 from mpinewton.errors import ConfigError, DataError
 
 FORMAT = "mpinewton-shard/1"
@@ -101,20 +102,20 @@ def write_shard(
     shapes["y"] = ((n,), "float64")
     if weighted:
         shapes["weight"] = ((n,), "float64")
-    try:
-        with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:
-            _write_attributes(file, header)
-            columns = {name: _Column(file, name, shape, dtype, compress) for name, (shape, dtype) in shapes.items()}
-            mass = _fill(columns, pieces)
-            digest = _content(header, {name: column.finish() for name, column in columns.items()})
-    except RuntimeError as error:  # raised by HDF5 when it closes a file on a full disk
-        raise OSError(f"{path}: {error}") from error
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    with DiskFile(path) as disk:
+        try:
+            with h5py.File(disk, "w", libver=("v110", "v110")) as file:
+                _write_attributes(file, header)
+                columns = {name: _Column(file, name, shape, kind, compress) for name, (shape, kind) in shapes.items()}
+                mass = _fill(columns, pieces, disk)
+                digest = _content(header, {name: column.finish() for name, column in columns.items()})
+        finally:
+            disk.check()  # the cause of whatever HDF5 says
+        os.fsync(disk.fileno())
     return mass, digest
 
 
-def _fill(columns: dict[str, _Column], pieces: Iterable[Block]) -> float:
+def _fill(columns: dict[str, _Column], pieces: Iterable[Block], disk: DiskFile) -> float:
     mass = 0.0
     if "indptr" in columns:
         columns["indptr"].append(np.zeros(1, np.int64))
@@ -128,6 +129,7 @@ def _fill(columns: dict[str, _Column], pieces: Iterable[Block]) -> float:
         columns["y"].append(piece.y)
         if piece.weight is not None:
             columns["weight"].append(piece.weight)
+        disk.check()
         mass += len(piece.y) if piece.weight is None else float(piece.weight.sum())
     return mass
 
@@ -152,6 +154,7 @@ def _content(header: Header, digests: dict[str, str]) -> str:
 def open_shard(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file, read-only and without lock. Errors of HDF5 become a DataError that names the file."""
     try:
+        open_regular(path).close()
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except DataError:
@@ -189,6 +192,8 @@ def read_header(file: h5py.File, path: Path) -> Header:
     if rows < 0 or not 1 <= features < 1 << 31:
         raise DataError(f"{path}: {rows} rows of {features} features are not valid; {REPAIR}")
     found = tuple(float(label) for label in classes) or None
+    if len(classes) > CLASSES or sorted(set(classes.tolist())) != classes.tolist():
+        raise DataError(f"{path}: classes are not at most {CLASSES} distinct and increasing numbers; {REPAIR}")
     scale = str(attribute(file, path, "scale")) if dtype == "uint8" else "1"
     return Header(rows, features, found, dtype, str(attribute(file, path, "source")), scale)
 
@@ -270,6 +275,8 @@ def read_file(path: Path, dtype: str | None = None, verify: bool = True) -> tupl
     if dtype is not None:
         values, scale = (values if scale == 1 else multiply(values, scale)).astype(dtype, copy=False), Fraction(1)
     X = sparse.csr_array((values, arrays["indices"], arrays["indptr"]), (n, header.features)) if is_sparse else values
+    if verify and isinstance(X, sparse.csr_array) and not X.has_canonical_format:
+        raise DataError(f"{path}: data set 'indices' is not increasing within a row; {REPAIR}")
     digest = _content(header, {name: digest for name, (_, digest) in read.items()})
     return header, Shard(X, arrays["y"], arrays.get("weight"), scale), digest
 

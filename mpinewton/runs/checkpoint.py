@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
@@ -16,11 +18,16 @@ from numpy.typing import NDArray
 
 from mpinewton.arrays import Array, round_up
 from mpinewton.errors import DataError
+from mpinewton.fleet.ledger import Ledger
 from mpinewton.fleet.wire import Layout, from_bytes, to_bytes
 from mpinewton.methods.support.method import State
 from mpinewton.runs.storage import open_sealed, read_text, sealed_file, write_text
 
+log = logging.getLogger("mpinewton")
 FORMAT = "mpinewton-checkpoint/1"
+# Annotations of fields of a state, and the types of what is saved for them.
+PLAIN: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
+ARRAYS = ("Array", "AnyArray", "Bytes", "Indices", "Integers", "Mask")
 NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
 
 
@@ -50,11 +57,27 @@ class Checkpoint:
     def state_of(self, kind: type[State]) -> State:
         """The method's state, an object of the class `kind`. Raises DataError if it is another's."""
         try:
-            return kind(**{field.name: self.state[field.name] for field in fields(kind)})
+            for field in fields(kind):
+                _check_type(field.name, self.state[field.name], str(field.type))
+            state = kind(**{field.name: self.state[field.name] for field in fields(kind)})
+            w, g = state.w, state.gradient
+            if w.ndim != 1 or w.dtype != np.float64 or not np.isfinite(w).all():
+                raise ValueError("the weights are not a vector of finite numbers")
+            if g.shape not in (w.shape, (0,)) or g.dtype != np.float64:
+                raise ValueError(f"the gradient has dtype {g.dtype} and shape {g.shape}")
         except (LookupError, ValueError, TypeError) as error:
             raise DataError(
                 f"the checkpoint holds no {kind.__name__} of this version ({error}); start again with --fresh"
             ) from None
+        return state
+
+    def check(self, dim: int, workers: int) -> None:
+        """Check that weights and ledger are those of such a fleet. Raises DataError."""
+        shapes = dict.fromkeys(Ledger.COUNTS, (workers,)) | {"scalars": (3,), "compute": ()}
+        found = {name: self.ledger[name].shape for name in shapes if name in self.ledger}
+        counts = all(self.ledger[name].dtype.kind == "i" for name in found if name != "compute")
+        if len(self.workers) != workers or found != shapes or not counts or np.shape(self.state.get("w", 0)) != (dim,):
+            raise DataError(f"the checkpoint is not of {dim} weights and {workers} workers; start again with --fresh")
 
 
 class _Facts(msgspec.Struct):
@@ -66,6 +89,7 @@ class _Facts(msgspec.Struct):
     identity: dict[str, Any] = {}
     iteration: Annotated[int, msgspec.Meta(ge=0)] = 0
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    arithmetic: dict[str, list[str]] = {}
     history: tuple[Annotated[int, msgspec.Meta(ge=0)], str] = (0, "")
     ledger: tuple[Annotated[int, msgspec.Meta(ge=0)], str] = (0, "")
 
@@ -88,15 +112,20 @@ def read(path: Path) -> Checkpoint:
     """Read one file. Raises DataError if it is not an intact checkpoint."""
     with open_sealed(path, FORMAT) as file:
         facts, index = (json.loads(read_text(file, name)) for name in ("facts", "index"))
-        msgspec.convert(facts, _Facts)
+        checked = msgspec.convert(facts, _Facts)
+        facts = {"iteration": checked.iteration, "seconds": checked.seconds, **facts}
         arrays = _unpacked(index, file["data"][()])
-        workers = [_below(f"workers/{i}/", arrays) for i in range(facts["workers"])]
+        workers: list[dict[str, Any]] = [{} for _ in range(facts["workers"])]
+        for name, array in arrays.items():
+            if name.startswith("workers/"):
+                _, number, key = name.split("/", 2)
+                workers[int(number)][key] = array
     state = {**facts.pop("state"), **_below("state/", arrays)}
     return Checkpoint(facts.pop("number"), facts, state, _below("ledger/", arrays), workers)
 
 
-def newest(folder: Path) -> Checkpoint | None:
-    """The newest intact checkpoint of a run folder; None if there is no checkpoint.
+def intact(folder: Path) -> list[Checkpoint]:
+    """The intact checkpoints of a run folder, the newest first; [] if there are none.
 
     Raises
     ------
@@ -105,14 +134,21 @@ def newest(folder: Path) -> Checkpoint | None:
     """
     found, faults = [], []
     for path in (folder / name for name in NAMES):
-        if path.exists():
+        if os.path.lexists(path):
             try:
                 found.append(read(path))
             except DataError as error:
                 faults.append(str(error))
     if faults and not found:
         raise DataError(f"no checkpoint in {folder} can be read; start again with --fresh. " + "; ".join(faults))
-    return max(found, key=lambda checkpoint: checkpoint.number, default=None)
+    for fault in faults:
+        log.warning("%s; the other checkpoint is used", fault)
+    return sorted(found, key=lambda checkpoint: -checkpoint.number)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest intact checkpoint of a run folder; None if there is no checkpoint. Raises as `intact`."""
+    return next(iter(intact(folder)), None)
 
 
 def _fill(file: h5py.File, checkpoint: Checkpoint) -> None:
@@ -146,6 +182,16 @@ def _unpacked(index: list[list[Any]], data: Any) -> dict[str, Any]:
     layout = Layout(False, (*(d for _, d, _ in index), "<f8"), (*(tuple(s) for _, _, s in index), (0,)))
     arrays, _ = from_bytes(layout, data)
     return {name: a.copy() for (name, _, _), a in zip(index, arrays)}
+
+
+def _check_type(name: str, value: Any, annotation: str) -> None:
+    """Refuse numbers or text in place of an array, and the reverse, by the annotation of the field. Raises TypeError.
+
+    Annotations of other kinds are not checked.
+    """
+    expected = PLAIN.get(annotation) or ((np.ndarray,) if annotation in ARRAYS else (object,))
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected {annotation}")
 
 
 def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:

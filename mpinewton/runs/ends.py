@@ -5,7 +5,7 @@ What is measured here is for the record: outside the ledger and the clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from math import inf, isfinite, isnan, sqrt
 from typing import Any
@@ -78,15 +78,24 @@ class Ends:
         best = self.best[1].w if self.best is not None and other else UNKNOWN
         return {"ends/memory": np.array(astuple(self.memory), dtype=np.float64), "ends/best": best}
 
-    def restore(self, saved: Mapping[str, Any], rows: Sequence[Row], state: State) -> None:
-        """Go on where `saved` was called at this state, with the rows of the run."""
+    def restore(self, saved: Mapping[str, Any], rows: Iterable[Row], state: State) -> None:
+        """Continue where `saved` was called at this state, with the rows of the run.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If what was saved does not fit.
+        """
         if "ends/memory" in saved:
-            known = asdict(self.memory)
-            self.memory = Memory(
-                **{name: type(known[name])(x) for name, x in zip(known, saved["ends/memory"].tolist())}
-            )
-            best = saved["ends/best"]
-            self.best = rows[self.memory.best], State(best) if best.size else state
+            known, best = asdict(self.memory), saved["ends/best"]
+            if best.shape not in ((0,), state.w.shape):
+                raise ValueError(f"the best weights have shape {best.shape}")
+            numbers = zip(known, saved["ends/memory"].tolist(), strict=True)
+            self.memory = Memory(**{name: type(known[name])(x) for name, x in numbers})
+            row = next((row for row in rows if row.iteration == self.memory.best), None)
+            if row is None:
+                raise ValueError(f"the history has no row {self.memory.best}")
+            self.best = row, State(best) if best.size else state
 
     def see(self, row: Row, state: State, measured: bool) -> None:
         """Take note of a new row; `measured` says whether its loss was evaluated, be it NaN."""

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
-from math import isnan
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpinewton import bits
 from mpinewton.arrays import NAN, Array
 from mpinewton.data.manifest import Manifest
-from mpinewton.errors import MpinewtonError
+from mpinewton.errors import DataError, MpinewtonError, WorkerError
 from mpinewton.extensions import shown
 from mpinewton.fleet import Fleet
 from mpinewton.methods.support.method import State
+from mpinewton.runs.checkpoint import NAMES
 from mpinewton.runs.ends import Ends, gap_bound
 from mpinewton.runs.evaluation import Reference, find_optimum, initial_weights, tester
 from mpinewton.runs.folder import RunFolder, environment, versions
-from mpinewton.runs.history import Row, history_sha256
+from mpinewton.runs.history import Row
 from mpinewton.runs.job import Job
 from mpinewton.runs.loop import Clock, Evaluation, Outcome, run
-from mpinewton.runs.model import Model, write_model
+from mpinewton.runs.model import Model
 from mpinewton.runs.progress import Progress
-from mpinewton.runs.signals import Signals, catch_signals
+from mpinewton.signals import Signals, catch_signals
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
 log = logging.getLogger("mpinewton")
+MARGIN = 60.0  # seconds before the end of a SLURM job in which the last iteration ends and is saved
 EXIT_CODES = {
     "converged": 0, "precision": 0, "stalled": 0, "budget": 0, "unbounded": 0, "diverged": 1, "trouble": 1,
     "interrupted": 3,
@@ -54,6 +59,8 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
     folder = RunFolder(path, job.identity(manifest), fresh)
     if done := folder.final_result(job.toml()):
         log.info("%s is finished: %s. Raise the limit to continue, or start anew with --fresh", path, done["reason"])
+        folder.remove_temporary_files()
+        folder.close()
         return done | {"exit_code": EXIT_CODES[done["kind"]]}
     try:
         with catch_signals() as signals:
@@ -67,7 +74,8 @@ class _Execution:
 
     def __init__(self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, signals: Signals) -> None:
         self.session, self.job, self.manifest, self.folder, self.signals = session, job, manifest, folder, signals
-        self.deadline = time.monotonic() + 3600 * job.max_hours if job.max_hours is not None else None
+        self.limits = time_limits(job.max_hours)
+        session.watch(self.limit, job.rank_timeout or inf)
         self.ranks = introduce(session, job.bits)
         self.plan = job.plan(manifest)
         self.fleet: Fleet = session.open(self.plan)
@@ -84,35 +92,58 @@ class _Execution:
             job.measure_every or self.method.iterations_per_epoch(fleet.problem),
         )
         fleet.adopt(self.method)
-        begin = self.open_folder(optimum)
         progress = Progress()
-        outcome = run(
-            self.method, fleet, begin, job.stops(), clock=self.clock, evaluation=evaluation,
-            first=self.folder.rows[0] if self.folder.rows else None, ends=self.ends,
-            watchers=[self.folder, progress, self.checkpoint], pause=self.pause,
-        )  # fmt: skip
+        with self.checking():
+            begin = self.open_folder(optimum)
+            outcome = run(
+                self.method, fleet, begin, job.stops(), clock=self.clock, evaluation=evaluation,
+                first=self.folder.first, ends=self.ends,
+                watchers=[self.folder, progress, self.checkpoint], pause=self.pause,
+            )  # fmt: skip
         progress.finish(outcome.row)
         return self.finish(outcome)
 
     def open_folder(self, optimum: Reference | None) -> Array | State:
         """Open the run folder. Returns the first w; or the state of the checkpoint, with fleet and clock restored."""
-        saved = self.folder.checkpoint
-        begin: Array | State = (
-            initial_weights(self.fleet, self.plan, self.job.start, optimum)
-            if saved is None
-            else saved.state_of(self.method.state)
-        )
-        self.folder.open(self.fleet, self.job.toml(), environment(self.ranks, self.session.library, self.job.bits))
-        if saved is not None and isinstance(begin, State):
-            self.fleet.iteration = saved.facts["iteration"]
-            self.fleet.restore(saved.workers, begin.w)
-            self.ends.restore(saved.state, self.folder.rows, begin)
-            log.info("resuming from the checkpoint at iteration %d: %s", self.fleet.iteration, self.summary())
-            self.clock = Clock(saved.facts["seconds"])
-        else:
+        job, folder, fleet = self.job, self.folder, self.fleet
+        w = None if folder.checkpoint else initial_weights(fleet, self.plan, job.start, optimum)
+        facts = environment(self.ranks, self.session.library, job.bits)
+        state = folder.open(fleet, job.toml(), facts, self.method.state)
+        if mixture := bits.mixture(self.ranks, job.bits):
+            log.warning("the ranks differ, and so may the bits of a run on other ranks: %s", mixture)
+        if state is None:
+            assert w is not None
             log.info(self.summary())
             self.clock = Clock()
-        return begin
+            return w
+        saved = folder.checkpoint
+        assert saved is not None
+        fleet.iteration = saved.facts["iteration"]
+        fleet.restore(saved.workers, state.w)
+        self.ends.restore(saved.state, folder.read_rows(), state)
+        log.info("resuming from the checkpoint at iteration %d: %s", fleet.iteration, self.summary())
+        self.clock = Clock(saved.facts["seconds"])
+        return state
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Context of a run. What fails before the first iteration of a resumed run is complete is the checkpoint.
+
+        Raises
+        ------
+        DataError
+        """
+        try:
+            yield
+        except (ArithmeticError, LookupError, TypeError, ValueError, WorkerError) as error:
+            saved = self.folder.checkpoint
+            if saved is None or self.fleet.iteration > saved.facts["iteration"] + 1:
+                raise
+            reason = f"{type(error).__name__}: {str(error).rstrip().rpartition(chr(10))[2]}"
+            raise DataError(
+                f"{self.folder.path}: the checkpoint does not fit {self.method.name} ({reason}); "
+                f"remove {NAMES[saved.number % 2]} to resume from the one before, or start again with --fresh"
+            ) from error
 
     def summary(self) -> str:
         """The run in one line."""
@@ -131,10 +162,17 @@ class _Execution:
 
     def pause(self) -> str:
         """Why the run must be interrupted, or ""."""
-        if self.signals.name or self.fleet.interrupted:
-            return f"signal {self.signals.name or 'on a worker rank'}: run the same command again to continue"
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return f"time limit (--max-hours {self.job.max_hours:g}) reached: run the same command again to continue"
+        if self.fleet.interrupted and not self.signals.name:
+            return "signal on a worker rank: run the same command again to continue"
+        return self.limit()
+
+    def limit(self) -> str:
+        """The signal received or the time limit reached, or "": asked while ranks work, too."""
+        if self.signals.name:
+            return f"signal {self.signals.name}: run the same command again to continue"
+        for name, end in self.limits.items():
+            if time.time() >= end:
+                return f"time limit ({name}) reached: run the same command again to continue"
         return ""
 
     def finish(self, outcome: Outcome) -> dict[str, Any]:
@@ -142,8 +180,6 @@ class _Execution:
         folder, row, best = self.folder, outcome.row, outcome.best_row
         if outcome.resumable:
             folder.save(outcome.state, row.seconds, self.ends)
-        model = Model.of(outcome.best.w, self.plan)
-        write_model(folder.path / "model.h5", model)
         ledger = self.fleet.ledger
         result = {
             **self.job.names(), "l2": self.job.l2,
@@ -158,15 +194,23 @@ class _Execution:
             "gap_bound": _known(gap_bound(self.fleet.problem, best.grad_norm)),
             "test_accuracy": _known(best.test_accuracy), "test_loss": _known(best.test_loss),
             "w_sha256": hashlib.sha256(outcome.best.w.tobytes()).hexdigest(),
-            "history_sha256": history_sha256(folder.rows), "data_sha256": self.manifest.data_sha256,
-            "versions": versions(), "bits": self.job.bits, "arithmetic": bits.describe(self.ranks),
+            "history_sha256": folder.digest.hexdigest(), "data_sha256": self.manifest.data_sha256,
+            "versions": versions(), "bits": self.job.bits, "arithmetic": bits.describe(self.ranks, self.job.bits),
         }  # fmt: skip
-        folder.finish(result)
+        folder.finish(Model.of(outcome.best.w, self.plan), result)
         log.log(
             logging.WARNING if outcome.kind in ("unbounded", "diverged") else logging.INFO, "%s after %d rounds: %s",
             "converged" if outcome.converged else "stopped", ledger.rounds, outcome.sentence,
         )  # fmt: skip
         return result | {"exit_code": EXIT_CODES[outcome.kind]}
+
+
+def time_limits(max_hours: float | None, environment: Mapping[str, str] = os.environ) -> dict[str, float]:
+    """Names of the time limits of a run, and when they are reached, in seconds since the epoch."""
+    limits = {} if max_hours is None else {f"--max-hours {max_hours:g}": time.time() + 3600 * max_hours}
+    if (end := environment.get("SLURM_JOB_END_TIME", "")).isdigit():
+        limits[f"{MARGIN:.0f} s before SLURM_JOB_END_TIME"] = int(end) - MARGIN
+    return limits
 
 
 def introduce(session: Session, asked: bits.Bits) -> list[dict[str, Any]]:

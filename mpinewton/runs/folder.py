@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import json
 import logging
 import math
+import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 
 from mpinewton import __version__
-from mpinewton.durable import atomic_path
+from mpinewton.bits import differences, signature
+from mpinewton.durable import explain, open_regular, remove_temporary_files, write_whole
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.fleet import Entry, Fleet
 from mpinewton.methods.support.method import State
+from mpinewton.output import Lines
 from mpinewton.runs import checkpoint as checkpoints
 from mpinewton.runs.checkpoint import Checkpoint
 from mpinewton.runs.ends import Ends
-from mpinewton.runs.history import COLUMNS, Row
+from mpinewton.runs.history import COLUMNS, HistoryDigest, Row, read_rows
+from mpinewton.runs.model import Model, write_model
 from mpinewton.runs.storage import Table
 
 log = logging.getLogger("mpinewton")
@@ -50,9 +53,11 @@ class RunFolder:
     Attributes
     ----------
     checkpoint : Checkpoint or None
-        The newest one in the folder.
-    rows : list of Row
-        The history so far.
+        The newest one in the folder; from `open` on, the one from which the run is resumed.
+    first : Row or None
+        The first row.
+    digest : HistoryDigest
+        Of the rows so far, which are not kept.
 
     Raises
     ------
@@ -66,62 +71,132 @@ class RunFolder:
         self.path, self.identity, self.fresh = path, dict(identity), fresh
         if path.exists() and not _may_hold_run(path):
             raise ConfigError(f"{path} exists and is not a run folder; choose another folder with -o")
-        self.checkpoint = None if fresh else checkpoints.newest(path)
+        self._intact = [] if fresh else checkpoints.intact(path)
+        self.checkpoint = next(iter(self._intact), None)
         if self.checkpoint is not None:
-            _check_identity(path, self.checkpoint.facts["identity"], self.identity)
-        self.rows: list[Row] = []
+            _check_identity(path, self.checkpoint.facts.get("identity", {}), self.identity)
+        self.first: Row | None = None
+        self.digest = HistoryDigest()
         self._fleet: Fleet | None = None
-        self._number, self._failures = 0, 0
+        self._number, self._failures, self._fault = 0, 0, ""
         self._saved = -math.inf  # the first row is saved at once: from then on the folder belongs to this run
         self._stack = ExitStack()
 
     def final_result(self, config: str) -> dict[str, Any] | None:
         """The content of result.json if this configuration has finished, else None."""
         try:
-            before = (self.path / "config.toml").read_text(encoding="utf-8")
-            result: dict[str, Any] = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before, text = (_read_text(self.path / name) for name in ("config.toml", "result.json"))
+            result = json.loads(text)
+        except (OSError, ValueError, RecursionError):
             return None
-        done = self.checkpoint is not None and before == config and result.get("kind") != "interrupted"
-        return result if done else None
+        if self.checkpoint is None or before != config or not isinstance(result, dict):
+            return None
+        return None if result.get("kind") == "interrupted" else result
 
-    def open(self, fleet: Fleet, config: str, environment: Mapping[str, Any]) -> None:
+    def open(self, fleet: Fleet, config: str, environment: Mapping[str, Any], kind: type[State]) -> State | None:
         """Lock the folder and open log and tables; to resume, cut the tables to the checkpoint and restore the ledger.
+
+        Parameters
+        ----------
+        fleet : Fleet
+        config : str
+            Content of config.toml.
+        environment : dict
+            Content of env.json.
+        kind : type
+            Class of the method's states.
+
+        Returns
+        -------
+        State or None
+            The state of the newest checkpoint that fits fleet, method and tables; None if there is no checkpoint.
 
         Raises
         ------
         ConfigError
             If the folder cannot be created, or another process uses it.
         DataError
-            If a table does not match the checkpoint.
+            If there are checkpoints, but none fits.
         """
-        self._fleet, saved = fleet, self.checkpoint
+        self._fleet, self._arithmetic = fleet, signature(environment["ranks"], environment["bits"])
         try:
             if self.fresh and self.path.exists():
                 self._lock()
                 _move_aside(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._open_log(self._lock())
             self._check_unchanged()
-        except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be created ({error.strerror}); choose another with -o") from None
-        if saved is None:
+            remove_temporary_files(self.path)
+            state = self._resume(fleet, kind)
+            # To resume, only now: the tables match the checkpoint.
             self._write_setup(config, environment)
-        facts = {} if saved is None else saved.facts
-        self.history = Table(self.path / "history.csv", COLUMNS, facts.get("history"))
-        self._stack.callback(self.history.close)
-        self.ledger = Table(self.path / "ledger.csv", LEDGER_COLUMNS, facts.get("ledger"))
-        self._stack.callback(self.ledger.close)
-        if saved is not None:
-            self._number = saved.number
-            self.rows = read_history(self.path / "history.csv")
-            fleet.ledger.restore(saved.ledger)
-            self._write_setup(config, environment)  # only now: the tables match the checkpoint
-        self._open_log()
+            if state is None:
+                self._open_tables({})
+        except OSError as error:
+            reason = explain(error, self.path)
+            raise ConfigError(f"{self.path}: cannot be written ({reason}); or choose another with -o") from None
+        return state
 
-    def _lock(self) -> None:
-        """Lock the folder until `close` or the end of the process, against two runs in one folder."""
-        file = self._stack.enter_context((self.path / "log.txt").open("ab"))
+    def _resume(self, fleet: Fleet, kind: type[State]) -> State | None:
+        """The state of the newest checkpoint that fits; tables and ledger are then at that checkpoint."""
+        faults = []
+        for saved in self._intact:
+            try:
+                saved.check(fleet.dim, fleet.n_workers)
+                state = saved.state_of(kind)
+                self._open_tables(saved.facts)
+                self._count_rows(saved.facts["iteration"])
+            except DataError as error:
+                faults.append(error)
+                continue
+            for fault in faults:
+                log.warning("%s; the checkpoint before it is used", fault)
+            if changes := differences(saved.facts.get("arithmetic", {}), self._arithmetic):
+                log.warning("the bits may differ from here on: the run began with %s", changes)
+            self.checkpoint, self._number = saved, saved.number
+            fleet.ledger.restore(saved.ledger)
+            return state
+        if faults:
+            raise faults[0]
+        return None
+
+    def _open_tables(self, facts: Mapping[str, Any]) -> None:
+        self.history = Table(self.path / "history.csv", COLUMNS, facts.get("history"))
+        try:
+            self.ledger = Table(self.path / "ledger.csv", LEDGER_COLUMNS, facts.get("ledger"))
+        except (OSError, DataError):
+            self.history.close()
+            raise
+        self._stack.callback(self.history.close)
+        self._stack.callback(self.ledger.close)
+
+    def read_rows(self) -> Iterator[Row]:
+        """The rows in the folder, one at a time. Raises DataError."""
+        return read_rows(self.path / "history.csv")
+
+    def _count_rows(self, last: int) -> None:
+        """Take the rows in the folder into account. Raises DataError if they do not end with this iteration."""
+        self.first, self.digest, found = None, HistoryDigest(), -1
+        for row in self.read_rows():
+            self._count(row)
+            found = row.iteration
+        if found != last:
+            raise DataError(f"{self.path}: the history ends with iteration {found}, and the checkpoint is of {last}")
+
+    def _count(self, row: Row) -> None:
+        self.first = self.first or row
+        self.digest.add(row)
+
+    def remove_temporary_files(self) -> None:
+        """Remove what runs that were killed have left in the folder of a finished run."""
+        with suppress(OSError, MpinewtonError):
+            self._lock()
+            remove_temporary_files(self.path)
+
+    def _lock(self) -> IO[str]:
+        """Lock the folder until `close` or the end of the process, against two runs in one folder. Returns log.txt."""
+        handle = os.open(self.path / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        file = self._stack.enter_context(os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -130,6 +205,7 @@ class RunFolder:
             ) from None
         except OSError as error:  # some parallel file systems have no locks: the user must then avoid a second run
             log.debug("%s: cannot be locked (%s)", self.path, error.strerror)
+        return file
 
     def _check_unchanged(self) -> None:
         now, then = checkpoints.newest(self.path), self.checkpoint
@@ -142,19 +218,24 @@ class RunFolder:
         self._write_text("config.toml", config)
         self._write_text("env.json", json.dumps(environment, indent=2) + "\n")
 
-    def _open_log(self) -> None:
-        handler = logging.FileHandler(self.path / "log.txt")
+    def _open_log(self, file: IO[str]) -> None:
+        handler = Lines(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
-        self._stack.callback(handler.close)
         self._stack.callback(log.removeHandler, handler)
 
     def __call__(self, row: Row, state: State) -> None:
-        """Watcher that adds a row to history and ledger."""
-        self.rows.append(row)
+        """Watcher that adds a row to history and ledger. A file that cannot be written now is written later."""
+        self._count(row)
         self.history.append(row.cells(COLUMNS))
         self._write_ledger()
-        self.history.flush()
+        try:
+            self.history.flush()
+            self._fault = ""
+        except OSError as error:
+            if self._fault != str(error.errno):
+                log.warning("%s cannot be written now (%s); the run continues", self.history.path, error.strerror)
+            self._fault = str(error.errno)
 
     def _write_ledger(self) -> None:
         assert self._fleet is not None
@@ -188,6 +269,7 @@ class RunFolder:
             facts = {
                 "identity": self.identity, "iteration": fleet.iteration, "seconds": seconds,
                 "history": [self.history.size, self.history.sha256], "ledger": [self.ledger.size, self.ledger.sha256],
+                "arithmetic": self._arithmetic,
             }  # fmt: skip
             kept = checkpoints.state_fields(state) | ends.saved(state)
             checkpoints.write(
@@ -195,11 +277,12 @@ class RunFolder:
             )
         except OSError as error:
             self._failures += 1
-            log.warning("checkpoint %d could not be written (%s); the previous one is kept", self._number, error)
+            reason = error.strerror or error
+            log.warning("checkpoint %d could not be written (%s); the previous one is kept", self._number, reason)
             if self._failures >= MAX_FAILURES:
                 raise MpinewtonError(
-                    f"{self.path}: {self._failures} checkpoints in a row could not be written "
-                    f"({error}). Free some disk space and run the same command again"
+                    f"{self.path}: {self._failures} checkpoints in a row could not be written ({reason}). "
+                    "The same command then resumes from the last checkpoint"
                 ) from error
         else:
             self._failures = 0
@@ -209,29 +292,37 @@ class RunFolder:
         """Whether the last checkpoint is at least `every` seconds old."""
         return time.monotonic() - self._saved >= every
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, and to the ledger the cost of a last step that failed."""
+    def finish(self, model: Model, result: Mapping[str, Any]) -> None:
+        """Write model.h5 and result.json, and to the ledger the cost of a last step that failed.
+
+        Raises
+        ------
+        MpinewtonError
+            If a file cannot be written.
+        """
         self._write_ledger()
-        self.history.sync()
-        self.ledger.sync()
-        self._write_text("result.json", json.dumps(result, indent=2) + "\n")
+        try:
+            self.history.sync()
+            self.ledger.sync()
+            write_model(self.path / "model.h5", model)
+            self._write_text("result.json", json.dumps(result, indent=2) + "\n")
+        except OSError as error:
+            raise MpinewtonError(
+                f"{self.path}: the result could not be written ({explain(error, self.path)}). "
+                "The same command then resumes from the last checkpoint"
+            ) from error
 
     def close(self) -> None:
         """Close tables and log."""
         self._stack.close()
 
     def _write_text(self, name: str, text: str) -> None:
-        with atomic_path(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(self.path / name, text.encode("utf-8", "surrogateescape"))
 
 
-def read_history(path: Path) -> list[Row]:
-    """The rows of a history.csv. Raises DataError if it cannot be read."""
-    try:
-        with path.open(newline="") as file:
-            return [Row.of(cells) for cells in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read as a history.csv of this version ({error})") from None
+def _read_text(path: Path) -> str:
+    with open_regular(path) as file:
+        return file.read().decode("utf-8", "surrogateescape")
 
 
 def _may_hold_run(path: Path) -> bool:

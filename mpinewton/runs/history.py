@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Callable, Iterable
+import io
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from mpinewton.arrays import NAN
+from mpinewton.durable import open_regular
+from mpinewton.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,40 @@ EXACT_COLUMNS = (
 )  # fmt: skip
 
 
+class HistoryDigest:
+    """SHA-256 of `EXACT_COLUMNS` of the rows so far, at full precision."""
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._sha256 = hashlib.sha256()
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Add the next row."""
+        self._sha256.update((",".join(row.cells(EXACT_COLUMNS)) + "\n").encode())
+
+    def hexdigest(self) -> str:
+        """The digest in hexadecimal digits."""
+        return self._sha256.hexdigest()
+
+
 def history_sha256(rows: Iterable[Row]) -> str:
-    """SHA-256 of `EXACT_COLUMNS` of all rows, at full precision."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update((",".join(row.cells(EXACT_COLUMNS)) + "\n").encode())
-    return digest.hexdigest()
+    """SHA-256 of `EXACT_COLUMNS` of all rows."""
+    return HistoryDigest(rows).hexdigest()
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a history.csv, one at a time. Raises DataError if it cannot be read."""
+    try:
+        with open_regular(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+            yield from map(Row.of, csv.DictReader(text))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a history.csv of this version ({error})") from None
+
+
+def read_history(path: Path) -> list[Row]:
+    """All rows of a history.csv. Raises DataError if it cannot be read."""
+    return list(read_rows(path))
 
 
 def _text(value: int | float | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from functools import cached_property
@@ -62,6 +63,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_bits: float | None = None
     max_seconds: float | None = None
     max_hours: float | None = None
+    rank_timeout: float | None = None
     checkpoint_seconds: float = 600.0
     method_sha256: str | None = None  # of the file of an own method or loss
     loss_sha256: str | None = None
@@ -88,7 +90,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             method.validate_loss(make_loss(self.loss, self.loss_sha256))
         if self.l2 == math.inf:
             raise ConfigError("--l2 inf: expected a finite number")
-        for name, bound in (("l2", 0), ("seed", 0), ("measure_every", 1), ("max_hours", 0), ("checkpoint_seconds", 0)):
+        bounds = {"l2": 0, "seed": 0, "measure_every": 1, "max_hours": 0, "rank_timeout": 1, "checkpoint_seconds": 0}
+        for name, bound in bounds.items():
             value = getattr(self, name)
             if value is not None and not value >= bound:
                 raise ConfigError(f"--{name.replace('_', '-')} {value!r}: expected a number of at least {bound}")
@@ -179,13 +182,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 def read_options(path: Path) -> dict[str, Any]:
     """The options of a TOML file, for `Job.of`. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    if "\\u0000" in json.dumps(content, default=str).replace("\\\\", ""):
+        raise ConfigError(f"{path}: a text contains a NUL character (\\u0000), which no name or path may contain")
+    return content
 
 
 def optimum_shift(start: str) -> float | None:

@@ -156,6 +156,8 @@ def _contradiction(model: Model) -> str | None:
         return f"l2 is {model.l2}"
     if classes is not None and sorted(set(classes)) != list(classes):
         return "classes are not distinct and increasing"
+    if names and len(set(names)) != len(names):
+        return "two classes have the same name"
     if names and classes != tuple(map(float, range(len(names)))):
         return "class_names do not fit the classes"
     if schema.columns is not None and len(schema.columns.feature_names) != p:

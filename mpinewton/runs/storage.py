@@ -7,20 +7,25 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import h5py
 import msgspec
 import numpy as np
 
-from mpinewton.durable import atomic_path
+from mpinewton.durable import explained, open_regular, write_whole
 from mpinewton.errors import DataError
+from mpinewton.methods.support.memory import available_memory
+
+BLOCK_BYTES = 1 << 18
 
 
 class Table:
     """A CSV file to append to, with the digest of its content.
+
+    Lines that cannot be written now, on a full disk for instance, are kept and written later: the file always holds the
+    first bytes of the table.
 
     Parameters
     ----------
@@ -30,87 +35,110 @@ class Table:
     keep : (int, str) or None
         To continue the file: size in bytes and SHA-256 of the part to keep; the rest is cut off.
 
+    Attributes
+    ----------
+    size : int
+        Bytes of the table, with those that are not in the file yet.
+
     Raises
     ------
     DataError
         If the first bytes of the file do not have this digest.
+    OSError
+        If the file cannot be written.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: tuple[int, str] | None = None) -> None:
-        self.path, self._digest, self.size = path, hashlib.sha256(), 0
+        self.path, self._digest, self.size, self._written, self._waiting = path, hashlib.sha256(), 0, 0, bytearray()
+        if keep is not None:
+            self._check(*keep)
+            self.size = self._written = keep[0]
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        os.ftruncate(self._file, self.size)
         if keep is None:
-            self._file: IO[bytes] = path.open("wb")
             self.append(columns)
-            return
-        kept = path.read_bytes()[: keep[0]] if path.exists() else b""
-        self._digest.update(kept)
-        if len(kept) != keep[0] or self.sha256 != keep[1]:
+
+    def _check(self, size: int, sha256: str) -> None:
+        left = size
+        try:
+            with open_regular(self.path) as file:
+                while block := file.read(min(left, BLOCK_BYTES)):
+                    self._digest.update(block)
+                    left -= len(block)
+        except OSError:
+            left = -1
+        if left or self.sha256 != sha256:
             raise DataError(
-                f"{path}: the first {keep[0]} bytes do not match the checkpoint; nothing was changed. "
+                f"{self.path}: the first {size} bytes do not match the checkpoint; nothing was changed. "
                 "Restore the file as the run left it, or start again with --fresh"
             )
-        self._file = path.open("r+b")
-        self.size = keep[0]
-        self._file.truncate(self.size)
-        self._file.seek(self.size)
 
     @property
     def sha256(self) -> str:
-        """Digest of everything written so far."""
+        """Digest of the table."""
         return self._digest.hexdigest()
 
     def append(self, cells: Sequence[object]) -> None:
-        """Write a line to the buffer."""
+        """Add a line."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         line = text.getvalue().encode()
-        self._file.write(line)
+        self._waiting += line
         self._digest.update(line)
         self.size += len(line)
+        if len(self._waiting) >= BLOCK_BYTES:
+            with suppress(OSError):
+                self.flush()
 
     def flush(self) -> None:
-        """Hand all lines to the operating system."""
-        self._file.flush()
+        """Hand all lines to the operating system. Raises OSError; the lines are then kept for the next time."""
+        with explained(self.path, len(self._waiting)):
+            while self._waiting:
+                done = os.pwrite(self._file, self._waiting, self._written)
+                self._written += done
+                del self._waiting[:done]
 
     def sync(self) -> None:
-        """Write everything to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write everything to the disk. Raises OSError."""
+        self.flush()
+        with explained(self.path):
+            os.fsync(self._file)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, with all lines where they can be written."""
+        with suppress(OSError):
+            self.flush()
+        os.close(self._file)
 
 
 # A sealed HDF5 file starts with a user block that holds its format and the digest of the rest of the file.
 SEAL_BYTES = 512
+MAX_OBJECTS = 16  # more data sets than any sealed file has
 
 
 @contextmanager
 def sealed_file(path: Path, kind: str) -> Iterator[h5py.File]:
-    """Context with an HDF5 file to write, which replaces `path` at the end, with the digest of its content.
+    """Context with an HDF5 file in memory, which is written to `path` at the end, with the digest of its content.
+
+    HDF5 itself writes no file: it may crash where a disk fails, and it needs locks.
 
     Raises
     ------
     OSError
         If it cannot be written; `path` is then unchanged.
     """
-    with atomic_path(path) as temporary:
-        try:
-            with h5py.File(temporary, "w", libver=("v110", "v110"), userblock_size=SEAL_BYTES) as file:
-                file.attrs["format"] = np.bytes_(kind)
-                yield file
-        except RuntimeError as error:  # how HDF5 reports a full disk
-            raise OSError(f"{path}: {error}") from error
-        with temporary.open("r+b") as plain:
-            seal = f"{kind} {_digest(plain)}\n".encode()
-            plain.seek(0)
-            plain.write(seal.ljust(SEAL_BYTES, b"\0"))
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", libver=("v110", "v110"), userblock_size=SEAL_BYTES) as file:
+        file.attrs["format"] = np.bytes_(kind)
+        yield file
+    content = memory.getbuffer()
+    content[:SEAL_BYTES] = f"{kind} {_digest(content)}\n".encode().ljust(SEAL_BYTES, b"\0")
+    write_whole(path, content)
 
 
 @contextmanager
 def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
-    """Context with a sealed file to read. The digest is checked before HDF5 opens the file, which may hang on damage.
+    """Context with a sealed file, read as a whole into memory. The digest is checked before HDF5 sees it.
 
     The digest protects against damage, not against strangers, who can compute it, too. Only data sets of numbers that
     are stored in this file are accepted; what they hold must be checked in the context.
@@ -121,15 +149,21 @@ def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
         If the file is missing, not of this kind, or damaged; or what is read from it has other names, types or values.
     """
     try:
-        with path.open("rb") as plain:
+        with open_regular(path) as plain:
             found, _, digest = plain.read(SEAL_BYTES).rstrip(b"\0\n").decode("ascii", "replace").partition(" ")
             if found != kind:
                 raise DataError(f"{path}: not a {kind} file, the format that this version reads")
-            if digest != _digest(plain):
-                raise DataError(f"{path}: the file is damaged: its digest does not match; restore it from a copy")
-        with h5py.File(path, "r", locking=False) as file:
+            if (size := os.fstat(plain.fileno()).st_size) > available_memory():
+                raise DataError(f"{path}: {size / 1e9:.3g} GB, more than the memory that is available")
+            plain.seek(0)
+            content = plain.read()
+        if digest != _digest(memoryview(content)):
+            raise DataError(f"{path}: the file is damaged: its digest does not match; restore it from a copy")
+        with h5py.File(io.BytesIO(content), "r") as file:
+            if len(file) > MAX_OBJECTS:
+                raise ValueError(f"{len(file)} data sets")
             for name in file:
-                _check_plain(file, name)
+                _check_plain(file, name, len(content))
             yield file
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -138,12 +172,17 @@ def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
         raise DataError(f"{path}: not a {kind} file that mpinewton wrote: {reason}") from None
 
 
-def _check_plain(file: h5py.File, name: str) -> None:
-    """Refuse all but a data set of numbers, stored as a whole in this file. Raises ValueError."""
+def _check_plain(file: h5py.File, name: str, size: int) -> None:
+    """Refuse all but a data set of numbers, stored as a whole in this file of `size` bytes. Raises ValueError."""
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError(f"{name!r} is a link, a group, or in another file, which is not followed")
-    if dataset.dtype.kind not in "fiu" or dataset.chunks or dataset.id.get_storage_size() != dataset.nbytes:
+    if (
+        dataset.shape is None
+        or dataset.dtype.kind not in "fiu"
+        or dataset.chunks
+        or not size > dataset.nbytes == dataset.id.get_storage_size()
+    ):
         raise ValueError(f"{name!r} has dtype {dataset.dtype}, shape {dataset.shape} and another size in the file")
 
 
@@ -159,9 +198,5 @@ def read_text(file: h5py.File, name: str) -> bytes:
     return bytes(file[name][()].tobytes())
 
 
-def _digest(plain: IO[bytes]) -> str:
-    plain.seek(SEAL_BYTES)
-    digest = hashlib.blake2b(digest_size=32)
-    while block := plain.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _digest(content: memoryview) -> str:
+    return hashlib.blake2b(content[SEAL_BYTES:], digest_size=32).hexdigest()
