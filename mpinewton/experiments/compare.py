@@ -16,17 +16,19 @@ import tomli_w
 from mpinewton.data.blocks import Reading
 from mpinewton.data.manifest import FILE, Manifest
 from mpinewton.data.pack import pack
+from mpinewton.durable import alone_in
 from mpinewton.errors import ConfigError, DataError, Interrupted, MpinewtonError
 from mpinewton.experiments.claims import verdicts
 from mpinewton.experiments.grid import Cell, Data, Experiment, cells, packed_folder, plain
-from mpinewton.experiments.page import markdown_page, tables
+from mpinewton.experiments.page import latex_tables, markdown_page, tables
 from mpinewton.report.figures import draw
 from mpinewton.report.html import page
-from mpinewton.report.reading import RunRecord, read_run
+from mpinewton.report.reading import RunRecord, are_equal, read_run
+from mpinewton.report.tables import write_runs
 from mpinewton.runs.execute import execute, introduce
 from mpinewton.runs.folder import RunFolder
 from mpinewton.runs.job import Job, load_job
-from mpinewton.runs.signals import catch_signals
+from mpinewton.signals import catch_signals
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
@@ -41,6 +43,7 @@ def compare(
     only: str = "",
     fresh: bool = False,
     page_file: Path | None = None,
+    number: int | None = None,
 ) -> int:
     """Run the missing runs of an experiment and write the report. If a run fails, the others continue.
 
@@ -56,6 +59,8 @@ def compare(
         Whether to move older runs aside.
     page_file : Path, optional
         Where to write the Markdown page, besides `folder`.
+    number : int, optional
+        Which run to run, from 1 on, as one task of an array; no report is then written.
 
     Returns
     -------
@@ -68,22 +73,27 @@ def compare(
         If the experiment is not valid, before the first run starts.
     """
     chosen = cells(experiment, folder, only)
+    chosen = chosen if number is None else [chosen[number - 1]]
     introduce(session, experiment.bits)
     with catch_signals() as signals:
         for data in {cell.data.name: cell.data for cell in chosen}.values():
             _pack(data, folder, session, fresh)
         ready = [_prepare(cell, folder, fresh) for cell in chosen]
         codes = []
-        for number, (cell, job, manifest) in enumerate(ready, 1):
+        for position, (cell, job, manifest) in enumerate(ready, 1):
             if signals.name:
                 log.info("signal %s: run the same command again to continue", signals.name)
                 return 3
-            log.info("[%d of %d] %s", number, len(ready), cell.name)
+            if _seed_makes_no_difference(cell, [other for other, *_ in ready[:position]], folder):
+                log.info("[%d of %d] %s draws no random numbers: left out", position, len(ready), cell.name)
+                continue
+            log.info("[%d of %d] %s", position, len(ready), cell.name)
             codes.append(_run_cell(session, job, manifest, folder / cell.name, fresh))
             if codes[-1] == 3:
                 return 3
-        _report(experiment, cells(experiment, folder), folder, page_file)
-    return max(codes)
+        if number is None:
+            _report(experiment, cells(experiment, folder), folder, page_file)
+    return max(codes, default=0)
 
 
 def _pack(data: Data, folder: Path, session: Session, fresh: bool) -> None:
@@ -91,6 +101,13 @@ def _pack(data: Data, folder: Path, session: Session, fresh: bool) -> None:
     if data.source is None:
         return
     target = packed_folder(data, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(target.with_name(f".{data.name}.comparing"), f"is packing {data.name}"):
+        _pack_missing(data, target, session, fresh)
+
+
+def _pack_missing(data: Data, target: Path, session: Session, fresh: bool) -> None:
+    assert data.source is not None
     note = target.with_name(f"{data.name}.toml")
     options = msgspec.to_builtins(msgspec.structs.replace(data, test=None))
     packing = tomli_w.dumps({name: value for name, value in options.items() if value is not None})
@@ -123,6 +140,14 @@ def _prepare(cell: Cell, folder: Path, fresh: bool) -> tuple[Cell, Job, Manifest
     except (ConfigError, DataError) as error:
         raise type(error)(f"{cell.name}: {error}") from None
     return cell, job, manifest
+
+
+def _seed_makes_no_difference(cell: Cell, before: Sequence[Cell], folder: Path) -> bool:
+    """Whether two earlier cells that differ from this one in the seed alone gave the same bits."""
+    repeats = [other for other in before if (other.problem, other.series) == (cell.problem, cell.series)]
+    paths = [folder / other.name for other in repeats if other is not cell]
+    runs = [read_run(path) for path in paths if (path / "result.json").exists()]
+    return len(runs) > 1 and are_equal(runs)
 
 
 def _run_cell(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool) -> int:
@@ -161,6 +186,9 @@ def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, pa
             experiment.title, experiment.text, problems, experiment.claim, beside, command, width, experiment.digest
         )
         file.write_text(text, encoding="utf-8")
+    (folder / "tables.tex").write_text(latex_tables(problems, width), encoding="utf-8")
+    with (folder / "runs.csv").open("w", newline="", encoding="utf-8") as lines:
+        write_runs(problems, lines, width)
     if figures:
         runs = list(itertools.chain.from_iterable(problems.values()))
         (folder / "report.html").write_text(page(runs, experiment.title, width), encoding="utf-8")

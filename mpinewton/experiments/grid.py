@@ -3,9 +3,11 @@
     title     heading of the page; `text`: its introduction; `bits_per_float`: restate bits as if a float had this many
     quantity  quantity of the figures: gap, loss, grad_norm, test_accuracy or test_loss; by default it depends on the
               runs
-    axes      horizontal axes of the figures; ["rounds", "bits", "seconds"] by default
+    axes      horizontal axes of the figures; ["rounds", "bits", "seconds"] by default; "seconds:NETWORK" is the time
+              on a network that `mpinewton replay` knows
     bits      "fast" by default; "portable": the same bits on every x86-64 processor with AVX2
-    seeds     seeds of the methods' random numbers; [0] by default
+    seeds     seeds of the methods' random numbers; [0] by default. Figures and tables show the median and the range; a
+              method for which the first two seeds give the same bits is not run for others
     measure_every  number of iterations between measurements of what a method does not compute itself; 1 by default
     [[data]]  `name`, and `folder` (packed shards) or `source` with options of `mpinewton pack` by their names: workers,
               partition, sample, seed, scale, dtype, storage, rows, features, format, label_column,
@@ -41,10 +43,12 @@ from mpinewton.data.sources import RECIPES, absolute
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.experiments.claims import Claim
 from mpinewton.extensions import located, shown
+from mpinewton.report.curves import axis_title
 from mpinewton.runs.job import Job, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
 NAMED_STARTS = ("auto", "zero")
+VARIABLE = re.compile(r"\$\{?(\w+)")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,7 +112,7 @@ class Experiment(Section, frozen=True, kw_only=True):
     digest: str = ""
     bits_per_float: int | None = None
     quantity: Literal["gap", "loss", "grad_norm", "test_accuracy", "test_loss"] | None = None
-    axes: tuple[Literal["rounds", "bits", "seconds"], ...] = ("rounds", "bits", "seconds")
+    axes: tuple[str, ...] = ("rounds", "bits", "seconds")
     bits: Bits = "fast"
     seeds: tuple[int, ...] = (0,)
     measure_every: int | None = None
@@ -133,12 +137,15 @@ class Cell:
         Name of data and objective.
     label : str
         Name of the method, with the settings and the seed that vary.
+    series : str
+        The label without the seed.
     job : Job
     """
 
     data: Data
     problem: str
     label: str
+    series: str
     job: Job
 
     @property
@@ -221,6 +228,9 @@ def cells(experiment: Experiment, folder: Path, only: str = "") -> list[Cell]:
     chosen = [cell for name, cell in found.items() if not only or fnmatch(name, f"*{only}*")]
     if not chosen:
         raise ConfigError(f"--only {only!r} matches no run; choose from: {', '.join(found)}")
+    for cell in chosen:
+        used = (cell.data.folder, cell.data.source, cell.data.test, cell.job.start, cell.job.loss, cell.job.method)
+        _require_variables(used)
     return chosen
 
 
@@ -257,8 +267,8 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
         if runner.on is not None and not any(fnmatch(problem, pattern) for pattern in runner.on):
             continue
         for (settings, words), seed in itertools.product(variants(runner.settings), experiment.seeds):
-            parts = (*words, f"seed {seed}") if len(experiment.seeds) > 1 else words
-            label = ", ".join([runner.label or shown(runner.method), *parts])
+            series = ", ".join([runner.label or shown(runner.method), *words])
+            label = f"{series}, seed {seed}" if len(experiment.seeds) > 1 else series
             content = {
                 "method": runner.method, "settings": settings, "seed": seed,
                 "data": str(packed_folder(data, folder)), "test": data.test,
@@ -272,7 +282,7 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
                 job.check()
             except ConfigError as error:
                 raise ConfigError(f"{problem}, {label}: {error}") from None
-            yield Cell(data, problem, label, job)
+            yield Cell(data, problem, label, series, job)
 
 
 def _objective_name(objective: Objective, l2: float | None) -> str:
@@ -295,6 +305,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _check_consistency(experiment: Experiment, path: Path) -> None:
+    for axis in experiment.axes:
+        axis_title(axis)
     names = [data.name for data in experiment.data]
     for data in experiment.data:
         where = f"{path}: data {data.name!r}"
@@ -337,8 +349,14 @@ def _is_recipe(text: str) -> bool:
 
 
 def _path(text: str, base: Path) -> str:
+    """The absolute path; the text itself if it has an environment variable that is not set."""
     expanded = os.path.expandvars(text)
-    if missing := re.search(r"\$\{?(\w+)", expanded):
-        name = missing[1]
-        raise ConfigError(f"{text}: the environment variable {name} is not set; set it with export {name}=FOLDER")
-    return absolute(expanded, base)
+    return text if VARIABLE.search(expanded) else absolute(expanded, base)
+
+
+def _require_variables(texts: Iterable[object]) -> None:
+    """Refuse a path of which an environment variable is not set. Raises ConfigError."""
+    for text in texts:
+        if isinstance(text, str) and (missing := VARIABLE.search(text)):
+            name = missing[1]
+            raise ConfigError(f"{text}: the environment variable {name} is not set; set it with export {name}=FOLDER")

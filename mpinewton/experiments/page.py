@@ -88,6 +88,15 @@ def markdown_page(
     return "\n\n".join(parts) + "\n"
 
 
+def latex_tables(problems: Mapping[str, Sequence[RunRecord]], bits_per_float: int | None = None) -> str:
+    """The tables of all problems in LaTeX, for the package booktabs; comments say which is which."""
+    return "\n".join(
+        f"% {problem}{heading and f', {heading.lower()}'}\n{table.latex()}\n"
+        for problem, runs in problems.items()
+        for heading, table in tables(runs, bits_per_float)
+    )
+
+
 def _provenance(runs: Sequence[RunRecord], digest: str) -> str:
     """A sentence with versions, data, the digest of the experiment and the processors."""
     versions = {f"{name} {version}" for run in runs for name, version in run.result.get("versions", {}).items()}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
+from mpinewton.report.network import read_network
 from mpinewton.report.reading import REQUIRED, RunRecord
+from mpinewton.report.replay import replay
 
 AXES = {"rounds": "rounds", "bits": "bits up per worker", "seconds": "time"}
+ON = "seconds:"  # and a network: the time there
 QUANTITIES = {
     "gap": "gap  P(w) \N{MINUS SIGN} P*",
     "grad_norm": "gradient norm",
@@ -21,6 +24,7 @@ QUANTITIES = {
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
 }
+ENDINGS_BY_WORTH = ("converged", "stalled", "budget", "running", "failed")
 BEST_SEEN = "loss \N{MINUS SIGN} best loss seen"
 # A loss that decreases by more than this factor is shown on a logarithmic scale.
 WIDE = 100.0
@@ -63,6 +67,8 @@ class Curve:
     x, y : array, shape (points,)
     floored : array of bool, shape (points,)
         Which points are drawn at the floor.
+    low, high : array, shape (points,), optional
+        Least and largest value of several runs, of which y is the median.
     """
 
     run: RunRecord
@@ -70,6 +76,18 @@ class Curve:
     x: Array
     y: Array
     floored: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    low: Array | None = None
+    high: Array | None = None
+
+
+def axis_title(axis: str) -> str:
+    """Label of an axis. Raises ConfigError if the name is unknown."""
+    if axis.startswith(ON):
+        read_network(axis.removeprefix(ON))
+        return f"time on {axis.removeprefix(ON)}"
+    if axis not in AXES:
+        raise ConfigError(f"unknown axis {axis!r}{did_you_mean(axis, AXES)}; or {ON}NETWORK, such as {ON}ethernet")
+    return AXES[axis]
 
 
 def choose_quantity(runs: Sequence[RunRecord], name: str | None = None) -> Quantity:
@@ -132,19 +150,39 @@ def curve(run: RunRecord, axis: str, quantity: Quantity, values: Array, bits_per
     ----------
     run : RunRecord
     axis : str
-        A key of `AXES`.
+        A key of `AXES`, or "seconds:NETWORK".
     quantity : Quantity
     values : array, shape (rows,)
         The quantity in the rows of this run.
     bits_per_float : int, optional
         See `bits_up`.
     """
-    x = {"rounds": run.columns["rounds"], "seconds": run.columns["seconds"]}.get(axis)
-    x = bits_up(run, bits_per_float) if x is None else x
+    if axis.startswith(ON):
+        x = replay(run, read_network(axis.removeprefix(ON))).seconds
+    else:
+        x = bits_up(run, bits_per_float) if axis == "bits" else run.columns[axis]
     known = np.isfinite(x) & np.isfinite(values)
     x, y = x[known], values[known]
     floored = (y < quantity.floor) & quantity.log
     return Curve(run, axis, x, np.where(floored, quantity.floor, y), floored)
+
+
+def median_curve(curves: Sequence[Curve]) -> Curve:
+    """Median, least and largest value of curves that differ in the seed, over the abscissae of all of them.
+
+    Between its points, and after its last one, a run counts with its last value. The curve ends as the worst run does.
+    """
+    drawn = [c for c in curves if len(c.x)]
+    worst = max((c.run for c in curves), key=lambda run: ENDINGS_BY_WORTH.index(run.ending))
+    run = replace(worst, label=worst.series)
+    if len(drawn) < 2:
+        return replace((drawn or list(curves))[0], run=run)
+    x = np.unique(np.concatenate([c.x for c in drawn]))
+    x = x[x >= max(c.x[0] for c in drawn)]
+    values = np.array([c.y[np.searchsorted(c.x, x, side="right") - 1] for c in drawn])
+    floored = np.median([c.floored[np.searchsorted(c.x, x, side="right") - 1] for c in drawn], axis=0) > 0.5
+    low, high = values.min(axis=0), values.max(axis=0)
+    return Curve(run, drawn[0].axis, x, np.median(values, axis=0), floored, low, high)
 
 
 def bits_up(run: RunRecord, bits_per_float: int | None = None) -> Array:

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.errors import ConfigError, DataError, did_you_mean
-from mpinewton.report.curves import AXES, Curve, Quantity, choose_quantity, curve, write_points
+from mpinewton.errors import ConfigError, DataError
+from mpinewton.report.curves import (
+    AXES,
+    Curve,
+    Quantity,
+    axis_title,
+    choose_quantity,
+    curve,
+    median_curve,
+    write_points,
+)
 from mpinewton.report.provenance import file_metadata, settings_of
-from mpinewton.report.reading import Ending, RunRecord
+from mpinewton.report.reading import Ending, RunRecord, by_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +68,7 @@ def draw(
     path : Path
         .png, .pdf or .svg; the points are written under the same name with .csv.
     axes : sequence of str
-        Keys of `curves.AXES`, one panel each.
+        Keys of `curves.AXES`, or "seconds:NETWORK"; one panel each.
     quantity : str, optional
         A key of `curves.QUANTITIES`; by default see `curves.choose_quantity`.
     bits_per_float : int, optional
@@ -89,10 +98,19 @@ def draw(
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with _house_style():
-        _figure(panels, shown, bits_per_float, title).savefig(path, metadata=metadata)
+        _figure([_join_repeats(panel) for panel in panels], shown, bits_per_float, title).savefig(
+            path, metadata=metadata
+        )
     points = path.with_suffix(".csv")
     write_points([c for panel in panels for c in panel], points)
     return [path, points]
+
+
+def _join_repeats(panel: Sequence[Curve]) -> list[Curve]:
+    """The curves of a panel, those of several seeds as one."""
+    curves = {id(c.run): c for c in panel}
+    groups = by_series(c.run for c in panel).values()
+    return [median_curve([curves[id(run)] for run in group]) for group in groups]
 
 
 def _require_matplotlib() -> None:
@@ -117,8 +135,7 @@ def _check_axes(axes: Sequence[str]) -> Sequence[str]:
     if not axes:
         raise ConfigError(f"no axis given; choose from: {', '.join(AXES)}")
     for axis in axes:
-        if axis not in AXES:
-            raise ConfigError(f"unknown axis {axis!r}{did_you_mean(axis, AXES)}")
+        axis_title(axis)
     return axes
 
 
@@ -165,18 +182,19 @@ def _panel(
     _scale_x(ax, curves)
     axis = curves[0].axis
     restated = f" ({bits_per_float} per float)" if axis == "bits" and bits_per_float else ""
-    ax.set_xlabel(AXES[axis] + restated)
+    ax.set_xlabel(axis_title(axis) + restated)
     for number, c in enumerate(curves):
         if len(c.x):
             _mark_end(ax, number, c)
 
 
 def _draw_curve(ax: Axes, number: int, c: Curve) -> None:
-    x, y = c.x, c.y
-    if _oscillates(y):
+    x, y, low, high = c.x, c.y, c.low, c.high
+    if low is None and _oscillates(y):
         windows = np.array_split(np.arange(len(y)), WINDOWS)
         low, high = (np.array([f(y[window]) for window in windows]) for f in (np.min, np.max))
         x, y = (np.array([np.median(values[window]) for window in windows]) for values in (x, y))
+    if low is not None and high is not None:
         ax.fill_between(x, low, high, color=COLORS[number % len(COLORS)], alpha=0.15, linewidth=0, zorder=1)
     # Sparse markers with another offset on each curve, so that curves which coincide are both visible.
     ax.plot(x, y, markevery=(0.03 + 0.17 * (number * 0.382 % 1), 0.17), **_line_style(number))
@@ -235,7 +253,9 @@ def _legend_title(panels: list[list[Curve]], quantity: Quantity) -> str:
             "best-seen": "the best loss itself (difference 0), drawn at the least positive difference",
         }.get(quantity.name, "0, drawn at the least positive value")
         words.append(f"\N{WHITE DOWN-POINTING TRIANGLE} {what}")
-    if any(_oscillates(c.y) for c in drawn):
+    if any(c.low is not None for c in drawn):
+        words.append("lines and shades: median and range over the seeds")
+    if any(c.low is None and _oscillates(c.y) for c in drawn):
         words.append("shaded: range of the values around their median")
     words += [f"\N{EN DASH} \N{EN DASH} target {target:.3g}" for target in _targets(panels[0], quantity)]
     return "     ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in words)
@@ -272,7 +292,7 @@ def _scale_x(ax: Axes, curves: list[Curve]) -> None:
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4 if axis == "bits" else 5, integer=axis == "rounds"))
         ax.set_xlim(0, max(ends, default=1.0) * 1.04)
-    engineering = EngFormatter({"rounds": "", "bits": "bit", "seconds": "s"}[axis])
+    engineering = EngFormatter({"rounds": "", "bits": "bit"}.get(axis, "s"))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: engineering(x) if x else "0"))
 
 

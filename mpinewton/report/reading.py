@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,11 @@ class RunRecord:
     def rows(self) -> int:
         """Number of rows of the history."""
         return len(self.columns["iteration"])
+
+    @property
+    def series(self) -> str:
+        """The label without the seed: runs of one problem that agree here are repeats of each other."""
+        return re.sub(r", seed \d+$", "", self.label)
 
     @property
     def ending(self) -> Ending:
@@ -137,6 +143,20 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     runs = [read_run(folder) for folder in folders]
     labels = Counter(run.label for run in runs)
     return [run if labels[run.label] == 1 else replace(run, label=f"{run.label} ({run.folder.name})") for run in runs]
+
+
+def by_series(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs by label without the seed; one of them where the seed makes no difference."""
+    found: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        found.setdefault(run.series, []).append(run)
+    return {series: repeats[:1] if are_equal(repeats) else repeats for series, repeats in found.items()}
+
+
+def are_equal(runs: Sequence[RunRecord]) -> bool:
+    """Whether runs that differ in the seed have the same history: the method draws no random numbers."""
+    digests = {run.result.get("history_sha256") for run in runs}
+    return len(digests) == 1 and None not in digests
 
 
 def _text(path: Path) -> str:

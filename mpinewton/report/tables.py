@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.report.curves import bits_up, choose_quantity
-from mpinewton.report.reading import RunRecord
+from mpinewton.report.reading import RunRecord, by_series
 
 GAPS = tuple(10.0**-k for k in range(1, 13))
 NAMES = {"gap": "gap", "best-seen": "loss - best seen", "grad_norm": "gradient norm", "loss": "loss"}
+
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,20 @@ class Table:
         rule = ["-" * width if n < self.words else "-" * (width - 1) + ":" for n, width in enumerate(widths)]
         return "\n".join(f"| {self._line(cells, widths, ' | ')} |" for cells in (lines[0], rule, *lines[1:]))
 
+    def latex(self) -> str:
+        """The table in LaTeX, for the package booktabs."""
+        lines = [" & ".join(map(_escape_latex, cells)) + r" \\" for cells in (self.header, *self.rows)]
+        columns = "l" * self.words + "r" * (len(self.header) - self.words)
+        body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
+        return "\n".join([*body, r"\bottomrule", r"\end{tabular}"])
+
     def _line(self, cells: Iterable[str], widths: Sequence[int], between: str) -> str:
         placed = (cell.ljust(w) if n < self.words else cell.rjust(w) for n, (cell, w) in enumerate(zip(cells, widths)))
         return between.join(placed)
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Table:
@@ -62,27 +81,40 @@ def summary(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> Tab
     -------
     Table
         Mbit are 1e6 bits from the busiest worker to the driver. With test data there are two more columns: the best
-        accuracy and the last loss on them.
+        accuracy and the last loss on them. Of several seeds, the median and the range.
     """
     quantity = choose_quantity(runs)
     accuracy, test_loss = (any(run.has(name) for run in runs) for name in ("test_accuracy", "test_loss"))
+    values = {id(run): v[np.isfinite(v)] for run, v in zip(runs, quantity.values)}
     rows = [
         (
-            run.label,
-            "converged" if run.ending == "converged" else run.reason,
-            _count(run.last("iteration")),
-            _count(run.last("rounds")),
-            _number(_last(bits_up(run, bits_per_float)) / 1e6, ".4g"),
-            _number(run.last("seconds"), ".3g"),
-            _number(_last(values[np.isfinite(values)]), ".2e"),
-            *((_number(100 * _best(run.columns["test_accuracy"]), ".2f"),) if accuracy else ()),
-            *((_number(run.last("test_loss"), ".4f"),) if test_loss else ()),
+            series,
+            _status(group),
+            _spread((run.last("iteration") for run in group), ".0f"),
+            _spread((run.last("rounds") for run in group), ".0f"),
+            _spread((_last(bits_up(run, bits_per_float)) / 1e6 for run in group), ".4g"),
+            _spread((run.last("seconds") for run in group), ".3g"),
+            _spread((_last(values[id(run)]) for run in group), ".2e"),
+            *((_spread((100 * _best(run.columns["test_accuracy"]) for run in group), ".2f"),) if accuracy else ()),
+            *((_spread((run.last("test_loss") for run in group), ".4f"),) if test_loss else ()),
         )
-        for run, values in zip(runs, quantity.values)
+        for series, group in by_series(runs).items()
     ]
     mbit = "Mbit up" if bits_per_float is None else f"Mbit up ({bits_per_float} per float)"
     last = (NAMES[quantity.name], *(("best test %",) if accuracy else ()), *(("test loss",) if test_loss else ()))
     return Table(("method", "status", "iterations", "rounds", mbit, "seconds", *last), rows, 2)
+
+
+def write_runs(problems: Mapping[str, Sequence[RunRecord]], file: TextIO, bits_per_float: int | None = None) -> None:
+    """Write a row of CSV for every run, each seed on its own: numbers in full, of the last iterate."""
+    columns = ("iteration", "rounds", "bits_up", "seconds", "loss", "grad_norm", "gap", "test_accuracy", "test_loss")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("problem", "method", "seed", "ending", "reason", *columns))
+    for problem, runs in problems.items():
+        for run in runs:
+            last = {name: run.last(name) for name in columns} | {"bits_up": _last(bits_up(run, bits_per_float))}
+            numbers = ("" if np.isnan(value) else repr(value) for value in last.values())
+            writer.writerow((problem, run.series, run.config.get("seed", ""), run.ending, run.reason, *numbers))
 
 
 def rounds_to(runs: Sequence[RunRecord], levels: Iterable[float] | None = None) -> Table:
@@ -114,9 +146,13 @@ def _cost_to(
         needed = 2 if quantity.name == "best-seen" and len(runs) > 1 else 0
         levels = [level for level in GAPS if sum(value <= level for value in least) >= needed]
     levels = tuple(levels)
-    rows = [
-        (run.label, *(_number(_first(cost, values, level), form) for level in levels))
+    first = {
+        id(run): [_first(cost, values, level) for level in levels]
         for run, cost, values in zip(runs, costs, quantity.values)
+    }
+    rows = [
+        (series, *(_spread(column, form) for column in zip(*(first[id(run)] for run in group))))
+        for series, group in by_series(runs).items()
     ]
     header = (f"{what} to reach {NAMES[quantity.name]}", *(f"{level:.0e}".replace("e-0", "e-") for level in levels))
     return Table(header, rows)
@@ -135,9 +171,21 @@ def _best(values: Array) -> float:
     return float(np.nanmax(values)) if np.isfinite(values).any() else np.nan
 
 
-def _count(value: float) -> str:
-    return _number(value, ".0f")
+def _status(runs: Sequence[RunRecord]) -> str:
+    """How the runs of one row ended."""
+    cut = ";" if len(runs) > 1 else "\0"  # what follows says which iterate is the result, another for each seed
+    words = Counter("converged" if run.ending == "converged" else run.reason.partition(cut)[0] for run in runs)
+    if len(words) == 1:
+        return next(iter(words))
+    return "; ".join(f"{count} of {len(runs)}: {word}" for word, count in words.items())
+
+
+def _spread(values: Iterable[float], form: str) -> str:
+    """The number; of several, the median and, in parentheses, the range. "-" stands for NaN, which is never reached."""
+    known = sorted(np.where(np.isnan(many := np.fromiter(values, float)), np.inf, many))
+    middle, least, largest = (_number(v, form) for v in (known[len(known) // 2], known[0], known[-1]))
+    return middle if least == largest else f"{middle} ({least} to {largest})"
 
 
 def _number(value: float, form: str) -> str:
-    return "-" if np.isnan(value) else format(value, form)
+    return format(value, form) if np.isfinite(value) else "-"

@@ -1,0 +1,173 @@
+"""Networks, and what a message to or from all ranks takes on them.
+
+The model is LogGP (Alexandrov, Ionescu, Schauser and Scheiman 1995). A message of b bits takes `message` seconds of a
+processor and b / bandwidth seconds of a link at the end where messages follow one another, and `latency` seconds on the
+way. Ranks form a tree, as those of a run do: every rank sends to, and adds up the answers of, at most `fan` others.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mpinewton.errors import ConfigError, DataError, did_you_mean
+
+FAN = 16  # as in mpinewton.fleet.transport
+UNITS = {"s": "", "ms": "e-3", "us": "e-6", "bit": "", "kbit": "e3", "Mbit": "e6", "Gbit": "e9"}
+PAIR = re.compile(r"(\d+(?:\.\d+)?)(s|ms|us),(\d+(?:\.\d+)?)([kMG]?bit)(?:/s)?")
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A driver and worker ranks, with a link of their own each.
+
+    Attributes
+    ----------
+    latency : float
+        Seconds from one rank to another.
+    bandwidth : float
+        Bits per second of one link, each way.
+    message : float
+        Seconds of processor time for every message, at the sender and at the receiver.
+    handshake : int
+        A message of more bytes waits until the receiver is ready: two latencies more.
+    fan : int
+        The most ranks to which a rank sends the same message; 1000000: all from the driver.
+    ranks : int or None
+        Worker ranks; None: one for each worker.
+    speed : float
+        Speed of computation relative to the machine of the run.
+    slowest : float
+        Speed of the slowest rank relative to the others: all wait for it.
+    """
+
+    latency: float
+    bandwidth: float
+    message: float = 0.0
+    handshake: int = 1 << 62
+    fan: int = FAN
+    ranks: int | None = None
+    speed: float = 1.0
+    slowest: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("bandwidth", "speed", "slowest", "fan"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"network: {name} = {getattr(self, name)}: expected a number above 0")
+        for name in ("latency", "message", "handshake"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"network: {name} = {getattr(self, name)}: expected a number, at least 0")
+        if self.ranks is not None and self.ranks < 1:
+            raise ConfigError(f"network: ranks = {self.ranks}: expected at least 1, or leave it out")
+
+
+# What machines of each kind typically have; a description of your own is a file with these fields.
+NETWORKS = {
+    "node": Network(latency=1e-6, bandwidth=4e10, message=1e-6),
+    "infiniband": Network(latency=2e-6, bandwidth=1e11, message=1e-6, handshake=1 << 14),
+    "ethernet": Network(latency=3e-5, bandwidth=1e10, message=5e-6, handshake=1 << 16),
+    "continents": Network(latency=5e-2, bandwidth=1e8, message=2e-5, handshake=1 << 16),
+    "phones": Network(latency=1e-1, bandwidth=1e7, message=1e-3, fan=1000000, speed=0.2, slowest=0.3),
+}
+
+
+def read_network(text: str) -> Network:
+    """The network of a name, a file or two numbers.
+
+    Parameters
+    ----------
+    text : str
+        A key of `NETWORKS`; latency and bandwidth such as "20ms,100Mbit"; or a TOML file with the fields of `Network`,
+        and `like`, a name, for those that it leaves out.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these, or a value is out of range.
+    DataError
+        If the file cannot be read.
+    """
+    if text in NETWORKS:
+        return NETWORKS[text]
+    if pair := PAIR.fullmatch(text.replace(" ", "")):
+        return Network(latency=float(pair[1] + UNITS[pair[2]]), bandwidth=float(pair[3] + UNITS[pair[4]]))
+    if not text.endswith(".toml"):
+        raise ConfigError(
+            f"network {text!r}{did_you_mean(text, NETWORKS)}: expected latency and bandwidth such as 20ms,100Mbit, a "
+            f"file.toml, or one of {', '.join(NETWORKS)}"
+        )
+    try:
+        content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{text} cannot be read ({error.strerror}): expected the description of a network") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{text}: is not TOML ({error})") from None
+    like = content.pop("like", None)
+    if like is not None and like not in NETWORKS:
+        raise ConfigError(
+            f"{text}: like = {like!r}{did_you_mean(str(like), NETWORKS)}: choose from {', '.join(NETWORKS)}"
+        )
+    known: dict[str, Any] = msgspec.structs.asdict(NETWORKS[like]) if like else {}
+    try:
+        return msgspec.convert(known | content, Network)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{text}: {error}; the fields are {', '.join(Network.__struct_fields__)}, like") from None
+
+
+class Tree:
+    """Seconds of messages between the driver and so many ranks.
+
+    Parameters
+    ----------
+    network : Network
+    ranks : int
+        Worker ranks.
+    """
+
+    def __init__(self, network: Network, ranks: int) -> None:
+        self.network, self.ranks = network, ranks
+
+    @cached_property
+    def _branches(self) -> dict[int, list[int]]:
+        """Sizes of the runs of ranks below the first of a run, by its size, the smallest first."""
+        found: dict[int, list[int]] = {}
+        open_ = {self.ranks + 1}
+        while open_:
+            size = open_.pop()
+            runs = min(self.network.fan, size - 1)
+            found[size] = [(size - 1) * (i + 1) // runs - (size - 1) * i // runs for i in range(runs)]
+            open_ |= set(found[size]) - found.keys()
+        return dict(sorted(found.items()))
+
+    def _parts(self, size: float) -> tuple[float, float]:
+        """Seconds of a message of so many bytes at one end, and on the way."""
+        waits = 2 * self.network.latency if size > self.network.handshake else 0.0
+        return self.network.message + 8 * size / self.network.bandwidth, self.network.latency + waits
+
+    def down(self, size: float) -> float:
+        """Seconds until the last rank has a message of so many bytes."""
+        end, way = self._parts(size)
+        taken: dict[int, float] = {}
+        for run, branches in self._branches.items():
+            taken[run] = max((i * end + end + way + taken[below] for i, below in enumerate(branches)), default=0.0)
+        return taken[self.ranks + 1]
+
+    def up(self, size: float) -> float:
+        """Seconds until the driver has the sum of messages of so many bytes."""
+        end, way = self._parts(size)
+        taken: dict[int, float] = {}
+        for run, branches in self._branches.items():
+            now = 0.0
+            for ready in sorted(taken[below] for below in branches):
+                now = max(now, ready + way) + end  # a link receives one message after the other
+            taken[run] = now
+        return taken[self.ranks + 1]
+
+    def gather(self, size: float) -> float:
+        """Seconds until the driver has a message of so many bytes of every rank, each sent to it directly."""
+        end, way = self._parts(size)
+        return way + self.ranks * end
