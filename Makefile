@@ -39,11 +39,12 @@ STAMP := $(VENV)/.installed$(LOCK:%=-%)
 # PyTorch: the CPU build of a known version, from the index that is configured or from PyTorch's own. Never the public
 # index's plain one, which for Linux is a GPU build.
 TORCH_STAMP := $(if $(TORCH),$(VENV)/.torch)
+DOCS_STAMP := $(VENV)/.docs
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --maxprocesses=8 --dist=worksteal $(if $(FAST),-m 'not slow')
 
-.PHONY: help install run test check faults bench wan figures trust readme clean
+.PHONY: help install run test check docs docs-packages faults bench wan figures trust readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -51,7 +52,8 @@ help:
 	@echo 'make run       pack the digits of scikit-learn, train a classifier on them with DINO, compare it with others, draw'
 	@echo 'make test      all tests, those under mpiexec on 1, 2, 3 and 5 ranks too; FAST=1 leaves out the slow ones (2 minutes on 2 cores)'
 	@echo 'make check     ruff and mypy'
-	@echo 'make faults    the tests that break things on purpose'
+	@echo 'make docs      the documentation as HTML and as a man page, into build/docs'
+	@echo 'make faults    campaigns that kill runs, damage files and mutate input, hours; docs/reliability.md'
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
 	@echo 'make wan       iterations on one node and over an emulated wide-area network, 20 minutes, as root'
 	@echo 'make figures   the experiments of jobs/, into runs/'
@@ -61,7 +63,7 @@ help:
 
 install: $(STAMP) $(TORCH_STAMP)
 
-$(STAMP): setup.cfg pyproject.toml $(LOCK)
+$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard mpinewton/kernels/*.[ch]) $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "mpinewton needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name one with PYTHON=..." >&2; \
 		exit 1; }
@@ -89,6 +91,14 @@ else
 endif
 	@touch $@
 
+$(DOCS_STAMP): $(STAMP) setup.cfg
+ifneq ($(LOCK),)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-docs.txt
+else
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+endif
+	@touch $@
+
 run: $(STAMP)
 	test -e runs/digits/manifest.json || $(BIN)/mpinewton pack sklearn:digits -o runs/digits --workers $(NPROC) --scale 1/16
 	$(BIN)/mpinewton run dino runs/digits --loss softmax --rtol 1e-6 --nproc $(NPROC) -o runs/dino-digits
@@ -102,8 +112,16 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs-packages: $(DOCS_STAMP)
+
+docs: $(STAMP) $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -b html -E -q -W --keep-going docs build/docs/html
+	$(BIN)/python -m sphinx -b man -q -W --keep-going -d build/docs/html/.doctrees docs build/docs/man
+	@echo 'build/docs/html/index.html'
+
 faults: $(STAMP)
-	$(PYTEST) tests/faults $(ARGS)
+	set -e; for campaign in kill signals checkpoints corrupt fuzz configurations hostile; do $(BIN)/python scripts/faults.py $$campaign; done
+	$(BIN)/python scripts/faults.py page
 
 bench: $(STAMP)
 	set -e; for bench in $(filter-out benchmarks/wide_area.py,$(wildcard benchmarks/*.py)); do $(BIN)/python "$$bench"; done
@@ -126,5 +144,5 @@ readme: $(STAMP)
 	$(BIN)/python scripts/readme.py
 
 clean:
-	rm -rf .venv .venv-openmpi .venv-system build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf mpinewton/kernels/*.so .venv .venv-openmpi .venv-system build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements-ci.txt and requirements-torch.txt anew: the versions that .ci/run installs, with hashes. Older pins
+# Writes requirements-ci.txt, requirements-docs.txt and requirements-torch.txt anew: the versions that .ci/run installs, with hashes. Older pins
 # stay; `scripts/lock.sh --upgrade` takes the newest. Needs pip-compile, which is in the package pip-tools, Python 3.11
 # on Linux, and an index with PyTorch's CPU build (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu).
 set -euo pipefail
@@ -17,6 +17,9 @@ lock() { # file, its first lines, options of pip-compile
 lock requirements-ci.txt \
     "# The versions that .ci/run installs: every extra but torch, MPICH, and what builds the package. Written by scripts/lock.sh." \
     --all-build-deps --extra mpich,plot,sklearn,data,test,check "$@" pyproject.toml
+lock requirements-docs.txt \
+    "# What builds the documentation, beside requirements-ci.txt. Written by scripts/lock.sh." \
+    --constraint requirements-ci.txt --extra docs "$@" pyproject.toml
 lock requirements-torch.txt \
     "# PyTorch, the CPU build, for the tests of it, and what it needs beside requirements-ci.txt. Written by scripts/lock.sh.
 # For Linux the public index has GPU builds alone: the CPU's are at https://download.pytorch.org/whl/cpu." \

@@ -7,12 +7,16 @@ import importlib
 import logging
 import sys
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpinewton import __version__
+from mpinewton.durable import explain
 from mpinewton.errors import MpinewtonError, did_you_mean
+from mpinewton.output import Lines, abandon_stdout, any_locale, say
+from mpinewton.signals import release_signals
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
@@ -23,13 +27,16 @@ COMMANDS = {
     "info": "Show the content of shards, a model or a checkpoint.",
     "run": "Train a model; the same command resumes a run.",
     "compare": "Run a grid of methods, data and settings, and report on it.",
+    "plan": "Estimate what training would take on a network, by several methods.",
     "plot": "Plot the gap against rounds, bits and seconds.",
+    "replay": "Compute what recorded runs would have taken on other networks.",
     "report": "Write an HTML page about runs.",
     "predict": "Predict labels of data with a model.",
     "evaluate": "Evaluate a model on data.",
     "coefficients": "Print the coefficients of a linear model, with standard errors.",
     "methods": "List the methods, with cost, requirements and settings.",
     "losses": "List the losses, with settings and formulae.",
+    "examples": "Write ready experiments and a job script into a folder.",
     "slurm": "Print a SLURM job script.",
     "doctor": "Describe MPI, Python and this machine, for a bug report.",
 }
@@ -59,26 +66,48 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mpinewton")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Second-order distributed optimisation over MPI: a driver, workers, and a ledger of every bit that is sent.
 
     A command runs in one process, or in several with `mpiexec -n N mpinewton run ...` or `mpinewton run --nproc W ...`.
     """
+    if ctx.invoked_subcommand not in ("run", "compare"):
+        release_signals()
 
 
 def run_command_line(session: Session, arguments: list[str] | None = None) -> int:
-    """Run one command. Returns its exit code; prints errors of the user and raises all others."""
+    """Run one command. Returns its exit code; prints errors of the user and of the system, and raises all others."""
     show_log()
+    try:
+        code = _code(session, arguments)
+    except OSError as error:
+        if error.filename is None:  # of a file that is open: standard output, most likely
+            say(f"standard output or a file cannot be written ({error.strerror or error})")
+        else:
+            say(f"{error.filename}: {explain(error, Path(error.filename).parent)}")
+        code = MpinewtonError.exit_code
+    except MemoryError as error:
+        say(f"out of memory ({str(error) or 'an allocation failed'}); use a host with more, or ranks on more hosts")
+        code = MpinewtonError.exit_code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        abandon_stdout(error)
+    return code
+
+
+def _code(session: Session, arguments: list[str] | None) -> int:
     try:
         result = main.main(args=arguments, prog_name="mpinewton", obj=session, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return MpinewtonError.exit_code if isinstance(error, click.FileError) else 2
     except click.Abort:
-        sys.stderr.write("mpinewton: interrupted\n")
+        say("interrupted")
         return 1
     except MpinewtonError as error:
-        sys.stderr.write(f"mpinewton: {error}\n")
+        say(str(error))
         return error.exit_code
     return result if isinstance(result, int) else 0
 
@@ -99,10 +128,11 @@ def asks_for_portable_bits(arguments: list[str]) -> bool:
 
 def show_log() -> None:
     """Send the log to standard output."""
+    any_locale()
     log = logging.getLogger("mpinewton")
     log.setLevel(logging.INFO)
     log.propagate = False
     if not any(getattr(handler, "stream", None) is sys.stdout for handler in log.handlers):
-        handler = logging.StreamHandler(sys.stdout)
+        handler = Lines(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)

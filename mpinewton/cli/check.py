@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from mpinewton.errors import DataError
 
 @click.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(ctx: click.Context, path: Path) -> None:
+def command(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Verify digests, shapes and values of a folder of shards or of one shard.
 
     Prints one line per shard: ok, or the fault. Exit code 2 if there is a fault. Check data from untrusted sources in a
@@ -30,7 +32,9 @@ def command(ctx: click.Context, path: Path) -> None:
     else:
         items, names = [{"path": str(path), "index": None}], [path.name]
     results = each(check_shard, items)
-    for name, result in zip(names, results):
+    if as_json:
+        click.echo(json.dumps([{"file": name, **result} for name, result in zip(names, results)]))
+    for name, result in () if as_json else zip(names, results):
         click.echo(f"{name}: {result['fault'] or 'ok, {} rows'.format(result['rows'])}")
     if faulty := sum(result["fault"] is not None for result in results):
         raise DataError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpinewton.cli.run import bits_option, launch
+from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
@@ -17,11 +18,12 @@ HELP = """
 Run every method of EXPERIMENT.toml on every objective and data set, and write figures and tables.
 
 Each run has a run folder, DIR/<data>/<objective>/<label>. Finished runs are not repeated, unfinished runs are resumed.
-If a run fails, the others continue. At the end DIR contains a figure for each problem, tables.md and report.html.
+If a run fails, the others continue. At the end DIR contains a figure for each problem, the tables as tables.md and
+tables.tex (LaTeX, booktabs), a row for each run in runs.csv, and report.html.
 
 \b
   title = "Digits"
-  seeds = [0, 1]                     # default: [0]
+  seeds = [0, 1, 2]                  # median and range are shown; default: [0]
   quantity = "test_accuracy"         # of the figures; or test_loss, gap, loss, grad_norm; default: depends on the runs
   measure_every = 10                 # iterations between measurements that the method itself does not need; default: 1
   axes = ["rounds", "bits"]          # default: these and "seconds"
@@ -73,6 +75,7 @@ run the same command again.
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
 @click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
 @click.option("--only", default="", metavar="PATTERN", help="Run only what matches, such as 'a9a/*/DINO*'.")
+@click.option("--cell", type=click.IntRange(1), metavar="K", help="Run only the K-th run, and write no report.")
 @click.option(
     "--page",
     type=click.Path(path_type=Path),
@@ -89,6 +92,7 @@ def command(
     output: Path,
     nproc: int | None,
     only: str,
+    cell: int | None,
     page: Path | None,
     bits: str | None,
     fresh: bool,
@@ -96,9 +100,11 @@ def command(
     from mpinewton.experiments.grid import cells, read_experiment
 
     read = read_experiment(experiment, bits)
-    cells(read, output, only)
+    count = len(cells(read, output, only))
+    if cell is not None and cell > count:
+        raise ConfigError(f"--cell {cell}: there are {count} runs")
     if nproc is not None:
         return launch(session, nproc)
     from mpinewton.experiments.compare import compare
 
-    return compare(session, read, output, only, fresh, page)
+    return compare(session, read, output, only, fresh, page, cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpinewton import kernels
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.transport.introduction import introduction
 from mpinewton.launcher import THREAD_VARIABLES, beside_python, promised_ranks
@@ -32,8 +34,9 @@ NAMES = {8: "8 B", 1024: "1 kB", 1 << 20: "1 MB"}
 @click.command("doctor")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path())
 @click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(session: Session, /, folder: Path, nproc: int | None) -> int:
+def command(session: Session, /, folder: Path, nproc: int | None, as_json: bool) -> int:
     """Describe Python, MPI, threads, messages, and the disk of DIR (default: the current folder).
 
     Under mpiexec, srun or --nproc, compare all hosts and time messages between the ranks.
@@ -42,7 +45,13 @@ def command(session: Session, /, folder: Path, nproc: int | None) -> int:
         from mpinewton.cli.run import launch
 
         return launch(session, nproc)
-    click.echo(examine(session, folder))
+    said = examine(session, folder)
+    if as_json:
+        found: dict[str, list[str]] = {}
+        for line in said.splitlines():
+            found.setdefault(line[:10].strip(), []).append(line[10:])
+        said = json.dumps(found)
+    click.echo(said)
     return 0
 
 
@@ -60,6 +69,7 @@ def examine(session: Session, folder: Path) -> str:
     files, wrong_files = about_folder(session, folder)
     lines = [
         *about_versions(ranks[0]),
+        ("kernels", f"{', '.join(sorted({rank['rows'] for rank in ranks}))} (loops over rows)"),
         ("MPI", " ".join(ranks[0]["mpi"].split()) or f"not in use (one process); installed: {_installed_mpi()}"),
         ("launcher", f"{beside_python('mpiexec') or 'no mpiexec'}; {_promise(promised, session.ranks)}"),
         ("ULFM", _ulfm(ranks[0]["mpi"])),
@@ -81,6 +91,7 @@ def facts(_: object = None) -> dict[str, Any]:
     return {
         "host": process["host"],
         "mpi": process["mpi"],
+        "rows": f"{kernels.NAME} {kernels.LEVEL}".strip(),
         "versions": versions() | {"mpi4py": process["mpi4py"]},
         "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(process["cores"])),
         "blas": sorted(

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     "--max-features", type=click.IntRange(1, 2**31 - 1), default=2**24, show_default=True, help="Refuse more features."
 )
 @click.option("--overwrite", is_flag=True, help="Replace packed data in the output folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -68,6 +69,7 @@ def command(
     dense: bool,
     sparse: bool,
     max_features: int,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """Write one HDF5 file (shard) per logical worker, and a manifest.
@@ -114,7 +116,12 @@ def command(
         each=getattr(ctx.obj, "each", None) or one_by_one,
         **settings,
     )
-    click.echo(f"{output}: {summary(packed)}")
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(packed.manifest))
+    else:
+        click.echo(f"{output}: {summary(packed)}")
 
 
 def summary(packed: Packed) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpinewton.cli.completion import complete_data, complete_loss, complete_method, complete_setting
 from mpinewton.cli.reading import reading_options, take_given
 from mpinewton.errors import ConfigError
+from mpinewton.launcher import END_VARIABLE
 
 if TYPE_CHECKING:
     from mpinewton.data.manifest import Manifest
@@ -26,8 +29,8 @@ bits_option = click.option(
 
 
 @click.command("run")
-@click.argument("method", required=False)
-@click.argument("data", required=False)
+@click.argument("method", required=False, shell_complete=complete_method)
+@click.argument("data", required=False, shell_complete=complete_data)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/METHOD-DATA]")
 @click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
 @click.option(
@@ -35,9 +38,12 @@ bits_option = click.option(
     "pairs",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     help="A setting of the method, such as theta=0.1 or search.first=51; `mpinewton methods METHOD` lists them.",
 )
-@click.option("--loss", help="Loss, such as huber:delta=1.5.  [default: depends on the labels]")
+@click.option(
+    "--loss", shell_complete=complete_loss, help="Loss, such as huber:delta=1.5.  [default: depends on the labels]"
+)
 @click.option("--l2", type=float, help="Regularisation: coefficient of |w|^2/2.  [default: 1/rows]")
 @click.option("--intercept/--no-intercept", default=None, help="Add an intercept, which is not regularised.")
 @click.option("--tol", type=float, help="Tolerance on the gradient norm.")
@@ -63,6 +69,19 @@ bits_option = click.option(
     "--network", metavar="LATENCY,RATE", help="Network that auto chooses for, as 20ms,100Mbit.  [default: one node]"
 )
 @click.option("--max-hours", type=float, help="Time limit in hours: write a checkpoint and end with exit code 3.")
+@click.option(
+    "--rank-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="End the job if a rank takes longer to answer.  [default: name the rank after 30 s, and wait]",
+)
+@click.option(
+    "--on-failure",
+    type=click.Choice(["stop", "restart", "restart-fewer"]),
+    default="stop",
+    help="With --nproc, when a rank is lost: restart from the checkpoint, at most 3 times; restart-fewer leaves out "
+    "one rank each time.  [default: stop]",
+)
 @click.option(
     "--start",
     metavar="auto|zero|FILE|optimum+C",
@@ -104,6 +123,7 @@ def command(
     /,
     output: Path | None,
     nproc: int | None,
+    on_failure: str,
     pairs: tuple[str, ...],
     fresh: bool,
     config: Path | None,
@@ -120,9 +140,11 @@ def command(
     """  # fmt: skip
     job, manifest = parse_job(config, pairs, **options)
     if nproc is not None:
-        return launch(session, nproc)
+        return launch(session, nproc, on_failure)
+    if on_failure != "stop" and END_VARIABLE not in os.environ:
+        raise ConfigError(f"--on-failure {on_failure} needs --nproc: without it, restart the job from outside")
     if as_json:
-        _log_to_stderr()
+        log_to_stderr()
     from mpinewton.runs.execute import execute
 
     path = output or Path("runs") / f"{job.algorithm.name}-{Path(job.data).name}"
@@ -155,6 +177,9 @@ def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tu
 
     reading = take_given(options)
     content = read_options(config) if config else {}
+    for table in ("settings", "test_reading"):
+        if not isinstance(content.get(table, {}), dict):
+            raise ConfigError(f"{config}: {table} is {content[table]!r}; expected a table, [{table}]")
     network = options.pop("network", None)
     content["test_reading"] = content.get("test_reading", {}) | reading
     content |= {name: value for name, value in options.items() if value is not None}
@@ -177,13 +202,14 @@ def parse_network(text: str) -> dict[str, float]:
     return {"latency": seconds, "rate": float(rate) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[prefix]}
 
 
-def launch(session: Any, nproc: int) -> int:
+def launch(session: Any, nproc: int, on_failure: str = "stop") -> int:
     """Start the same command under mpiexec with a driver and `nproc` worker ranks. Returns its exit code."""
-    from mpinewton.launcher import start
+    from mpinewton.launcher import RESTARTS, start
 
     if session.ranks > 1:
         raise ConfigError("--nproc starts mpiexec, but the command already runs under mpiexec: use one of the two")
-    return start(nproc + 1, _without_nproc(sys.argv[1:]))
+    restarts = 0 if on_failure == "stop" else RESTARTS
+    return start(nproc + 1, _without_nproc(sys.argv[1:]), restarts, fewer=on_failure == "restart-fewer")
 
 
 def _without_nproc(arguments: list[str]) -> list[str]:
@@ -198,7 +224,8 @@ def _without_nproc(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Log to standard error, so that standard output holds the result alone."""
     import logging
 
     for handler in logging.getLogger("mpinewton").handlers:
