@@ -14,7 +14,6 @@ from importlib.abc import MetaPathFinder
 
 import pytest
 import pytest_timeout
-from hypothesis import settings
 from launch import JOB_ENVIRONMENT, MARK, Watchdog, new_mark, under_mpi
 
 # Before numpy is imported, since OpenBLAS reads its share then; children started without `launch` inherit it too.
@@ -23,9 +22,8 @@ os.environ.update(JOB_ENVIRONMENT)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ[MARK] = new_mark()
-
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
-settings.load_profile("repeatable")
+# Jobs load the modules that the first of them compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 class NoMpiHere(MetaPathFinder):
@@ -37,8 +35,13 @@ class NoMpiHere(MetaPathFinder):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not under_mpi(config):
-        sys.meta_path.insert(0, NoMpiHere())
+    if under_mpi(config):
+        return  # ranks draw no examples, and do without the import
+    sys.meta_path.insert(0, NoMpiHere())
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+    settings.load_profile("repeatable")
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool:

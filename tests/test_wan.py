@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch import WIDE, Job, launch_serial, launch_wide, mpiexec
+from launch import WIDE, Job, launch_wide, mpiexec
+
+from mpinewton.cli import run_command_line
+from mpinewton.data.pack import pack
+from mpinewton.fleet.transport.session import LocalSession
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +58,10 @@ def test_bad_arguments_are_refused(arguments: list[str], why: str) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_run_over_the_network_gives_the_bits_of_one_process(tmp_path: Path) -> None:
-    source = ["synthetic:logistic?rows=60&features=4", "-o", tmp_path / "p", "--workers", 3]
-    assert launch_serial(["-m", "mpinewton", "pack", *source]).returncode == 0
-    run = ["-m", "mpinewton", "run", "giant", tmp_path / "p", "--max-iterations", 3, "-o"]
-    alone, wide = launch_serial([*run, tmp_path / "a"]), launch_wide(3, [*run, tmp_path / "w"])
-    assert alone.returncode == 0, str(alone)
+    pack("synthetic:logistic?rows=60&features=4", tmp_path / "p", 3)
+    run = ["run", "giant", str(tmp_path / "p"), "--max-iterations", "3", "-o"]
+    assert run_command_line(LocalSession(), [*run, str(tmp_path / "a")]) == 0
+    wide = launch_wide(3, ["-m", "mpinewton", *run, tmp_path / "w"])
     assert wide.returncode == 0, str(wide)
     one, many = (json.loads((tmp_path / name / "result.json").read_text()) for name in "aw")
     assert (one["ranks"], many["ranks"]) == (1, 3)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from launch import Finished, Job, launch_serial, mpiexec, rows_of
 
+import mpinewton
 from mpinewton.data.pack import pack
 
 pytestmark = pytest.mark.slow
@@ -201,8 +202,7 @@ def endless(shards: Path, folder: Path) -> list[str | Path]:
     return ["-m", "mpinewton", "run", "gradient-descent", shards, "-o", folder, *options]
 
 
-@pytest.mark.parametrize("worker", [0, 3])
-@pytest.mark.parametrize("launcher", ["mpiexec", "nproc"])
+@pytest.mark.parametrize(("launcher", "worker"), [("mpiexec", 3), ("nproc", 0)])
 def test_a_damaged_shard(tmp_path: Path, shards: Path, worker: int, launcher: str) -> None:
     for path in shards.iterdir():
         content = bytearray(path.read_bytes())
@@ -214,12 +214,27 @@ def test_a_damaged_shard(tmp_path: Path, shards: Path, worker: int, launcher: st
     assert_ended(finished, 2, ["mpinewton: ", f"shard-{worker:04d}.h5"], 0)
 
 
-def killed(run_folder: Path, rank: int, *command: str | Path) -> Finished:
-    """How a command ends one of whose ranks is killed once its run is under way."""
-    with Job([sys.executable, "-c", WATCH, *command], timeout=LIMIT) as job:
+def with_own(folder: Path) -> dict[str, str]:
+    """Variables by which Python finds a sitecustomize in this folder, and that finds this package."""
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(mpinewton.__file__).parents[1])])}
+
+
+def killed(
+    run_folder: Path, rank: int, *command: str | Path, by: int = signal.SIGKILL, env: dict[str, str] | None = None
+) -> Finished:
+    """How a command ends one of whose ranks gets a signal once its run is under way; -1 is the process it starts."""
+    with Job([sys.executable, "-c", WATCH, *command], timeout=LIMIT, env=env) as job:
         job.until(lambda: rows_of(run_folder) > 5)
-        os.kill(json.loads((run_folder / "env.json").read_text())["ranks"][rank]["pid"], signal.SIGKILL)
+        os.kill(pid_of(run_folder, rank), by)
         return job.wait()
+
+
+def pid_of(run_folder: Path, rank: int) -> int:
+    """The process of a rank; of the command with --nproc that started it, for -1."""
+    pid: int = json.loads((run_folder / "env.json").read_text())["ranks"][max(rank, 0)]["pid"]
+    while rank < 0 and b"--nproc" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -252,12 +267,118 @@ def test_a_rank_that_leaves_without_a_word_is_no_success(tmp_path: Path, shards:
     assert_ended(finished, 1, ["mpinewton: the job died", "the same command resumes"], 0)
 
 
-@pytest.mark.parametrize("size", ["PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("end", ["sys.modules['mpi4py'] = None", "sys.modules['mpinewton.bits'] = Broken()"])
+def test_a_rank_that_ends_before_mpi_is_up_ends_the_others(tmp_path: Path, shards: Path, rank: int, end: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Broken:\n"
+        "    def __getattr__(self, name): raise MemoryError('planted')\n"
+        f"if os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK')) == '{rank}':\n"
+        f"    {end}\n"
+    )
+    command = [mpiexec(), "-n", "3", sys.executable, *endless(shards, tmp_path / "run")]
+    finished = run(*command, env={"PYTHONPATH": str(tmp_path)})
+    if "mpi4py" in end:
+        said, tracebacks = f"mpinewton: rank {rank} on ", 0
+    else:  # the driver's own error is told by the command line, without a traceback
+        said, tracebacks = ("mpinewton: out of memory (planted)", 0) if rank == 0 else ("MemoryError: planted", 1)
+    assert_ended(finished, finished.returncode or -1, [said], tracebacks)
+
+
+def test_a_rank_that_never_starts_mpi_is_waited_for_in_vain_but_not_for_ever(tmp_path: Path, shards: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "from mpinewton import launcher\n"
+        "launcher.PATIENCE, launcher.START_TIMEOUT = 0.5, 1.0\n"
+        "if os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK')) == '1': os._exit(0)\n"
+    )
+    command = [sys.executable, *endless(shards, tmp_path / "run"), "--nproc", "2"]
+    finished = run(*command, env=with_own(tmp_path))
+    assert_ended(finished, 1, ["the job died"], 0)
+
+
+def test_an_exception_while_the_driver_ends_the_others(tmp_path: Path, shards: Path) -> None:
+    code = """
+callback = None
+def broken(self, code):
+    raise MemoryError("planted")
+driver.MpiSession.stop = broken
+"""
+    finished = run_planted(tmp_path, shards, "nothing", 0, code)
+    assert_ended(finished, 1, ["failed driving the run", "MemoryError: planted"], 1)
+
+
+def test_a_rank_that_does_not_answer_is_named_and_ends_the_job_after_its_time(tmp_path: Path, shards: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, *endless(shards, folder), "--nproc", "2", "--rank-timeout", "5"]
+    finished = killed(folder, 2, *command, by=signal.SIGSTOP)
+    assert_ended(finished, 1, ["mpinewton: rank 2 on ", "(workers 2 to 3) has not answered for 5 s (--rank-timeout"], 0)
+
+
+@pytest.mark.parametrize("reason", ["signal", "time limit"])
+def test_signals_and_time_limits_are_heard_while_a_rank_does_not_answer(
+    tmp_path: Path, shards: Path, reason: str
+) -> None:
+    folder = tmp_path / "run"
+    (tmp_path / "sitecustomize.py").write_text("from mpinewton.fleet.transport import watch\nwatch.GRACE = 1.0\n")
+    limit = ["--max-hours", str(8 / 3600)] if reason == "time limit" else []
+    command = [sys.executable, "-c", WATCH, sys.executable, *endless(shards, folder), "--nproc", "2", *limit]
+    with Job(command, timeout=LIMIT, env=with_own(tmp_path)) as job:
+        job.until(lambda: rows_of(folder) > 5)
+        os.kill(pid_of(folder, 1), signal.SIGSTOP)
+        if reason == "signal":
+            os.kill(pid_of(folder, -1), signal.SIGTERM)
+        finished = job.wait()
+    assert_ended(finished, 3, ["(workers 0 to 1) has not answered for ", "run the same command again to continue"], 0)
+    assert " s for rank 1 on " in finished.stdout, str(finished)
+
+
+def test_no_rank_outlives_the_command_that_started_it(tmp_path: Path, shards: Path) -> None:
+    folder = tmp_path / "run"
+    finished = killed(folder, -1, sys.executable, *endless(shards, folder), "--nproc", "2")
+    assert_ended(finished, 128 + signal.SIGKILL, [], 0)
+
+
+def test_a_job_that_lost_a_rank_is_restarted_to_the_same_bits(tmp_path: Path, shards: Path) -> None:
+    results = []
+    for name, more in (("once", []), ("twice", ["--on-failure", "restart-fewer"])):
+        folder = tmp_path / name
+        command = [sys.executable, *endless(shards, folder), "--nproc", "2", "--checkpoint-seconds", "0", *more]
+        command[command.index("100000000")] = "300"
+        finished = killed(folder, 2, *command) if more else run(*command)
+        said = ["the job died", "starting again, on 2 ranks; restarts left: 2"] if more else []
+        assert_ended(finished, 0, said, 0)
+        results.append(json.loads((folder / "result.json").read_text()))
+    assert [result["ranks"] for result in results] == [3, 2]
+    assert results[0]["history_sha256"] == results[1]["history_sha256"]
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
+def test_a_signal_during_the_start_ends_the_run_with_a_checkpoint(tmp_path: Path, shards: Path, name: str) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from mpinewton import __main__, signals\n"
+        "signals.record_signals()\n"
+        f"os.kill(os.getpid(), signal.{name})\n"
+        "__main__.main()\n"
+    )
+    finished = launch_serial(["-c", code, *endless(shards, tmp_path / "run")[2:]], LIMIT)
+    assert finished.returncode == 3 and f"signal {name}" in finished.stdout, str(finished)
+    assert list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "size", ["PMI_SIZE", "PALS_NRANKS", "FLUX_JOB_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"]
+)
 def test_processes_that_do_not_see_one_another_are_refused(tmp_path: Path, shards: Path, size: str) -> None:
     command = endless(shards, tmp_path / "run")
-    first, second = (launch_serial(command, LIMIT, {size: "4", "SLURM_PROCID": rank}) for rank in "01")
-    assert (first.returncode, second.returncode) == (2, 2), f"{first}\n{second}"
+    first = launch_serial(command, LIMIT, {size: "4", "SLURM_PROCID": "0"})
+    assert first.returncode == 2, str(first)
     assert "the launcher started 4 processes, but MPI sees 1" in first.stderr, str(first)
     assert "Use the mpiexec beside this Python" in first.stderr and TRACEBACK not in first.stderr
-    assert not second.stderr  # said once
     assert not (tmp_path / "run").exists()
+    if size == "PMI_SIZE":
+        second = launch_serial(command, LIMIT, {size: "4", "SLURM_PROCID": "1"})
+        assert second.returncode == 2, str(second)
+        assert "rank 1 of 4 processes does not see the others (see rank 0)" in second.stderr, str(second)

@@ -29,8 +29,9 @@ def problem(features: int, rows: int = 1000, loss: str = "logistic", density: fl
 @pytest.mark.parametrize(
     ("settings", "where", "name"),
     [
-        ({}, problem(30, 50_000), "newton"),
-        ({}, problem(300, 50_000, density=0.04), "newton"),
+        ({}, problem(30, 5_000), "newton"),
+        ({}, problem(100, 500_000), "lazy-newton"),
+        ({}, problem(300, 50_000, density=0.04), "lazy-newton"),
         ({}, problem(2000, 50_000), "newton-cg"),
         ({}, problem(1_000_000, 50_000, density=4e-5), "newton-cg"),
         ({}, problem(30, loss="softplus"), "preconditioned-lbfgs"),

@@ -171,8 +171,13 @@ def test_nothing_is_larger_than_sixteen_vectors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"preconditioner": "none"}], ids=["diagonal", "none"])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=needs_shared) for name in ("a9a", "w8a")])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        pytest.param("a9a", {"preconditioner": "none"}, marks=needs_shared, id="a9a-none"),
+        pytest.param("w8a", {}, marks=needs_shared, id="w8a-diagonal"),
+    ],
+)
 def test_the_optimum_of_scikit_learn(name, settings):
     from sklearn.linear_model import LogisticRegression, Ridge
 

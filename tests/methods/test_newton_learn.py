@@ -160,7 +160,7 @@ def test_nl1_learns_coefficients_and_the_driver_their_sum(name, settings):
         H = weighted_gram(problem, every)
         np.testing.assert_allclose(after.H, H, atol=1e-12 * np.abs(H).max())
 
-    states("nl1", settings, on_many(problem), problem.start, 200, see)
+    states("nl1", settings, on_many(problem), problem.start, 80, see)  # every row of the largest worker, thrice
 
 
 def test_top_takes_the_coefficients_that_change_the_hessian_most():
@@ -228,7 +228,7 @@ def test_the_learnt_hessian_majorises_the_true_one(method, name, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["logistic-dense", "logistic-csr", "softplus-dense", "softplus-csr"])
+@pytest.mark.parametrize("name", ["logistic-csr", "softplus-dense"])
 @pytest.mark.parametrize("settings", [{}, {"M": "radius"}, {"M": "adaptive"}, {"p": 0.2, "h0": "exact"}], ids=str)
 @pytest.mark.parametrize("distance", [0.0, 1.0, 20.0])
 def test_cnl_never_climbs_from_anywhere(name, settings, distance):
@@ -507,7 +507,7 @@ def test_an_unused_feature_does_no_harm(name, settings):
     optimum = replace(problem, l2=0.0).optimum[0]
     shards = [Shard(np.hstack([shard.X, np.zeros((shard.rows, 1))]), shard.y) for shard in problem.shards]
     fleet = local_fleet(shards, problem.loss, problem.classes, 0.0)
-    end = states(name, settings, fleet, np.append(optimum + 0.1, 0.0), 60)[-1].w
+    end = states(name, settings, fleet, np.append(optimum + 0.1, 0.0), 50)[-1].w
     np.testing.assert_allclose(end, np.append(optimum, 0.0), atol=1e-6)
 
 

@@ -48,7 +48,7 @@ def test_the_inverse_is_updated_as_the_hessian():
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 3, 50])
 def test_the_coarse_hessian_is_right_in_the_mean(levels):
-    fleet, method, total, draws = on_many(PROBLEM), QuantisedBfgs(), 0.0, 4000
+    fleet, method, total, draws = on_many(PROBLEM), QuantisedBfgs(), 0.0, 1000
     fleet.adopt(method)
     worker = fleet.host.workers[3]
     worker.move_to(PROBLEM.start)

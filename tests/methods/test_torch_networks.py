@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fleets import states
-from launch import launch, launch_serial
 
 from mpinewton.cli import run_command_line
 from mpinewton.data.loading import load_rows
+from mpinewton.data.pack import pack
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
 from mpinewton.fleet.transport.session import LocalSession
@@ -142,19 +142,16 @@ SMALL = {
 }
 BATCHES = {"batch": 8, "sampling": "epochs"}
 METHODS = {
-    "sisa": ({"sigma": 1.0, "rho": 300.0, "gamma": 1.0, **BATCHES}, 40, 0.8),
     "nsisa": ({"sigma": 20.0, "gamma": 1.0, "schulz": {"other_sigma": 1.0}, **BATCHES}, 40, 0.8),
     "muon": ({"other_lr": 0.01, **BATCHES}, 40, 0.8),
     "adamw": ({"lr": 0.01, **BATCHES}, 40, 0.8),
-    "dino": ({}, 1, None),
+    "dino": ({"limit": 20}, 1, None),
     "lbfgs": ({}, 12, 0.85),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "method"), [*(("gpt", method) for method in METHODS), ("lstm", "nsisa"), ("lstm", "lbfgs")]
-)
+@pytest.mark.parametrize(("network", "method"), [*(("gpt", method) for method in METHODS), ("lstm", "nsisa")])
 def test_it_learns(network, method):
     rows, classes = load_rows(TEXT if method != "dino" else "python:topics?context=16&to=401")
     shards = [Shard(rows.X[i::4].astype(np.uint8), rows.y[i::4]) for i in range(4)]
@@ -174,8 +171,7 @@ def test_it_learns(network, method):
 @pytest.fixture(scope="module")
 def topics(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "topics"
-    packed = launch_serial(["-m", "mpinewton", "pack", TEXT, "-o", folder, "--workers", "4"])
-    assert packed.returncode == 0, str(packed)
+    pack(TEXT, folder, 4)
     return folder
 
 
@@ -188,20 +184,17 @@ def options_of(topics: Path, out: Path, iterations: int, loss: str) -> list[str]
 
 
 @pytest.mark.slow
-def test_a_gpt_on_two_ranks_of_workers_to_the_bits_of_one_process_after_a_stop_too(topics, tmp_path):
-    def bits(processes: int, out: str, iterations: int) -> tuple[str, str, float]:
-        options = options_of(topics, tmp_path / out, iterations, SMALL["gpt"])
-        if processes == 1:  # this one, which has PyTorch loaded
-            assert run_command_line(LocalSession(), options) == 0
-        else:
-            ended = launch(processes, ["-m", "mpinewton", *options], timeout=250)
-            assert ended.returncode == 0, str(ended)
+def test_a_gpt_has_the_same_bits_after_a_stop(topics, tmp_path):
+    """On several ranks: see test_torch_ranks."""
+
+    def bits(out: str, iterations: int) -> tuple[str, str, float]:
+        assert run_command_line(LocalSession(), options_of(topics, tmp_path / out, iterations, SMALL["gpt"])) == 0
         result = json.loads((tmp_path / out / "result.json").read_text())
         return result["history_sha256"], result["w_sha256"], result["test_loss"]
 
-    one = bits(1, "one", 6)
-    assert bits(3, "halves", 4) != one
-    assert bits(1, "halves", 6) == one
+    one = bits("one", 6)
+    assert bits("halves", 4) != one
+    assert bits("halves", 6) == one
 
 
 @pytest.mark.slow

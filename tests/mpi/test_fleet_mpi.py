@@ -24,13 +24,20 @@ from mpinewton.data.pack import pack
 from mpinewton.errors import ConfigError, DataError, MpinewtonError, WorkerError
 from mpinewton.fleet import Entry, Fleet, Plan, Worker
 from mpinewton.fleet.transport.driver import MpiSession
-from mpinewton.fleet.transport.mpi import DRIVER, FRAME, PIECE, Link
+from mpinewton.fleet.transport.mpi import DRIVER, FAN, FRAME, PIECE, Link
 from mpinewton.fleet.transport.server import serve
 from mpinewton.fleet.transport.session import LocalSession, join
 
 WORLD = MPI.COMM_WORLD
 two_ranks = pytest.mark.mpi(min_size=2)
 pytestmark = pytest.mark.mpi
+
+
+def only_on(ranks: int) -> Callable[[Any], Any]:
+    """For a test of what does not depend on how the workers lie on the ranks: one number of ranks is enough."""
+    more = pytest.mark.skipif(WORLD.size > ranks, reason=f"tested on {ranks} ranks")
+    return lambda test: pytest.mark.mpi(min_size=ranks)(more(test))
+
 
 SIZES = (9, 4, 0, 11, 6, 0, 3)  # rows of seven workers
 FEATURES = 5
@@ -65,9 +72,9 @@ def packed(folder: Path, sizes: Sequence[int] = SIZES) -> Plan:
     return Plan(str(folder / "shards"), read_manifest(folder / "shards"), "logistic", 0.01, seed=7, intercept=True)
 
 
-def drive(test: Callable[[MpiSession], None], piece: int = PIECE, comm: MPI.Intracomm = WORLD) -> None:
+def drive(test: Callable[[MpiSession], None], piece: int = PIECE, comm: MPI.Intracomm = WORLD, fan: int = FAN) -> None:
     """Run a test on the driver while the others serve it; where it fails in mid-call the lock step ends the job."""
-    link = Link(comm, piece)
+    link = Link(comm, piece, fan=fan)
     if link.rank != DRIVER:
         assert serve(link) == 0
         return
@@ -259,24 +266,25 @@ def short(fleet: Fleet) -> list[Any]:
     return [*got, fleet.sum(noise, 20), fleet.sum(noise, 20, among=some), fleet.mean(nan_without_rows)]
 
 
-@two_ranks
-def test_messages_cut_in_pieces_have_the_same_bits(folder: Path) -> None:
+@only_on(5)
+@pytest.mark.parametrize("fan", [1, 2, FAN])
+def test_messages_cut_in_pieces_and_passed_on_have_the_same_bits(folder: Path, fan: int) -> None:
     plan = packed(folder)
 
     def test(session: MpiSession) -> None:
         fleet, local = session.open(plan), LocalSession().open(plan)
         assert bits(script(fleet)) == bits(script(local))
-        for numbers in (500, 512, 3000):  # 3000 numbers are 24 kB
+        for numbers in (500, 2046, 3000):  # 3000 numbers are 24 kB
             sent = np.linspace(0, 1, numbers)
             for call in ("mean", "sum", "gather"):
                 for one, other in ((noise, numbers), (echo, sent)):
                     assert bits(getattr(fleet, call)(one, other)) == bits(getattr(local, call)(one, other))
         assert counts(fleet) == counts(local)
 
-    drive(test, piece=4096)
+    drive(test, piece=4096, fan=fan)
 
 
-@two_ranks
+@only_on(3)
 def test_payloads_around_the_frame_arrive(folder: Path) -> None:
     plan = packed(folder)
 
@@ -293,7 +301,7 @@ def test_payloads_around_the_frame_arrive(folder: Path) -> None:
     drive(test)
 
 
-@two_ranks
+@only_on(3)
 def test_replies_may_change_their_layout_from_call_to_call(folder: Path) -> None:
     plan = packed(folder)
 
@@ -309,7 +317,7 @@ def test_replies_may_change_their_layout_from_call_to_call(folder: Path) -> None
     drive(test)
 
 
-@two_ranks
+@only_on(5)
 def test_sums_by_mpi_agree_to_rounding(folder: Path) -> None:
     plan = packed(folder)
 
@@ -331,7 +339,7 @@ def by_mpi(plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, sums="mpi")
 
 
-@two_ranks
+@only_on(3)
 def test_what_goes_over_the_wire_is_the_content_and_the_control(folder: Path) -> None:
     plan = packed(folder)
 
@@ -352,7 +360,7 @@ def aimless(worker: Worker, w: Array) -> Array:
     return w[:10]
 
 
-@two_ranks
+@only_on(3)
 def test_workers_are_restored_bit_by_bit(folder: Path) -> None:
     plan = packed(folder)
 
@@ -437,7 +445,7 @@ def index(worker: Worker) -> int:
     return worker.index
 
 
-@two_ranks
+@only_on(3)
 def test_only_those_asked_can_fail(folder: Path) -> None:
     plan = packed(folder)
 
@@ -451,7 +459,7 @@ def test_only_those_asked_can_fail(folder: Path) -> None:
     drive(test)
 
 
-@two_ranks
+@only_on(3)
 def test_replies_that_cannot_be_added_up_are_refused_as_in_one_process(folder: Path) -> None:
     plan = packed(folder)
 
@@ -471,7 +479,7 @@ def test_replies_that_cannot_be_added_up_are_refused_as_in_one_process(folder: P
     drive(test)
 
 
-@two_ranks
+@only_on(3)
 def test_what_a_task_is_given_cannot_be_written_to(folder: Path) -> None:
     plan = packed(folder)
 
@@ -505,7 +513,7 @@ def test_a_method_that_cannot_be_built_on_a_rank_is_said_and_the_fleet_goes_on(f
     drive(test)
 
 
-@two_ranks
+@only_on(3)
 @pytest.mark.parametrize("worker", [0, 3, LAST])
 @pytest.mark.parametrize("damage", ["gone", "flipped"])
 def test_a_bad_shard_on_any_rank_is_the_drivers_error(folder: Path, worker: int, damage: str) -> None:

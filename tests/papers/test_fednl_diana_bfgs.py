@@ -105,7 +105,6 @@ def test_rough_eigenvectors_take_as_many_iterations_as_exact_ones(l2, shift, exa
 COMPRESSED = [
     ("adiana", "natural", 0.0, 1e-3, 222),
     ("adiana", "dithering:levels=11", 0.1, 1e-3, 196),
-    ("diana", "natural", 0.0, 1e-3, 464),
     ("diana", "dithering:levels=11", 0.1, 1e-3, 32),
     ("dcgd", "natural", 0.1, 1e-3, 45),
 ]

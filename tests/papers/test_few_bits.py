@@ -23,8 +23,6 @@ pytestmark = [
     pytest.mark.shared,
     pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets beside the checkout"),
 ]
-# A quarter of what FedNL-LS rank-1 needs from the same start: about 580,000 bits a worker on a2a.
-BUDGET = 145_000
 
 
 def fleet_of(name: str, workers: int, rows: int, by_label: bool, l2: float) -> LocalFleet:
@@ -41,7 +39,6 @@ def fleet_of(name: str, workers: int, rows: int, by_label: bool, l2: float) -> L
     ("name", "workers", "rows", "l2", "bits", "by_label"),
     [
         ("a9a", 80, 32560, 1e-3, 30_000, True),
-        ("w8a", 142, 49700, 1e-3, BUDGET, False),
         ("ijcnn1", 100, 49900, 1e-3, 5_000, True),
         ("splice", 10, 1000, 1e-3, 30_000, False),
         ("splice", 10, 1000, 1e-3, 30_000, True),

@@ -80,7 +80,6 @@ DETERMINISTIC = [
     ("a2a", 1e-3, 0.0, "star", (10, 12, 12, 13), 1599),
     ("a2a", 1e-3, 0.0, "max", (42, 44, 45, 46), 5704),
     ("a2a", 1e-3, 0.0, "zero", (15, 66, 121, 176), 29274),
-    ("a2a", 1e-3, 0.0, "zero-search", (15, 66, 121, 176), 29626),
     ("a2a", 1e-3, 0.0, "coefficients", (3, 5, 6, 6), 20217),
     ("a2a", 1e-3, 0.0, "coefficients-known", (3, 5, 6, 6), 1644),
     ("a2a", 1e-3, 0.0, "top", (12, 33, 45, 53), 20746),
@@ -97,7 +96,6 @@ DETERMINISTIC = [
     ("a2a", 1e-3, 0.1, "top", (5, 11, 16, 22), 12927),
     ("a2a", 1e-3, 0.1, "top-quarter", (7, 29, 42, 50), 20027),
     ("a2a", 1e-3, 0.1, "top-10-known", (3, 8, 13, 17), 2279),
-    ("a2a", 1e-4, 0.0, "max", (365, 367, 368, 368), 45632),
     ("a2a", 1e-4, 0.0, "top", (17, 46, 59, 67), 24210),
     ("a2a", 1e-4, 0.1, "top-quarter", (8, 39, 56, 62), 23003),
     ("a7a", 1e-3, 0.1, "zero", (5, 14, 24, 33), 11685),
@@ -148,7 +146,8 @@ RANDOM = [
 
 @pytest.mark.parametrize(("name", "l2", "shift", "cell", "rounds", "tolerance", "floats"), RANDOM)
 def test_random_methods(name, l2, shift, cell, rounds, tolerance, floats):
-    runs = [crossings(name, l2, shift, cell, seed)[0] for seed in range(3)]
+    gap = 1e-6 if rounds[-1] > 60 else 1e-12  # the long ones to their first hundred rounds
+    runs = [crossings(name, l2, shift, cell, seed, gap)[0] for seed in range(3)]
     for found, wanted in zip(zip(*runs), rounds):
         median = np.median([row.iteration for row in found])
         assert abs(median - wanted) <= max(1, tolerance * wanted)

@@ -16,7 +16,7 @@ from splits import SHARED, optimum, placed
 
 from mpinewton.methods import ranl
 from mpinewton.methods.settings import make_method
-from mpinewton.runs.folder import read_history
+from mpinewton.runs.history import read_history
 from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, Iterations
 

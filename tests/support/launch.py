@@ -18,8 +18,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+if TYPE_CHECKING:  # the jobs of tests/faults import this module, and need no pytest
+    import pytest
 
 # More ranks than cores, as root, on one machine: each library has its own way of allowing that and of not spinning.
 JOB_ENVIRONMENT = {
@@ -171,7 +173,7 @@ class Job:
             assert self.process.poll() is None, f"it ended too early: {self._finished()}"
             if time.monotonic() - self.clock.then > POLL:
                 self._check()
-            time.sleep(0.001)
+            time.sleep(0.005)
 
     def _check(self) -> None:
         if self.clock.late(self.timeout):

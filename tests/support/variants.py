@@ -9,7 +9,6 @@ import pytest
 from mpinewton.methods import Method
 from mpinewton.methods.settings import make_method
 from mpinewton.testing.method_checks import Expected
-from mpinewton.testing.methods import Check, checks
 
 
 class Variant(NamedTuple):
@@ -36,6 +35,8 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "newton": Variant("newton", {}, 30),
+    "lazy-newton": Variant("lazy-newton", {}, 60, monotone=True, warm_up=3),
+    "lazy-newton-sample": Variant("lazy-newton", {"sample": 0.5}, 60, monotone=True, warm_up=3),
     "newton-cg": Variant("newton-cg", {}, 60, monotone=True),
     "newton-cg-none": Variant("newton-cg", {"preconditioner": "none"}, 200, monotone=True),
     "newton-cg-model": Variant("newton-cg", {"forcing": "model"}, 200, monotone=True),
@@ -157,18 +158,3 @@ SLOW = ("aide", "inexact-dane", "local-sgd", "sgd", "adaptive-local-newton", "di
 def marks(variant: str) -> list[pytest.MarkDecorator]:
     """The marker slow for all but one variant of each method, which has its name, and for methods that take long."""
     return [] if variant == VARIANTS[variant].method and variant not in SLOW else [pytest.mark.slow]
-
-
-# What `check_method` tests, check by check: one variant of each method on all problems, the others on these few, in
-# CSR. Storage, weights and workers are crossed in the tests of rows and fleets.
-FEW = ("logistic-csr", "huber-csr", "poisson-csr", "softplus-csr")
-
-
-def checks_of(variant: str, v: Variant) -> list[Check]:
-    """The checks of a variant."""
-    whole = variant == v.method
-    found = checks(v.made(), v.expected, dense=whole)
-    return [check for check in found if whole or check.name not in ("optimum", "descent") or check.where in FEW]
-
-
-CHECKS = {variant: checks_of(variant, v) for variant, v in VARIANTS.items()}

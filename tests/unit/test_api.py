@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ SIDE = X @ [1.0, -1.0, 0.5, 0.0] + 0.5 * RNG.standard_normal(60) > 0
 
 
 def test_every_public_name_is_documented_and_no_other() -> None:
-    documented = re.findall(r"^## `mpinewton\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    documented = [path.stem for path in (ROOT / "docs" / "api").glob("*.md")]
     assert sorted(documented) == sorted(set(mn.__all__) - {"__version__"})
     assert dir(mn) == sorted(mn.__all__)
     for name in mn.__all__:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
-from mpinewton.durable import atomic_path
+from mpinewton.durable import write_whole
 from mpinewton.errors import DataError
 from mpinewton.methods.lbfgs import LbfgsState
 from mpinewton.methods.support.method import State
@@ -147,16 +149,19 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_replacing_is_all_or_nothing(tmp_path):
+def test_replacing_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
-    with atomic_path(path) as temporary:
-        temporary.write_text("new")
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["new"]
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"the disk is full: 3e-06 MB needed, .* free in"):
+        patch.setattr(os, "fsync", full)
+        write_whole(path, b"new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x": "old"}
+    write_whole(path, b"new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x": "new"}
 
 
 class TestTable:

@@ -72,7 +72,7 @@ def test_valid_text_is_read_bit_by_bit_as_scikit_learn_reads_it(text: bytes) -> 
 
 
 @pytest.mark.slow
-@settings(derandomize=True, max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lines(), st.data())
 def test_a_mutated_file_is_read_as_scikit_learn_reads_it_or_refused_by_line(text: bytes, data: st.DataObject) -> None:
     mutant = bytearray(text or b"1 1:1\n")

@@ -233,7 +233,7 @@ def test_a_full_disk_is_an_error_with_a_sentence_and_leaves_nothing(
         "except MpinewtonError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p")], capture_output=True, text=True, check=True)
-    assert "p: cannot be written ([Errno 27] File too large)" in done.stdout
+    assert "p: cannot be written (the file is larger than allowed" in done.stdout
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: SimpleNamespace(free=3000))
     with pytest.raises(
         MpinewtonError, match=r"p: cannot be written.*the shards need about 0\.006 MB, 0\.003 MB are free"

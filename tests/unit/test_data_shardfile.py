@@ -215,8 +215,8 @@ def test_no_damaged_byte_gives_other_numbers(folder: Path) -> None:
     good = path.read_bytes()
     rng = np.random.default_rng(0)
     refused = 0
-    damaged = [good[:cut] for cut in rng.integers(0, len(good), 40)]
-    for at, bit in zip(rng.integers(0, len(good), 250), rng.integers(0, 8, 250)):
+    damaged = [good[:cut] for cut in rng.integers(0, len(good), 20)]
+    for at, bit in zip(rng.integers(0, len(good), 120), rng.integers(0, 8, 120)):
         flipped = bytearray(good)
         flipped[at] ^= 1 << bit
         damaged.append(bytes(flipped))
@@ -229,7 +229,7 @@ def test_no_damaged_byte_gives_other_numbers(folder: Path) -> None:
         except DataError as error:
             assert "shard-0000.h5" in str(error)
             refused += 1
-    assert refused > 100
+    assert refused > 50
 
 
 def test_shards_are_open_to_readers_of_hdf5_1_10_and_checksummed(folder: Path) -> None:

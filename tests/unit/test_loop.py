@@ -20,7 +20,7 @@ from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.runs import loop, stopping
 from mpinewton.runs.history import COLUMNS, EXACT_COLUMNS, Row, history_sha256
 from mpinewton.runs.loop import Clock, Evaluation, run
-from mpinewton.runs.signals import catch_signals
+from mpinewton.signals import catch_signals
 from mpinewton.testing.problems import ZOO
 
 PROBLEM = ZOO["logistic-dense"]

@@ -25,7 +25,7 @@ from mpinewton.cli.report import command as report
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
 from mpinewton.experiments.page import tables
 from mpinewton.report import figures
-from mpinewton.report.curves import Curve, bits_up, choose_quantity, curve
+from mpinewton.report.curves import Curve, bits_up, choose_quantity, curve, median_curve
 from mpinewton.report.figures import draw
 from mpinewton.report.html import page
 from mpinewton.report.provenance import read_settings
@@ -341,6 +341,65 @@ def test_summary_and_rounds_of_hand_made_runs(tmp_path: Path) -> None:
     table = summary(runs)
     assert table.header[-2:] == ("best test %", "test loss")
     assert [row[-1] for row in table.rows] == ["-", "0.2500"]
+
+
+def seeded(tmp_path: Path) -> list[RunRecord]:
+    """Three seeds of a, two of b that make no difference, and c."""
+    for seed, gaps in enumerate(([0.5, 0.1, 1e-3], [0.5, 0.2, 0.1, 1e-3, 1e-4], [0.5, 0.3, 0.02])):
+        ended = "budget" if seed == 2 else "converged"
+        make_run(
+            tmp_path / f"a{seed}", gaps, ended=ended, reason="enough", history_sha256=f"{seed}", label=f"a, seed {seed}"
+        )
+    for seed in (0, 1):
+        make_run(tmp_path / f"b{seed}", [0.5, 1e-3], history_sha256="b", label=f"b, seed {seed}")
+    make_run(tmp_path / "c", [0.5, 0.4])
+    return read_runs([tmp_path])
+
+
+def test_seeds_are_one_row_with_the_median_and_the_range(tmp_path: Path) -> None:
+    runs = seeded(tmp_path)
+    rows = {row[0]: row[1:] for row in summary(runs).rows}
+    assert list(rows) == ["a", "b", "c"]
+    assert rows["a"][:3] == ("2 of 3: converged; 1 of 3: enough", "2 (2 to 4)", "4 (4 to 8)")
+    assert rows["a"][-1] == "1.00e-03 (1.00e-04 to 2.00e-02)"
+    assert rows["b"][:3] == ("converged", "1", "2")
+    # a to 0.1: after 2, 4 and 4 rounds; to 1e-3: after 4, 6 rounds, never; to 1e-4: one of three.
+    assert rounds_to(runs, (1e-1, 1e-3, 1e-4)).rows[0] == ("a", "4 (2 to 4)", "6 (4 to -)", "- (8 to -)")
+
+
+def test_curves_of_seeds_are_one_curve_with_its_range(tmp_path: Path) -> None:
+    runs = [run for run in seeded(tmp_path) if run.series == "a"]
+    shown = choose_quantity(runs)
+    joined = median_curve([curve(run, "rounds", shown, values) for run, values in zip(runs, shown.values)])
+    np.testing.assert_array_equal(joined.x, [0, 2, 4, 6, 8])
+    np.testing.assert_allclose(joined.y, [0.5, 0.2, 0.02, 1e-3, 1e-3])
+    np.testing.assert_allclose(joined.low, [0.5, 0.1, 1e-3, 1e-3, 1e-4])
+    np.testing.assert_allclose(joined.high, [0.5, 0.3, 0.1, 0.02, 0.02])
+    assert (joined.run.label, joined.run.ending) == ("a", "budget")
+    draw(seeded(tmp_path), tmp_path / "f.png")
+    labels = {label for label, _ in points(tmp_path / "f.csv")}
+    assert labels == {
+        "a, seed 0",
+        "a, seed 1",
+        "a, seed 2",
+        "b, seed 0",
+        "b, seed 1",
+        "c",
+    }  # the points are those of the runs
+
+
+def test_latex_is_escaped() -> None:
+    table = Table(("method", "Mbit & %"), [("a_b {x} <y> 50 %", "1e-3"), ("p^2 ~ \\", "-")])
+    assert table.latex().splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"method & Mbit \& \% \\",
+        r"\midrule",
+        r"a\_b \{x\} \textless{}y\textgreater{} 50 \% & 1e-3 \\",
+        r"p\textasciicircum{}2 \textasciitilde{} \textbackslash{} & - \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def test_what_a_history_leaves_out_of_the_last_iterate_is_in_the_result(tmp_path: Path) -> None:

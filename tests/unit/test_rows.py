@@ -8,18 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from mpinewton import kernels
+from mpinewton.kernels import twins
 from mpinewton.linalg import rows as rows_module
 from mpinewton.linalg.rows import Rows
 
-STORAGES = ("dense", "dense32", "table", "table32", "product", "product32", "dense blocks of csr")
+STORAGES = ("dense", "dense32", "sparse", "sparse32", "scipy", "scipy32", "dense blocks of csr")
 
 
 def stored(storage, X, monkeypatch):
     """`Rows` that hold X as `storage` says and take that kernel; and X as stored, in float64."""
     dtype = np.float32 if storage.endswith("32") else np.float64
     X = X.astype(dtype)
-    monkeypatch.setattr(rows_module, "ENTRY_COST", 1e9 if storage == "dense blocks of csr" else 0)
-    monkeypatch.setattr(rows_module, "TABLE_BYTES", 0 if storage.startswith("product") else 1 << 30)
+    kind = twins.SparseRows if storage.startswith("scipy") else kernels.SparseRows
+    monkeypatch.setattr(kernels, "SparseRows", kind)
+    monkeypatch.setattr(kind, "PAIR_COST", 1e9 if storage == "dense blocks of csr" else 0)
     monkeypatch.setattr(rows_module, "BLOCK_NUMBERS", 64)  # several blocks even here
     held = X if storage in ("dense", "dense32") else sparse.csr_array(X)
     return Rows(held), X.astype(np.float64)
@@ -40,7 +43,11 @@ def test_products(storage, columns, monkeypatch):
     X, rng = sample()
     rows, X = stored(storage, X, monkeypatch)
     v, r = rng.standard_normal((7, *columns)), rng.standard_normal((50, *columns))
-    for got, truth in ((rows.times(v), X @ v), (rows.transpose_times(r), X.T @ r)):
+    h = rng.standard_normal(50)
+    pairs = [(rows.times(v), X @ v), (rows.transpose_times(r), X.T @ r)]
+    if not columns:
+        pairs.append((rows.hvp(h, v), X.T @ (h * (X @ v))))
+    for got, truth in pairs:
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, truth, rtol=1e-13, atol=1e-13)
 
@@ -126,7 +133,7 @@ def test_kernels_agree(n, p, density, seed):
             np.testing.assert_allclose(both, np.column_stack([diagonal, -diagonal]), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("storage", ["table", "product", "dense blocks of csr"])
+@pytest.mark.parametrize("storage", ["sparse", "scipy", "dense blocks of csr"])
 def test_unsorted_and_repeated_entries(storage, monkeypatch):
     # Row 0 is [5, 2, 0]: its first feature comes last, in two pieces.
     X = sparse.csr_array((np.array([2.0, 1.0, 4.0, 7.0]), np.array([1, 0, 0, 2]), np.array([0, 3, 4])), shape=(2, 3))
@@ -140,12 +147,12 @@ def test_unsorted_and_repeated_entries(storage, monkeypatch):
     np.testing.assert_array_equal(X.indices, indices)
 
 
-@pytest.mark.parametrize("density, table", [(0.04, True), (0.9, False)])
-def test_sparse_rows_take_the_table_and_full_ones_do_not(density, table):
+@pytest.mark.parametrize("density, full", [(0.04, False), (0.9, True)])
+def test_hessians_of_full_sparse_rows_use_dense_blocks(density, full):
     rng = np.random.default_rng(0)
     rows = Rows(sparse.csr_array(rng.random((350, 300)) * (rng.random((350, 300)) < density)))
     rows.gram(np.ones(350))
-    assert ("_table" in vars(rows)) is table
+    assert ("_products" in vars(rows)) is not full
 
 
 def test_float32_sums_are_float64_sums():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpinewton.arrays import Array
-from mpinewton.fleet.tree import PartialSum, Tree, hosted_workers
+from mpinewton.fleet.tree import PartialSum, Tree, branches, hosted_workers
 
 WORKERS, RANKS = st.integers(1, 70), st.integers(1, 20)
 # Far apart, so that another order of the additions shows in the last bits; with zeros of both signs.
@@ -44,17 +44,16 @@ def test_with_a_power_of_two_of_ranks_a_block_is_one_node(workers: int, power: i
     tree, ranks = Tree(workers), 1 << power
     for rank in range(ranks):
         block = hosted_workers(rank, ranks, workers)
-        nodes = tree.cover(block.start, block.stop)
+        nodes = summed(tree, block.start, [None] * len(block)).nodes
         assert len(nodes) == (len(block) > 0)
         assert all(tree.span(node) == (block.start, block.stop) for node in nodes)
 
 
 @given(WORKERS, st.data())
-def test_a_cover_is_what_adding_the_leaves_leaves(workers: int, data: st.DataObject) -> None:
+def test_the_nodes_of_a_partial_sum_cover_its_workers(workers: int, data: st.DataObject) -> None:
     first, end = sorted(data.draw(st.tuples(*[st.integers(0, workers)] * 2)))
     tree = Tree(workers)
     part = summed(tree, first, [None] * (end - first))
-    assert part.nodes == tree.cover(first, end)
     assert [worker for node in part.nodes for worker in range(*tree.span(node))] == list(range(first, end))
 
 
@@ -91,18 +90,27 @@ def test_the_bits_do_not_depend_on_the_cut_nor_on_the_association(
     assert blocks[0].vector(2).tobytes() == summed(tree, 0, terms).vector(2).tobytes() == truth.tobytes()
 
 
-@given(WORKERS, RANKS | st.integers(60, 75))
-def test_no_run_of_neighbouring_ranks_needs_more_nodes_than_the_longest(workers: int, ranks: int) -> None:
-    tree = Tree(workers)
-    longest = tree.longest(ranks)
-    for start in range(ranks):
-        part = PartialSum(tree)
-        for rank in range(start, ranks):
-            for worker in hosted_workers(rank, ranks, workers):
-                part.add(tree.leaf(worker), None)
-            assert len(part.nodes) <= longest
+def summed_up(tree: Tree, ranks: range, blocks: list[list[Array | None]], fan: int) -> PartialSum:
+    """The sum of the first of these ranks, and of what it is sent."""
+    total = summed(tree, sum(map(len, blocks[: ranks[0]])), blocks[ranks[0]]).copy()
+    for run in branches(ranks, fan):
+        part = summed_up(tree, run, blocks, fan)
+        for node, term in zip(part.nodes, part.sums):
+            total.add(node, term)
+    return total
 
 
-def test_the_longest_is_no_longer_than_need_be() -> None:
-    assert [Tree(8).longest(ranks) for ranks in (1, 2, 4, 8)] == [1, 1, 2, 4]
-    assert Tree(6).longest(3) == 2
+@given(st.lists(NUMBERS.map(lambda x: np.array([x])), min_size=1, max_size=40), RANKS, st.integers(1, 5))
+def test_the_bits_do_not_depend_on_the_fan(terms: list[Array], ranks: int, fan: int) -> None:
+    tree = Tree(len(terms))
+    blocks = [[terms[k] for k in hosted_workers(rank, ranks, len(terms))] for rank in range(ranks)]
+    truth = by_definition(terms)
+    assert truth is not None
+    assert summed_up(tree, range(ranks), blocks, fan).vector(1).tobytes() == truth.tobytes()
+
+
+@given(RANKS, st.integers(1, 20))
+def test_branches_hold_every_rank_but_the_first_once_and_in_order(ranks: int, fan: int) -> None:
+    runs = branches(range(ranks), fan)
+    assert [rank for run in runs for rank in run] == list(range(1, ranks))
+    assert len(runs) == min(fan, ranks - 1)

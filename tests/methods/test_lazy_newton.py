@@ -1,0 +1,74 @@
+"""Newton with lazy Hessians: what it equals, how few Hessians it needs, and what a misleading sample does."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from fleets import iterates, on_many, states
+from reference import dealt
+
+from mpinewton.data.shard import Shard
+from mpinewton.fleet.local import local_fleet
+from mpinewton.losses import make_loss
+from mpinewton.methods.lazy_newton import LazyNewton
+from mpinewton.methods.newton import Newton
+from mpinewton.testing.problems import ZOO
+
+CONVEX = [name for name, problem in ZOO.items() if problem.loss.convex and "huber" not in name]
+
+
+@pytest.mark.parametrize("name", CONVEX)
+def test_with_a_new_hessian_in_every_iteration_it_is_newton(name):
+    problem = ZOO[name]
+    lazy = iterates(LazyNewton(refresh=0.0, sample=0.0), on_many(problem), problem.start, 5)
+    newton = iterates(Newton(), on_many(problem), problem.start, 5)
+    np.testing.assert_allclose(lazy, newton, rtol=0, atol=1e-9)
+
+
+def logistic(workers=3):
+    """A logistic regression on 3,000 rows of 8 features: fleet, Newton's optimum and the rows."""
+    rng = np.random.default_rng(5)
+    X, truth = rng.standard_normal((3000, 8)), rng.standard_normal(8)
+    y = np.where(X @ truth + rng.logistic(size=len(X)) > 0, 1.0, -1.0)
+    fleet = local_fleet(dealt(X, y, workers), make_loss("logistic"), (-1.0, 1.0), 1e-3)
+    return fleet, iterates(Newton(), fleet, np.zeros(8), 10)[-1]
+
+
+def test_two_hessians_of_all_rows_are_enough():
+    fleet, optimum = logistic()
+    fleet.ledger.entries()
+    path = iterates(LazyNewton(), fleet, np.zeros(8), 9)
+    tasks = Counter(entry.task for entry in fleet.ledger.entries())
+    np.testing.assert_allclose(path[-1], optimum, rtol=0, atol=1e-10)
+    assert tasks["mpinewton.methods.support.tasks:value_gradient_hessian"] == 2  # one message down, one up
+    assert tasks["mpinewton.methods.lazy_newton:current_hessian"] <= 2
+
+
+def test_the_first_iteration_ends_at_the_minimiser_of_the_sample():
+    fleet, optimum = logistic()
+    first = iterates(LazyNewton(), fleet, np.zeros(8), 1)[1]
+    fleet.iteration = 1
+    rows = [worker.rng().choice(worker.rows, worker.rows // 8, replace=False) for worker in fleet.host.workers]
+    parts = [Shard(w.model.rows.X[k], w.model.y[k]) for w, k in zip(fleet.host.workers, rows)]
+    sample = local_fleet(parts, make_loss("logistic"), (-1.0, 1.0), 1e-3)
+    minimiser = iterates(Newton(), sample, np.zeros(8), 10)[-1]
+    assert np.linalg.norm(first - minimiser) < 1e-2 * np.linalg.norm(minimiser - optimum)
+
+
+def test_a_sample_that_misleads_costs_one_iteration():
+    fleet, optimum = logistic()
+    near = optimum + 1e-6  # the minimiser of the sample is farther away
+    now, after = states(LazyNewton(), fleet, near, 1)
+    np.testing.assert_array_equal(after.w, near)
+    assert after.loss == pytest.approx(now.loss, rel=1e-15)
+    np.testing.assert_allclose(states(LazyNewton(), fleet, near, 4)[-1].w, optimum, rtol=0, atol=1e-12)
+
+
+def test_the_sample_is_left_out_where_it_has_few_rows_for_the_weights():
+    fleet, _ = logistic()
+    assert (
+        iterates(LazyNewton(sample=0.01), fleet, np.zeros(8), 3)
+        == iterates(LazyNewton(sample=0.0), fleet, np.zeros(8), 3)
+    ).all()

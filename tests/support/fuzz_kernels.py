@@ -1,0 +1,174 @@
+"""Random calls of the compiled kernels: right ones against numpy and scipy, wrong ones for errors in place of crashes.
+
+`python fuzz_kernels.py EXTENSION COUNT` runs it on an extension built otherwise, for instance with sanitizers.
+"""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+
+import numpy as np
+from scipy import sparse
+
+LOSSES = ("logistic", "softmax", "softmax:reduced=true", "squared", "huber:delta=0.7", "poisson", "softplus")
+
+
+def random_matrix(rng):
+    """Sparse rows: few or many, with few or more than 2^16 features, with values of all kinds."""
+    n, p = int(rng.choice([0, 1, 5, 255, 256, 257, 600])), int(rng.choice([1, 2, 9, 40, 70_000]))
+    entries = int(rng.integers(0, 4 * n + 1))
+    X = sparse.coo_array(
+        (rng.standard_normal(entries), (rng.integers(0, max(n, 1), entries), rng.integers(0, p, entries))), (n, p)
+    )
+    X = X.tocsr()
+    X.sum_duplicates()
+    kind = rng.choice(["double", "single", "ones"])
+    if kind == "ones":
+        X.data[:] = 1.0
+    return X.astype(np.float32 if kind == "single" else np.float64)
+
+
+def close(found, truth, what):
+    size = float(np.abs(truth).max(initial=0.0)) * max(1, np.size(truth)) ** 0.5
+    np.testing.assert_allclose(found, truth, rtol=1e-12, atol=1e-13 * size, err_msg=what)
+
+
+def check_products(rng, X):
+    """Products with the rows against scipy: the bits where the order of the sums is the same."""
+    from mpinewton.kernels import compiled, twins
+
+    n, p = X.shape
+    ours, theirs = compiled.SparseRows(X), twins.SparseRows(X)
+    C = int(rng.choice([0, 1, 2, 3, 7, 8, 9, 10, 19]))
+    columns = (C,) if C else ()
+    v, r, h = rng.standard_normal((p, *columns)), rng.standard_normal((n, *columns)), rng.standard_normal(n)
+    np.testing.assert_array_equal(ours.times(v), theirs.times(v))
+    np.testing.assert_array_equal(ours.transpose_times(r), theirs.transpose_times(r))
+    np.testing.assert_array_equal(ours.squares_transpose_times(r), theirs.squares_transpose_times(r))
+    x = rng.standard_normal(p)
+    np.testing.assert_array_equal(ours.hvp(h, x), theirs.hvp(h, x))
+    if p <= 40:
+        H = ours.gram(h)
+        np.testing.assert_array_equal(H, H.T)
+        close(H, theirs.gram(h), "gram")
+
+
+def check_losses(rng, X, named):
+    """A loss on the rows against its formulas in numpy: in one pass, by its terms, and along a line."""
+    from mpinewton.data.shard import Shard
+    from mpinewton.kernels import compiled
+    from mpinewton.losses import make_loss
+    from mpinewton.losses.linear import LinearModel, RowFormula
+
+    n, p = X.shape
+    loss = make_loss(named)
+    classes = {"softmax": int(rng.integers(3, 13)), "logistic": 2}.get(loss.name)
+    y = rng.integers(0, classes, n).astype(float) if classes else rng.poisson(2.0, n).astype(float)
+    weight = rng.random(n) if rng.random() < 0.5 else None
+    model = LinearModel(loss, Shard(X, y, weight, Fraction(1)), None if classes is None else tuple(range(classes)))
+    w = rng.standard_normal(model.dim)
+    W = w if model.outputs == 1 else w.reshape(p, -1)
+    slow = RowFormula(loss, model.t, model.row_weight)
+    fast = compiled.Formula(loss.kernel(model.t), model.outputs, model.t, model.row_weight)
+    z = X @ W
+    order = 2 if model.outputs == 1 and p <= 40 else 1
+    for found, right in zip(fast.terms(z, slice(None), order), slow.terms(z, slice(None), order)):
+        if right is not None:
+            close(found, right, f"terms of {named}")
+    close(fast.second(z), slow.second(z), f"second of {named}")
+    steps, dz = rng.standard_normal(3), X @ rng.standard_normal(W.shape)
+    close(fast.line(z, dz, steps), slow.line(z, dz, steps), f"line of {named}")
+    logits = np.empty_like(z)
+    f, g, H = compiled.SparseRows(X).evaluate(fast, W, logits, order)
+    np.testing.assert_array_equal(logits, z)
+    assert f == fast.terms(z, slice(None), 0)[0]
+    np.testing.assert_array_equal(g, compiled.SparseRows(X).transpose_times(fast.terms(z, slice(None), 1)[1]))
+    if H is not None:
+        np.testing.assert_array_equal(H, compiled.SparseRows(X).gram(fast.terms(z, slice(None), 2)[2]))
+
+
+def spoiled(rng, value):
+    """Something else in place of an argument."""
+    if isinstance(value, np.ndarray):
+        flat, top = value.ravel(), np.iinfo(value.dtype).max if value.dtype.kind == "i" else np.nan
+        unaligned = np.frombuffer(bytes(8 * value.size + 1), dtype=np.uint8)[1:].view(np.float64)
+        return [
+            np.zeros(flat.size + 1, dtype=value.dtype), flat[:-1], flat[1:], flat.astype(np.float32),
+            flat.astype(np.int16), np.repeat(flat, 2)[::2], flat.astype(value.dtype.newbyteorder()), None,
+            3, "text", b"bytes", unaligned, np.full_like(flat, -1), np.full_like(flat, top), value.astype(object),
+        ][int(rng.integers(15))]  # fmt: skip
+    if isinstance(value, tuple):
+        place = int(rng.integers(len(value)))
+        return (*value[:place], spoiled(rng, value[place]), *value[place + 1 :]) if rng.random() < 0.9 else value[1:]
+    return [None, -1, 0, 1, 2**31 - 1, 2**31, 2**62, 2**70, 1.5, float("nan"), "text", value][int(rng.integers(12))]
+
+
+def call_wrongly(rng, X):
+    """Calls with one argument spoiled: an exception, or a result where the argument is allowed; never a crash."""
+    from mpinewton.kernels import rows
+
+    n, p = X.shape
+    matrix = rows.Matrix(X.indptr, X.indices, X.data, p)
+    C = int(rng.integers(1, 4))
+    number = int(rng.integers(6))
+    outputs = C if number == 1 else 1
+    labels = np.zeros(n, dtype=np.int64 if number == 1 else np.float64)
+    loss = (number, 1.0, outputs, labels, np.zeros(n), np.ones(n), 1.0)
+    z, small = np.zeros((n, outputs)), p <= 40
+    calls = [
+        (rows.Matrix, X.indptr, X.indices, X.data, p),
+        (matrix.times, np.zeros((p, C)), np.zeros((n, C)), C),
+        (matrix.transpose_times, np.zeros((n, C)), np.zeros((p, C)), C),
+        (matrix.squares_transpose_times, np.zeros((n, C)), np.zeros((p, C)), C),
+        (matrix.hvp, np.zeros(n), np.zeros(p), np.zeros(p)),
+        (matrix.gram, np.zeros(n), np.zeros((p, p) if small else p)),
+        (matrix.evaluate, loss, np.zeros((p, outputs)), z, np.zeros((p, outputs)), np.zeros((p, p)) if small else None),
+        (rows.terms, loss, n, z, z.copy(), z.copy()),
+        (rows.line, loss, n, z, z.copy(), 2, np.zeros(2), np.zeros(2)),
+        (rows.elementary, "exp", n, np.zeros(n), np.zeros(n)),
+        (rows.level, "none"),
+    ]
+    function, *arguments = calls[int(rng.integers(len(calls)))]
+    place = int(rng.integers(len(arguments)))
+    arguments[place] = spoiled(rng, arguments[place])
+    try:
+        made = function(*arguments)
+    except (ValueError, TypeError, BufferError, OverflowError, MemoryError):
+        return False
+    if isinstance(made, rows.Matrix):  # whatever was accepted must be safe to use
+        for width in (1, 3):
+            for good in (n, p):
+                try:
+                    made.times(np.ones(good * width), np.empty(n * width), width)
+                except ValueError:
+                    continue
+    return True
+
+
+def fuzz(seed):
+    """All of it once. Returns how many wrong calls were refused."""
+    rng = np.random.default_rng(seed)
+    X = random_matrix(rng)
+    check_products(rng, X)
+    check_losses(rng, X, LOSSES[seed % len(LOSSES)])
+    return sum(not call_wrongly(rng, X) for _ in range(40))
+
+
+if __name__ == "__main__":
+    path, count = sys.argv[1], int(sys.argv[2])
+    loader = ExtensionFileLoader("mpinewton.kernels.rows", path)
+    extension = module_from_spec(spec_from_loader(loader.name, loader))
+    loader.exec_module(extension)
+    sys.modules[loader.name] = extension
+    from mpinewton import kernels
+
+    kernels.rows = extension
+    np.seterr(all="ignore")
+    refused = sum(fuzz(seed) for seed in range(count))
+    from mpinewton.kernels import compiled
+
+    assert compiled.rows is extension
+    print(f"{count} matrices, {refused} wrong calls refused")
