@@ -1,122 +1,234 @@
-"""Seconds to a gradient norm of 1e-9, data in memory: mpinewton beside scikit-learn's newton-cholesky and LIBLINEAR.
+"""Seconds to a gradient norm of 1e-9, data in memory: mpinewton beside other solvers of logistic regression.
 
-    python benchmarks/time_to_optimum.py [a9a] [w8a]
+    python benchmarks/time_to_optimum.py [a9a] [w8a] [ijcnn1] [dense] [--page FILE.md] [--python PYTHON]
 
-Logistic regression, l2 = 1e-3, no intercept, two cores for everybody: mpinewton with two worker ranks of one thread
-each (the driver waits), scikit-learn with two threads, LIBLINEAR with the one it has. Only the solve is timed; what a
-peer returns is judged here, by the norm of the gradient, and its loosest tolerance that meets the target is used.
-Everybody takes turns; medians of five. Needs the data sets that lie beside the checkout.
+l2 = 1e-3, no intercept, two cores for everybody: mpinewton with two worker ranks of one thread each (the driver waits),
+peers with two threads where they can. Only the solve is timed; what a peer returns is judged here, by the norm of the
+gradient, and the loosest of its tolerances that meets the target is used. Everybody takes turns; medians of nine. Peers
+that are not installed, or that never meet the target, are left out and named. --python: an interpreter that has them.
+All but `dense` need the data sets that lie beside the checkout.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import lzma
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-SETS = {"a9a": (123, 32561), "w8a": (300, 49749)}
-L2, TARGET, TURNS = 1e-3, 1e-9, 5
-PEERS = ("liblinear", "newton-cholesky")
+SETS = {"a9a": 123, "w8a": 300, "ijcnn1": 22, "dense": 100}
+DENSE = "synthetic:logistic?rows=600000,features=100"
+L2, TARGET, TURNS = 1e-3, 1e-9, 9
+METHODS = ("auto", "newton", "lazy-newton")
+PEERS = {
+    "scikit-learn liblinear": "sklearn", "scikit-learn newton-cg": "sklearn", "scikit-learn newton-cholesky": "sklearn",
+    "scikit-learn lbfgs": "sklearn", "LIBLINEAR": "liblinear", "glum irls-ls": "glum", "Snap ML": "snapml",
+}  # fmt: skip
+Solver = Callable[[float], np.ndarray]
 
 
 def main() -> None:
-    """Print a table per data set."""
-    if not SHARED.exists():
-        print("skipped: the data sets are not beside the checkout")
-        return
-    for name in sys.argv[1:] or SETS:
+    """Print a table per data set; write them to a page too."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", choices=[*SETS, []], default=[])
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--python", default=sys.executable)
+    given = parser.parse_args()
+    parts = []
+    for name in given.names or SETS:
+        if name != "dense" and not SHARED.exists():
+            print(f"{name}: skipped, the data sets are not beside the checkout")
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            compare(name, Path(folder))
+            parts.append(compare(name, Path(folder), given.python))
+            print(parts[-1], flush=True)
+    if given.page:
+        given.page.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
 
 
-def compare(name: str, folder: Path) -> None:
-    """Measure everybody on one data set, in turns."""
-    data, (features, _) = str(SHARED / f"{name}.xz"), SETS[name]
-    pack = [sys.executable, "-m", "mpinewton", "pack", data, "-o", str(folder / "shards")]
-    subprocess.run([*pack, "--workers", "2", "--features", str(features)], check=True, stdout=subprocess.DEVNULL)
-    peers = {peer: started(peer, data, features) for peer in PEERS}
-    times: dict[str, list[float]] = {"mpinewton newton": [], "mpinewton newton, 1 process": []}
+HEAD = f"""# Seconds to the optimum
+
+Logistic regression, l2 = {L2:g}, no intercept, to a gradient norm of {TARGET:g}, data in memory; two cores each.
+Medians of {TURNS} turns, least and most in parentheses. The ratio is to `mpinewton run auto --nproc 2` in the same
+turn. |g| is computed by the benchmark from the weights that were returned. Written by `benchmarks/time_to_optimum.py`.
+"""
+
+
+def compare(name: str, folder: Path, python: str) -> str:
+    """Measure everybody on one data set, in turns; a table in Markdown."""
+    file = DENSE if name == "dense" else str(SHARED / f"{name}.xz")
+    pack = [sys.executable, "-m", "mpinewton", "pack", file, "-o", str(folder / "shards"), "--workers", "2"]
+    pack += [] if name == "dense" else ["--features", str(SETS[name])]
+    subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
+    rows = folder / "rows.npz"
+    subprocess.run([sys.executable, __file__, "--export", str(folder / "shards"), str(rows)], check=True)
+    left_out, peers, norms = [], {}, {}
+    for peer in PEERS:
+        process, answer = started(peer, python, rows)
+        if answer.startswith("ready"):
+            peers[peer], norms[peer] = process, answer.split()[1]
+        else:
+            left_out.append(f"{peer}: {answer}")
+    times: dict[str, list[float]] = {}
     for turn in range(TURNS):
-        times["mpinewton newton"].append(ours(folder, turn, ["--nproc", "2"]))
-        times["mpinewton newton, 1 process"].append(ours(folder, turn, []))
+        for method in METHODS:
+            for words, options in ((", 2 ranks", ["--nproc", "2"]), (", 1 process", [])):
+                who = f"mpinewton {method}{words}"
+                seconds, norms[who] = ours(folder, method, turn, options)
+                times.setdefault(who, []).append(seconds)
         for peer, process in peers.items():
             times.setdefault(peer, []).append(asked(process))
     for process in peers.values():
         process.stdin.close()
         process.wait()
-    print(f"\n{name}: seconds to a gradient norm of {TARGET:g}, median of {TURNS} (least - most); ratio to mpinewton")
-    base = np.array(times["mpinewton newton"])
-    for who, seconds in times.items():
-        ratio = np.median(np.array(seconds) / base)
-        print(f"  {who:<30} {np.median(seconds):7.3f}  ({min(seconds):.3f} - {max(seconds):.3f})  {ratio:5.2f}")
+    base = np.array(times["mpinewton auto, 2 ranks"])
+    lines = [f"## {name}", "", "| solver | milliseconds | ratio | norm of the gradient |", "|---|--:|--:|--:|"]
+    for who, seconds in sorted(times.items(), key=lambda item: np.median(item[1])):
+        ms, ratio = 1e3 * np.array(seconds), np.median(np.array(seconds) / base)
+        lines.append(f"| {who} | {np.median(ms):.1f} ({ms.min():.1f} to {ms.max():.1f}) | {ratio:.2f} | {norms[who]} |")
+    return "\n".join([*lines, "", *(f"- {words}" for words in left_out), ""])
 
 
-def ours(folder: Path, turn: int, options: list[str]) -> float:
-    """Seconds of one run, as its result says."""
-    run = [sys.executable, "-m", "mpinewton", "run", "newton", str(folder / "shards"), "--l2", str(L2)]
-    out = folder / f"run-{turn}-{len(options)}"
-    command = [*run, "--tol", str(TARGET), "-o", str(out), *options]
+def ours(folder: Path, method: str, turn: int, options: list[str]) -> tuple[float, str]:
+    """Seconds of one run, as its result says, and the norm of its gradient."""
+    run = [sys.executable, "-m", "mpinewton", "run", method, str(folder / "shards"), "--l2", str(L2)]
+    out = folder / f"{method}-{turn}-{len(options)}"
+    command = [*run, "--loss", "logistic", "--tol", str(TARGET), "-o", str(out), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     result = json.loads((out / "result.json").read_text())
     assert result["grad_norm"] <= TARGET
-    return float(result["seconds"])
+    return float(result["seconds"]), f"{result['grad_norm']:.1e}"
 
 
-def started(peer: str, data: str, features: int) -> subprocess.Popen:
-    """A peer in a process of its own, the data loaded, its tolerance found, waiting to be asked."""
-    threads = "1" if peer == "liblinear" else "2"
+def started(peer: str, python: str, rows: Path) -> tuple[subprocess.Popen[str], str]:
+    """A peer in a process of its own, with its answer once the data are loaded and its tolerance is found."""
+    threads = "1" if "lib" in peer.lower() else "2"
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    command = [sys.executable, __file__, "--peer", peer, data, str(features)]
+    command = [python, __file__, "--peer", peer, str(rows)]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().strip() == "ready"
-    return process
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip() or "ended without an answer"
 
 
-def asked(process: subprocess.Popen) -> float:
+def asked(process: subprocess.Popen[str]) -> float:
     """Have a peer solve once; its seconds."""
+    assert process.stdin is not None and process.stdout is not None
     process.stdin.write("go\n")
     process.stdin.flush()
     return float(process.stdout.readline())
 
 
-def as_peer(peer: str, data: str, features: str) -> None:
-    """A peer's process."""
+def export(shards: str, file: str) -> None:
+    """Write the rows of packed shards, as two equal classes -1 and 1, for peers to read."""
+    from scipy import sparse
+
+    from mpinewton.data.manifest import read_manifest
+    from mpinewton.data.shard_io import read_shard
+
+    manifest = read_manifest(Path(shards))
+    parts = [read_shard(Path(shards), manifest, index) for index in range(manifest.workers)]
+    assert manifest.classes is not None
+    y = np.where(np.concatenate([part.y for part in parts]) == manifest.classes[-1], 1.0, -1.0)
+    X = sparse.csr_array(sparse.vstack([sparse.csr_array(part.X) for part in parts]))
+    np.savez(file, data=X.data, indices=X.indices, indptr=X.indptr, shape=X.shape, y=y, dense=not manifest.sparse)
+
+
+def as_peer(peer: str, file: str) -> None:
+    """A peer's process: says "ready" and |g|, or why it is left out; then solves once for every line it reads."""
     import warnings
 
+    from scipy import sparse
     from scipy.special import expit
-    from sklearn.datasets import load_svmlight_file
-    from sklearn.linear_model import LogisticRegression
 
     warnings.simplefilter("ignore")
-    with lzma.open(data) as file:
-        X, y = load_svmlight_file(file, n_features=int(features))
-    n = X.shape[0]
-    X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)  # all that LIBLINEAR takes
+    try:
+        __import__(PEERS[peer])
+    except ImportError as error:
+        print(f"not installed ({error})", flush=True)
+        return
+    with np.load(file) as a:
+        X: Any = sparse.csr_matrix((a["data"], a["indices"].astype(np.int32), a["indptr"].astype(np.int32)), a["shape"])
+        y, X = a["y"], X.toarray() if a["dense"] else X
+    solve = solver(peer, X, y)
 
-    def solve(tolerance: float) -> tuple[float, float]:
-        model = LogisticRegression(C=1 / (n * L2), fit_intercept=False, solver=peer, tol=tolerance, max_iter=500)
-        start = time.perf_counter()
-        model.validate(X, y)
-        taken, w = time.perf_counter() - start, model.coef_.ravel()
-        return taken, float(np.linalg.norm(X.T @ (-y * expit(-y * (X @ w))) / n + L2 * w))
+    def norm(w: np.ndarray) -> float:
+        return float(np.linalg.norm(X.T @ (-y * expit(-y * (X @ w))) / len(y) + L2 * w))
 
+    least = np.inf
     for exponent in np.arange(-4, -16, -0.5):
-        if solve(10.0**exponent)[1] <= TARGET:
+        found = norm(solve(10.0**exponent))
+        least = min(least, found)
+        if found <= TARGET:
             break
     else:
-        raise SystemExit(f"{peer} never reached {TARGET}")
-    print("ready", flush=True)
+        print(f"never reached {TARGET:g}; its best is {least:.1e}", flush=True)
+        return
+    print(f"ready {found:.1e}", flush=True)
     for _ in sys.stdin:
-        print(solve(10.0**exponent)[0], flush=True)
+        start = time.perf_counter()
+        solve(10.0**exponent)
+        print(time.perf_counter() - start, flush=True)
+
+
+def solver(peer: str, X: Any, y: np.ndarray) -> Solver:
+    """A function of the tolerance that returns the weights."""
+    n = X.shape[0]
+    if PEERS[peer] == "sklearn":
+        from sklearn.linear_model import LogisticRegression
+
+        name = peer.split()[1]
+
+        def by_sklearn(tolerance: float) -> np.ndarray:
+            model = LogisticRegression(C=1 / (n * L2), fit_intercept=False, solver=name, tol=tolerance, max_iter=2000)
+            return model.fit(X, y).coef_.ravel()
+
+        return by_sklearn
+    if PEERS[peer] == "glum":
+        from glum import GeneralizedLinearRegressor
+        from scipy import sparse
+
+        columns, positive = (sparse.csc_matrix(X) if sparse.issparse(X) else X), (y > 0).astype(float)
+
+        def by_glum(tolerance: float) -> np.ndarray:
+            model = GeneralizedLinearRegressor(
+                family="binomial", l1_ratio=0, alpha=L2, fit_intercept=False, solver="irls-ls", gradient_tol=tolerance
+            )
+            return model.fit(columns, positive).coef_
+
+        return by_glum
+    if PEERS[peer] == "snapml":
+        from snapml import LogisticRegression as Snap
+
+        def by_snap(tolerance: float) -> np.ndarray:
+            model = Snap(regularizer=n * L2, fit_intercept=False, n_jobs=2, tol=tolerance, max_iter=3000, dual=True)
+            return np.asarray(model.fit(X, y).coef_).ravel()
+
+        return by_snap
+    from liblinear.liblinear import parameter, problem
+    from liblinear.liblinearutil import train
+
+    rows = problem(y, X)
+
+    def by_liblinear(tolerance: float) -> np.ndarray:
+        model = train(rows, parameter(f"-s 0 -c {1 / (n * L2)} -e {tolerance} -q"))
+        return np.array(model.get_decfun()[0])
+
+    return by_liblinear
 
 
 if __name__ == "__main__":
-    as_peer(*sys.argv[2:]) if sys.argv[1:2] == ["--peer"] else main()
+    if sys.argv[1:2] == ["--peer"]:
+        as_peer(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--export"]:
+        export(*sys.argv[2:])
+    else:
+        main()
