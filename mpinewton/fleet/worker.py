@@ -36,6 +36,8 @@ class Worker:
     memory : dict of str to array
         What a method keeps here between calls; saved in checkpoints. Keys are names that the method chooses; values are
         arrays or numbers of any numeric dtype. After every task they are arrays in C order.
+    scratch : dict of str to object
+        What a method can compute again, kept between the calls of an iteration; not saved.
     """
 
     def __init__(self, index: int, shard: Shard, problem: Problem) -> None:
@@ -45,6 +47,7 @@ class Worker:
         self.shapes = problem.shapes
         self.model: Model = problem.loss.on_shard(shard, problem.classes)
         self.memory: dict[str, Array] = {}
+        self.scratch: dict[str, Any] = {}
         self._key = [problem.seed, index, 0, 0]  # the iteration, and the points of a random model before in it
         if isinstance(self.model, RandomModel):
             self.model.key = self._key

@@ -79,7 +79,7 @@ class LazyNewton(Method[LazyNewtonState]):
             if now.trouble:
                 return now
         p, a = -apply_inverse(now.S, now.Y, now.gradient, lambda q: solve_factored(now.L, q)), 1.0
-        f, g = fleet.mean(take_step, p)
+        f, g = fleet.mean(value_and_gradient, now.w + a * p)
         if not self.search.accepts(a, f, now, p):
             fleet.send(move_to, now.w)
             if len(now.S):
@@ -96,10 +96,10 @@ class LazyNewton(Method[LazyNewtonState]):
     def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         """The first iteration: at the minimiser of the sample, or at the same weights; with a Hessian of all rows."""
         w = self.minimise_sample(fleet, now.w)
-        f, g, H = fleet.mean(value_gradient_hessian, w)
+        f, g, H = fleet.mean(derivatives_of_all, w)
         if not f <= now.loss:
             w = now.w
-            f, g, H = fleet.mean(value_gradient_hessian, w)
+            f, g, H = fleet.mean(derivatives_of_all, w)
         return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), H)
 
     def minimise_sample(self, fleet: Fleet, w: Array) -> Array:
@@ -126,7 +126,15 @@ class LazyNewton(Method[LazyNewtonState]):
 
         The sample is the same in every call of an iteration.
         """
-        return value_gradient_hessian(minibatch(worker, self.sample), w)
+        if "sample" not in worker.scratch:
+            worker.scratch["sample"] = minibatch(worker, self.sample)
+        return value_gradient_hessian(worker.scratch["sample"], w)
+
+
+def derivatives_of_all(worker: Worker, w: Array) -> tuple[float, Array, Array]:
+    """f_i, gradient and upper triangle of its Hessian at w from all rows: 1 + d + d (d + 1) / 2 floats."""
+    worker.scratch.clear()
+    return value_gradient_hessian(worker, w)
 
 
 def factored(now: LazyNewtonState, H: Array) -> LazyNewtonState:
@@ -138,12 +146,6 @@ def factored(now: LazyNewtonState, H: Array) -> LazyNewtonState:
 def outdated(now: LazyNewtonState) -> LazyNewtonState:
     """The state for which a new Hessian is due."""
     return replace(now, L=UNKNOWN, S=now.S[:0], Y=now.Y[:0])
-
-
-def take_step(worker: Worker, p: Array) -> tuple[float, Array]:
-    """Take the step p, shape (d,); f_i and its gradient there: d + 1 floats."""
-    worker.set_direction(p)
-    return advance(worker, 1.0)
 
 
 def current_hessian(worker: Worker) -> Array:

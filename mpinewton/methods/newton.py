@@ -32,9 +32,9 @@ class Newton(Method[NewtonState]):
     """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue at the iterates.
 
     The driver solves H p = -g by Cholesky, or by eigenvectors where H is singular: the part of g outside its range is
-    then followed by a gradient step. The workers take the largest step of the search, 1 by default, and send f_i, g_i
-    and the upper triangle of H_i there in the same round trip. Only if Armijo's rule refuses that step they go back and
-    search. With search=none all steps are 1 and only g_i and H_i are sent.
+    then followed by a gradient step. The workers move by the largest step of the search, 1 by default, and send f_i,
+    g_i and the upper triangle of H_i there in the same round trip. Only if Armijo's rule refuses that step they go back
+    and search. With search=none all steps are 1 and only g_i and H_i are sent.
     """
 
     search: Backtracking | None = setting(factory=Backtracking, help="line search; none: all steps are 1")
@@ -70,7 +70,7 @@ class Newton(Method[NewtonState]):
         if not now.gradient @ p < 0:
             return fail(now, no_step(now, p))
         a = self.search.largest
-        f, g, H = fleet.mean(self.take_step, p)
+        f, g, H = fleet.mean(value_gradient_hessian, now.w + a * p)
         if not self.search.accepts(a, f, now, p):
             fleet.send(move_to, now.w)
             a, p = search_or_descend(fleet, self.search, now, p)
@@ -82,12 +82,6 @@ class Newton(Method[NewtonState]):
     def gradient_and_hessian(self, worker: Worker, w: Array) -> tuple[Array, Array]:
         """Move to w; gradient and upper triangle of the Hessian of f_i there: d + d (d + 1) / 2 floats."""
         return value_gradient_hessian(worker, w)[1:]
-
-    def take_step(self, worker: Worker, p: Array) -> tuple[float, Array, Array]:
-        """Take the largest step along p (d,); the reply is that of `advance`."""
-        assert self.search is not None
-        worker.set_direction(p)
-        return self.advance(worker, self.search.largest)
 
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
         """Take the step; f_i, gradient and upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""

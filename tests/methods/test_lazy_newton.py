@@ -42,7 +42,7 @@ def test_two_hessians_of_all_rows_are_enough():
     path = iterates(LazyNewton(), fleet, np.zeros(8), 9)
     tasks = Counter(entry.task for entry in fleet.ledger.entries())
     np.testing.assert_allclose(path[-1], optimum, rtol=0, atol=1e-10)
-    assert tasks["mpinewton.methods.support.tasks:value_gradient_hessian"] == 2  # one message down, one up
+    assert tasks["mpinewton.methods.lazy_newton:derivatives_of_all"] == 2  # one message down, one up
     assert tasks["mpinewton.methods.lazy_newton:current_hessian"] <= 2
 
 
