@@ -46,11 +46,11 @@ class LazyNewton(Method[LazyNewtonState]):
     """Newton's method with few Hessians: lazy ones, corrected by BFGS pairs, after a start on a sample of the rows.
 
     The first iteration runs Newton's method on a sample of every worker's rows, until the minimiser of the sample is
-    all but reached. It then moves there, if the objective on all rows is smaller than at the start, and computes the
+    nearly reached. It then moves there, if the objective on all rows is smaller than at the start, and computes the
     Hessian of all rows. Later iterations apply the L-BFGS recursion to the exact gradient, with the pairs since the
     last Hessian, and with its Cholesky factor L in place of a multiple of the identity. They try step 1 and receive
-    f_i and g_i in the same round trip. Where |L^-1 g| has decreased to no less than `refresh` times its last value, or
-    a search fails, the workers send a new Hessian, and the pairs are dropped: with refresh=0 this is Newton's method.
+    f_i and g_i in the same round trip. A step after which |L^-1 g| is not below `refresh` times its last value, or a
+    search that fails, is followed by a new Hessian, without pairs: with refresh=0 this is Newton's method.
 
     Lazy Hessians: Doikov, Chayti and Jaggi (2023). A start on a sample: Daneshmand, Lucchi and Hofmann (2016). Their
     combination with BFGS pairs is this project's own.

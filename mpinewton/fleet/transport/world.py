@@ -18,6 +18,8 @@ def world() -> MPI.Intracomm:
     return MPI.COMM_WORLD
 
 
+# Classes of MPI's errors where a process on the other end has died.
+LOST = {MPI.ERR_OTHER, MPI.ERR_INTERN, MPI.ERR_UNKNOWN, getattr(MPI, "ERR_PROC_FAILED", MPI.ERR_OTHER)}
 # A wait is awake for so many seconds, then sleeps: a twentieth of the time waited so far, which is what it may be late,
 # and at most so many seconds.
 AWAKE, LONGEST_SLEEP = 2e-4, 1e-3
@@ -52,6 +54,9 @@ def library() -> str:
 def abort(error: BaseException, doing: str = "") -> NoReturn:
     """End the whole job now, with this error's traceback, once, naming the rank: others would wait for ever."""
     where = f"rank {MPI.COMM_WORLD.rank} on {MPI.Get_processor_name()}"
+    if isinstance(error, MPI.Exception) and error.Get_error_class() in LOST:
+        sys.stderr.write(f"mpinewton: {where} has lost the connection to another rank ({error})\n")
+        quit_job(1)
     text = "".join(traceback.format_exception(error))
     sys.stderr.write(f"mpinewton: {where} failed{doing and ' ' + doing}:\n{text}")
     quit_job(1)
