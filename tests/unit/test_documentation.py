@@ -294,8 +294,8 @@ def agrees(shown: str, said: str) -> bool:
 
 
 def rounded(text: str) -> str:
-    """The text with numbers of many digits rounded to 8: the processor decides the last ones."""
-    return re.sub(r"\d+\.\d{9,}", lambda number: f"{float(number[0]):.8g}", text)
+    """The text with numbers of many digits rounded to 6: the processor decides the last ones."""
+    return re.sub(r"\d+\.\d{9,}", lambda number: f"{float(number[0]):.6g}", text)
 
 
 def test_error_messages_are_those_of_the_commands(
