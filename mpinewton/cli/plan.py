@@ -68,8 +68,7 @@ def command(
     from mpinewton.experiments.plan import CANDIDATES, probe
     from mpinewton.report.network import read_network
 
-    network = read_network(name)
-    network = msgspec.structs.replace(network, ranks=ranks) if ranks else network
+    network = read_network(name, ranks)
     if not seconds > 0 or not 0 < rtol < 1:
         raise ConfigError(f"--seconds {seconds:g}, --rtol {rtol:g}: expected seconds above 0 and rtol between 0 and 1")
     named = tuple(filter(None, map(str.strip, methods.split(",")))) if methods else CANDIDATES

@@ -55,16 +55,12 @@ def command(
       speed = 1.0           # of computation, relative to the machine of the run
       slowest = 0.5         # speed of the slowest rank, relative to the others
     """
-    import msgspec
-
     from mpinewton.report.network import read_network
     from mpinewton.report.reading import read_runs
     from mpinewton.report.replay import replay
     from mpinewton.report.tables import Table
 
-    networks = {name: read_network(name) for name in names}
-    if ranks is not None:
-        networks = {name: msgspec.structs.replace(network, ranks=ranks) for name, network in networks.items()}
+    networks = {name: read_network(name, ranks) for name in names}
     pairs = [(run, name) for run in read_runs(paths) for name in networks]
     replays = [replay(run, networks[name]) for run, name in pairs]
     if output is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,13 +192,12 @@ def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tu
 
 def parse_network(text: str) -> dict[str, float]:
     """The settings `latency` and `rate` of a network such as "20ms,100Mbit". Raises ConfigError."""
-    number = r"(\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"{number}(s|ms|us),{number}([kMG]?)bit(?:/s)?", text.replace(" ", ""))
+    from mpinewton.report.network import latency_and_bandwidth
+
+    found = latency_and_bandwidth(text)
     if found is None:
         raise ConfigError(f"--network {text!r}: expected a latency and a rate, such as 20ms,100Mbit or 50us,10Gbit")
-    latency, unit, rate, prefix = found.groups()
-    seconds = float(latency) * {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
-    return {"latency": seconds, "rate": float(rate) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[prefix]}
+    return dict(zip(("latency", "rate"), found))
 
 
 def launch(session: Any, nproc: int, on_failure: str = "stop") -> int:

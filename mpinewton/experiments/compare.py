@@ -23,7 +23,7 @@ from mpinewton.experiments.grid import Cell, Data, Experiment, cells, packed_fol
 from mpinewton.experiments.page import latex_tables, markdown_page, tables
 from mpinewton.report.figures import draw
 from mpinewton.report.html import page
-from mpinewton.report.reading import RunRecord, are_equal, read_run
+from mpinewton.report.reading import RunRecord, are_equal, read_result, read_run
 from mpinewton.report.tables import write_runs
 from mpinewton.runs.execute import execute, introduce
 from mpinewton.runs.folder import RunFolder
@@ -84,7 +84,7 @@ def compare(
             if signals.name:
                 log.info("signal %s: run the same command again to continue", signals.name)
                 return 3
-            if _seed_makes_no_difference(cell, [other for other, *_ in ready[:position]], folder):
+            if _seed_makes_no_difference(cell, [other for other, *_ in ready[: position - 1]], folder):
                 log.info("[%d of %d] %s draws no random numbers: left out", position, len(ready), cell.name)
                 continue
             log.info("[%d of %d] %s", position, len(ready), cell.name)
@@ -145,9 +145,8 @@ def _prepare(cell: Cell, folder: Path, fresh: bool) -> tuple[Cell, Job, Manifest
 def _seed_makes_no_difference(cell: Cell, before: Sequence[Cell], folder: Path) -> bool:
     """Whether two earlier cells that differ from this one in the seed alone gave the same bits."""
     repeats = [other for other in before if (other.problem, other.series) == (cell.problem, cell.series)]
-    paths = [folder / other.name for other in repeats if other is not cell]
-    runs = [read_run(path) for path in paths if (path / "result.json").exists()]
-    return len(runs) > 1 and are_equal(runs)
+    results = [result for other in repeats if (result := read_result(folder / other.name))]
+    return len(results) > 1 and are_equal(results)
 
 
 def _run_cell(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool) -> int:

@@ -120,7 +120,7 @@ def estimate(run: RunRecord, job: Job, manifest: Manifest, network: Network) -> 
     norm, there = run.columns["grad_norm"], replay(run, network)
     goal = job.rtol * norm[0]
     reached = np.flatnonzero(norm <= goal)
-    workers = ceil(manifest.workers / min(network.ranks or manifest.workers, manifest.workers))
+    workers = ceil(manifest.workers / (network.ranks or manifest.workers))
     chosen, memory = str(run.result.get("chosen", "")), _memory(job, manifest, workers)
     unknown = Estimate(job.method, manifest.workers, chosen, memory=memory)
     if run.ending in ("failed", "running") and not len(reached):

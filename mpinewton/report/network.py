@@ -75,7 +75,13 @@ NETWORKS = {
 }
 
 
-def read_network(text: str) -> Network:
+def latency_and_bandwidth(text: str) -> tuple[float, float] | None:
+    """Seconds and bits per second of a text such as "20ms,100Mbit"; None if it is no such text."""
+    pair = PAIR.fullmatch(text.replace(" ", ""))
+    return pair and (float(pair[1] + UNITS[pair[2]]), float(pair[3] + UNITS[pair[4]]))
+
+
+def read_network(text: str, ranks: int | None = None) -> Network:
     """The network of a name, a file or two numbers.
 
     Parameters
@@ -83,6 +89,8 @@ def read_network(text: str) -> Network:
     text : str
         A key of `NETWORKS`; latency and bandwidth such as "20ms,100Mbit"; or a TOML file with the fields of `Network`,
         and `like`, a name, for those that it leaves out.
+    ranks : int, optional
+        Worker ranks; by default as the network has it.
 
     Raises
     ------
@@ -91,10 +99,15 @@ def read_network(text: str) -> Network:
     DataError
         If the file cannot be read.
     """
+    network = _read_network(text)
+    return network if ranks is None else msgspec.structs.replace(network, ranks=ranks)
+
+
+def _read_network(text: str) -> Network:
     if text in NETWORKS:
         return NETWORKS[text]
-    if pair := PAIR.fullmatch(text.replace(" ", "")):
-        return Network(latency=float(pair[1] + UNITS[pair[2]]), bandwidth=float(pair[3] + UNITS[pair[4]]))
+    if pair := latency_and_bandwidth(text):
+        return Network(latency=pair[0], bandwidth=pair[1])
     if not text.endswith(".toml"):
         raise ConfigError(
             f"network {text!r}{did_you_mean(text, NETWORKS)}: expected latency and bandwidth such as 20ms,100Mbit, a "

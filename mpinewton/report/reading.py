@@ -119,11 +119,17 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder} is not a run folder: it has no history.csv; expected a folder written by `mpinewton run`"
         )
     config = _parsed(folder / "config.toml", tomllib.loads)
-    result = _parsed(folder / "result.json", json.loads) if (folder / "result.json").exists() else {}
+    result = read_result(folder)
     label = result.get("label") or config.get("label") or result.get("method") or config.get("method") or folder.name
     columns = _history(folder / "history.csv", finished=bool(result))
     _fill_last_row(columns, result)
     return RunRecord(folder, " ".join(str(label).split()), columns, result, config)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of result.json; empty while the run is in progress. Raises DataError if it is malformed."""
+    path = folder / "result.json"
+    return _parsed(path, json.loads) if path.exists() else {}
 
 
 def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
@@ -150,12 +156,15 @@ def by_series(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     found: dict[str, list[RunRecord]] = {}
     for run in runs:
         found.setdefault(run.series, []).append(run)
-    return {series: repeats[:1] if are_equal(repeats) else repeats for series, repeats in found.items()}
+    return {
+        series: repeats[:1] if are_equal([run.result for run in repeats]) else repeats
+        for series, repeats in found.items()
+    }
 
 
-def are_equal(runs: Sequence[RunRecord]) -> bool:
+def are_equal(results: Sequence[dict[str, Any]]) -> bool:
     """Whether runs that differ in the seed have the same history: the method draws no random numbers."""
-    digests = {run.result.get("history_sha256") for run in runs}
+    digests = {result.get("history_sha256") for result in results}
     return len(digests) == 1 and None not in digests
 
 

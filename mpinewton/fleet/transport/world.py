@@ -55,10 +55,10 @@ def abort(error: BaseException, doing: str = "") -> NoReturn:
     """End the whole job now, with this error's traceback, once, naming the rank: others would wait for ever."""
     where = f"rank {MPI.COMM_WORLD.rank} on {MPI.Get_processor_name()}"
     if isinstance(error, MPI.Exception) and error.Get_error_class() in LOST:
-        sys.stderr.write(f"mpinewton: {where} has lost the connection to another rank ({error})\n")
-        quit_job(1)
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(f"mpinewton: {where} failed{doing and ' ' + doing}:\n{text}")
+        text = f"has lost the connection to another rank ({error})\n"
+    else:
+        text = f"failed{doing and ' ' + doing}:\n{''.join(traceback.format_exception(error))}"
+    sys.stderr.write(f"mpinewton: {where} {text}")
     quit_job(1)
 
 
