@@ -89,17 +89,25 @@ class CsvText(Table):
         if not self._plain:
             yield from super().blocks()
             return
-        for where, lines in self._lines():
-            try:
-                table = self._load(lines)
-            except ValueError:
-                row = self._first_fault(lines)
-                raise DataError(f"{where(row)}: {self._explain(lines[row])}") from None
+        header, left = self.header, self.reading.rows
+        for offset, text in self._texts():
+            table = None
+            if not header and left is None:
+                table = self._read_whole(text)
+            if table is None:
+                where, lines, header = self._divide(offset, text, header, left)
+                try:
+                    table = self._load(lines)
+                except ValueError:
+                    row = self._first_fault(lines)
+                    raise DataError(f"{where(row)}: {self._explain(lines[row])}") from None
             yield Block(
                 table[:, self.positions],
                 np.zeros(len(table)) if self.label is None else table[:, self.label],
                 None if self.weight is None else table[:, self.weight],
             )
+            if left is not None and (left := left - len(table)) == 0:
+                return
 
     def cells(self) -> Iterator[tuple[Callable[[int], str], list[Cells]]]:
         for where, lines in self._lines():
@@ -125,18 +133,36 @@ class CsvText(Table):
         """The lines of the first `reading.rows` rows in blocks, and a function that says where a line of a block is."""
         header, left = self.header, self.reading.rows
         for offset, text in self._texts():
-            lines = text.split("\n")
-            rows = [place for place, line in enumerate(lines) if line.strip()]
-            if header and rows:
-                header, rows = False, rows[1:]
-            rows = rows[:left]
-
-            def where(row: int, offset: int = offset, rows: list[int] = rows) -> str:
-                return f"{self.path}:{line_number(self.path, offset) + rows[row]}"
-
-            yield where, [lines[place] for place in rows]
-            if left is not None and (left := left - len(rows)) == 0:
+            where, lines, header = self._divide(offset, text, header, left)
+            yield where, lines
+            if left is not None and (left := left - len(lines)) == 0:
                 return
+
+    def _divide(
+        self, offset: int, text: str, header: bool, left: int | None
+    ) -> tuple[Callable[[int], str], list[str], bool]:
+        """At most `left` lines of a text with something in them, without the header; where they are; and whether the
+        header is still to come.
+        """
+        lines = text.split("\n")
+        rows = [place for place, line in enumerate(lines) if line.strip()]
+        if header and rows:
+            header, rows = False, rows[1:]
+        rows = rows[:left]
+
+        def where(row: int) -> str:
+            return f"{self.path}:{line_number(self.path, offset) + rows[row]}"
+
+        return where, [lines[place] for place in rows], header
+
+    def _read_whole(self, text: str) -> Array | None:
+        """All columns of a text of plain numbers, as `_load`; None if it must be divided into lines."""
+        if not self.numeric:
+            return None
+        try:
+            return read_text(text, self.delimiter, self.width, self.used)
+        except ValueError:
+            return None
 
     def _load(self, lines: list[str]) -> Array:
         """All columns of rows of numbers, 0 in those that are not used. Raises ValueError."""
@@ -191,7 +217,12 @@ class CsvText(Table):
 
 
 def read_numbers(lines: list[str], delimiter: str | None, width: int, used: Collection[int]) -> Array:
-    """All columns of rows of plain numbers, 0 in those that are not used, shape (n, width), by the compiled reader.
+    """`read_text` of lines without their newlines."""
+    return read_text("\n".join([*lines, ""]), delimiter, width, used)
+
+
+def read_text(text: str, delimiter: str | None, width: int, used: Collection[int]) -> Array:
+    """All columns of lines of plain numbers, 0 in those that are not used, shape (n, width), by the compiled reader.
 
     Raises
     ------
@@ -200,9 +231,9 @@ def read_numbers(lines: list[str], delimiter: str | None, width: int, used: Coll
     """
     if kernels.readers is None or not (delimiter or " ").isascii():
         raise ValueError
-    table = np.empty((len(lines), width))
+    table = np.empty((text.count("\n"), width))
     mask = np.isin(np.arange(width), list(used))
-    rows = kernels.readers.table("\n".join([*lines, ""]).encode(), ord(delimiter or "\0"), width, mask, table)
+    rows = kernels.readers.table(text.encode(), ord(delimiter or "\0"), width, mask, table)
     return table[:rows]
 
 

@@ -29,8 +29,10 @@ from mpinewton.data.manifest import (
     scale_when_read,
     write_manifest,
 )
+from mpinewton.data.narrow import narrowest
 from mpinewton.data.partition import partition as partition_rows
-from mpinewton.data.shard_io import Header, write_shard
+from mpinewton.data.shard_format import Header
+from mpinewton.data.shard_write import write_shard
 from mpinewton.data.sources import open_source
 from mpinewton.data.spool import Spool, join, scale_blocks, spool
 from mpinewton.data.standard import measure
@@ -287,7 +289,10 @@ def _write_shards(
     _check_space(rows, header, to_sparse, work)
     np.save(work / ORDER, np.concatenate(owned))
     ends = np.cumsum([len(some) for some in owned])
-    common = {"work": str(work), "spool": asdict(rows), "header": asdict(header), "sparse": to_sparse}
+    kinds = {name: narrowest(rows.array(name)) for name in ["y", *(["weight"] if rows.weighted else [])]}
+    counts = np.array([header.features]) if rows.dense else rows.array("counts")
+    kinds |= {"values": rows.kind, "counts": narrowest(counts)}
+    common = {"work": str(work), "spool": asdict(rows), "header": asdict(header), "sparse": to_sparse, "kinds": kinds}
     items = [
         {**common, "compress": compress, "worker": worker, "first": int(end) - len(some), "last": int(end)}
         for worker, (some, end) in enumerate(zip(owned, ends))
@@ -313,7 +318,14 @@ def write_one_shard(item: Item) -> Item:
     def pieces() -> Iterator[Block]:
         return rows.pieces(owned, header.features, header.dtype, item["sparse"])
 
-    nnz = sum(sparse.csr_array(piece.X).nnz for piece in pieces()) if item["sparse"] else None
+    nnz = None
+    if item["sparse"]:
+        nnz = (
+            sum(sparse.csr_array(piece.X).nnz for piece in pieces())
+            if rows.dense
+            else int(rows.array("counts")[owned].sum())
+        )
     file = f"shard-{item['worker']:04d}.h5"
-    mass, digest = write_shard(work / FOLDER / file, header, pieces(), nnz, rows.weighted, item["compress"])
+    path = work / FOLDER / file
+    mass, digest = write_shard(path, header, pieces(), nnz, rows.weighted, item["compress"], item["kinds"])
     return {"file": file, "rows": len(owned), "mass": mass, "digest": digest}

@@ -1,14 +1,16 @@
-"""The rows of one logical worker, in memory."""
+"""The rows of one logical worker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from mpinewton.arrays import Array, Matrix
+from mpinewton.linalg.stored import StoredMatrix
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Shard:
 
     Attributes
     ----------
-    X : array or csr_array, shape (n, p)
-        Features, float64 or float32, or uint8 if the loss keeps bytes; n may be 0.
+    X : array, csr_array or StoredMatrix, shape (n, p)
+        Features, float64 or float32, or uint8 if the loss keeps bytes; n may be 0. A StoredMatrix stays on disk.
     y : array, shape (n,)
         Labels: the numbers of the source, or the numbers of its class names.
     sample_weight : array, shape (n,), or None
@@ -43,7 +45,7 @@ class Shard:
     @property
     def entries(self) -> int:
         """Number of stored entries."""
-        return int(self.X.nnz) if isinstance(self.X, sparse.csr_array) else self.rows * self.features
+        return self.rows * self.features if isinstance(self.X, np.ndarray) else int(self.X.nnz)
 
     @property
     def total_weight(self) -> float:
@@ -52,7 +54,17 @@ class Shard:
 
     def with_intercept(self) -> Shard:
         """The same rows with a last feature that is always 1."""
-        if sparse.issparse(self.X):
-            ones = sparse.csr_array(np.ones((self.rows, 1), dtype=self.X.dtype))
-            return replace(self, X=sparse.hstack([self.X, ones], format="csr"))
-        return replace(self, X=np.hstack([self.X, np.ones((self.rows, 1), dtype=self.X.dtype)]))
+        return replace(self, X=self.X.with_intercept() if isinstance(self.X, StoredMatrix) else add_ones(self.X))
+
+
+def add_ones(X: Any) -> Any:
+    """Rows, dense or sparse, with a last feature that is always 1."""
+    n, p = X.shape
+    if not sparse.issparse(X):
+        return np.hstack([X, np.ones((n, 1), dtype=X.dtype)])
+    starts = X.indptr + np.arange(n + 1, dtype=X.indptr.dtype)
+    data, indices = np.ones(X.nnz + n, X.dtype), np.full(X.nnz + n, p, X.indices.dtype)
+    old = np.ones(X.nnz + n, dtype=bool)
+    old[starts[1:] - 1] = False
+    data[old], indices[old] = X.data, X.indices
+    return sparse.csr_array((data, indices, starts), (n, p + 1))

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from mpinewton.arrays import Array, Matrix
 from mpinewton.data.blocks import Block
+from mpinewton.data.narrow import common, narrowest
 from mpinewton.data.scale import factor, multiply
 from mpinewton.errors import DataError
 
@@ -70,6 +71,8 @@ class Spool:
     stored : int
         Entries of the sparse rows, non-zeros of the dense ones.
     dense, weighted : bool
+    kind : str
+        Type that holds all values exactly, as `mpinewton.data.narrow.narrowest` names it.
     """
 
     prefix: str
@@ -78,6 +81,7 @@ class Spool:
     stored: int
     dense: bool
     weighted: bool
+    kind: str = "float64"
 
     def array(self, name: str) -> NDArray[Any]:
         """One of the files, memory-mapped: shape (rows, features) for the values of dense rows, else flat."""
@@ -92,10 +96,10 @@ class Spool:
         """Blocks of the given rows in the given order, with `features` columns."""
         width = features if not to_sparse else 1 + (self.features if self.dense else self.stored // max(1, self.rows))
         size = max(1, PIECE_NUMBERS // width)
-        indptr = None if self.dense else np.concatenate([[0], np.cumsum(self.array("counts"), dtype=np.int64)])
+        whole = None if self.dense else self._sparse(features)
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
-            X: Any = self._dense(some, features) if indptr is None else self._sparse(some, features, indptr)
+            X: Any = self._dense(some, features) if whole is None else whole[some]
             if to_sparse:
                 X = sparse.csr_array(X)
             elif sparse.issparse(X):
@@ -107,18 +111,22 @@ class Spool:
         X[:, : self.features] = self.array("values")[rows]
         return X
 
-    def _sparse(self, rows: NDArray[np.int64], features: int, indptr: NDArray[np.int64]) -> sparse.csr_array:
-        counts = indptr[rows + 1] - indptr[rows]
-        ends = np.cumsum(counts)
-        entries = np.repeat(indptr[rows] - (ends - counts), counts) + np.arange(counts.sum())
-        parts = self.array("values")[entries], self.array("indices")[entries], np.concatenate([[0], ends])
-        return sparse.csr_array(parts, shape=(len(rows), features))
+    def _sparse(self, features: int) -> sparse.csr_array:
+        """All rows, as a matrix whose arrays stay on disk: scipy copies rows in compiled loops."""
+        starts = np.concatenate([[0], np.cumsum(self.array("counts"), dtype=np.int64)])
+        X = sparse.csr_array((self.rows, features))
+        X.data, X.indices, X.indptr = np.asarray(self.array("values")), np.asarray(self.array("indices")), starts
+        if starts[-1] <= np.iinfo(np.int32).max:
+            X.indptr = starts.astype(np.int32)
+        else:  # scipy wants both of one type
+            X.indices = X.indices.astype(np.int64)
+        return X
 
 
 def spool(blocks: Iterable[Block], prefix: Path, dense: bool) -> Spool:
     """Write blocks to flat files."""
     rows = features = stored = 0
-    weighted = False
+    weighted, kind = False, "bool"
     names = ["values", "y", "weight"] + ([] if dense else ["indices", "counts"])
     with ExitStack() as stack:
         files = {name: stack.enter_context(Path(f"{prefix}.{name}").open("wb")) for name in names}
@@ -133,9 +141,11 @@ def spool(blocks: Iterable[Block], prefix: Path, dense: bool) -> Spool:
                 arrays |= {"values": X.data, "indices": X.indices, "counts": np.diff(X.indptr)}
             for name, array in arrays.items():
                 files[name].write(np.ascontiguousarray(array, TYPES[name]).data)
+            if kind != "float64":
+                kind = common(kind, narrowest(np.asarray(arrays["values"], np.float64)))
             rows, features = rows + len(block.y), max(features, X.shape[1])
             stored += int(np.count_nonzero(X)) if isinstance(X, np.ndarray) else X.nnz
-    return Spool(str(prefix), rows, features, stored, dense, weighted)
+    return Spool(str(prefix), rows, features, stored, dense, weighted, kind)
 
 
 def join(parts: list[Spool]) -> Spool:
@@ -152,4 +162,5 @@ def join(parts: list[Spool]) -> Spool:
                     shutil.copyfileobj(source, target, 1 << 22)
                 more.unlink()
     rows, stored = sum(part.rows for part in parts), sum(part.stored for part in parts)
-    return Spool(first.prefix, rows, max(part.features for part in parts), stored, first.dense, first.weighted)
+    features, kind = max(part.features for part in parts), common(*(part.kind for part in parts))
+    return Spool(first.prefix, rows, features, stored, first.dense, first.weighted, kind)

@@ -72,12 +72,12 @@ class SparseRows:
         return out
 
     def evaluate(
-        self, formula: Formula, w: Array | None, z: Array, order: int
+        self, formula: Formula, w: Array | None, z: Array, order: int, part: slice = slice(None)
     ) -> tuple[float, Array | None, Array | None]:
-        """The loss with all it is asked for in one pass over the rows; see `Rows.evaluate`."""
+        """The loss with all it is asked for in one pass over these rows, a part of the formula's; see `Rows.evaluate`."""
         g = np.empty((self.p, *z.shape[1:])) if order > 0 else None
         H = np.empty((self.p, self.p)) if order > 1 else None
-        return formula.on(self._matrix, w, z, g, H), g, H
+        return formula.on(self._matrix, part, w, z, g, H), g, H
 
 
 class Formula:
@@ -115,9 +115,12 @@ class Formula:
         rows.line(self._whole, len(z), _numbers(z), _numbers(dz), len(steps), _numbers(steps), out)
         return out
 
-    def on(self, matrix: rows.Matrix, w: Array | None, z: Array, g: Array | None, H: Array | None) -> float:
-        """The sum of the values, with what belongs to it, in one pass over the rows of a sparse matrix."""
-        return matrix.evaluate(self._whole, None if w is None else _numbers(w), z, g, H)
+    def on(
+        self, matrix: rows.Matrix, part: slice, w: Array | None, z: Array, g: Array | None, H: Array | None
+    ) -> float:
+        """The sum of the values, with what belongs to it, in one pass over some rows, a sparse matrix."""
+        loss = self._whole if len(z) == len(self._t) else self._arguments(part)
+        return matrix.evaluate(loss, None if w is None else _numbers(w), z, g, H)
 
 
 def _numbers(x: Array) -> Array:

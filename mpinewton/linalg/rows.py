@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from mpinewton import kernels
 from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.span import Span
+from mpinewton.linalg.stored import StoredMatrix, affine
 
+# Sums over sparse rows are added up in parts of about so many stored entries, in memory or not: a part fits in 32 MB.
+SEGMENT_ENTRIES = 1 << 20
 # Dense rows are processed in blocks: a float64 block stays in cache, and every sum is a float64 sum.
 BLOCK_NUMBERS = 1 << 17
 # In coordinates of the span of the rows, a Krylov space of 50 products takes 0.45 of the time at 100 rows of 784
@@ -57,22 +63,39 @@ class Rows:
 
     Parameters
     ----------
-    X : array or csr_array, shape (n, p)
-        It is never written to.
+    X : array, csr_array or StoredMatrix, shape (n, p)
+        It is never written to. A StoredMatrix is read anew for every product; the bits are those of a matrix in memory.
     """
 
-    def __init__(self, X: Matrix) -> None:
+    def __init__(self, X: Matrix | StoredMatrix) -> None:
         self.X: Any = X
         self.n, self.p = X.shape
-        self.sparse = bool(sparse.issparse(X))
-        if self.sparse:
+        self.stored = isinstance(X, StoredMatrix)
+        self.sparse = X.starts is not None if isinstance(X, StoredMatrix) else bool(sparse.issparse(X))
+        if self.sparse and not self.stored:
             self.X = canonical(X)
+            self._products_in_memory = self._make_products()
         self.narrow = X.dtype != np.float64
+
+    def affine(self, shift: Array, factor: Array) -> Rows:
+        """Rows of (X - shift) * factor, computed in float64 and stored as X is; sparse rows have no shift."""
+        return Rows(self.X.affine(shift, factor) if self.stored else affine(self.X, shift, factor))
+
+    def facts(self, limit: int) -> tuple[Array, Array, Array, Array]:
+        """Of about `limit` rows: least and largest entry, sum of squares and number of entries that are not 0, (p,)."""
+        X = self.X[np.arange(0, self.n, max(1, self.n // limit))].astype(np.float64)
+        with np.errstate(over="ignore"):
+            if not X.shape[0]:
+                return np.full(self.p, np.inf), np.full(self.p, -np.inf), np.zeros(self.p), np.zeros(self.p)
+            if not self.sparse:
+                return X.min(axis=0), X.max(axis=0), (X * X).sum(axis=0), np.count_nonzero(X, axis=0).astype(np.float64)
+            squares, stored = (np.bincount(X.indices, some, self.p) for some in (X.data**2, X.data != 0.0))
+        return np.zeros(self.p), np.zeros(self.p), squares.astype(np.float64), stored.astype(np.float64)
 
     def times(self, v: Array) -> Array:
         """X v, shape (n,) or (n, C) for v of shape (p,) or (p, C)."""
         if self.sparse:
-            return np.asarray(self._products.times(v))
+            return _joined([part.times(v) for _, part in self._products])
         z = np.empty((self.n, *v.shape[1:]))
         for rows, block in self._blocks():
             z[rows] = block @ v
@@ -81,7 +104,7 @@ class Rows:
     def transpose_times(self, r: Array) -> Array:
         """X'r, shape (p,) or (p, C) for r of shape (n,) or (n, C)."""
         if self.sparse:
-            return np.asarray(self._products.transpose_times(r))
+            return _added(part.transpose_times(r[rows]) for rows, part in self._products)
         total = np.zeros((self.p, *r.shape[1:]))
         for rows, block in self._blocks():
             total += block.T @ r[rows]
@@ -90,7 +113,7 @@ class Rows:
     def squares_transpose_times(self, r: Array) -> Array:
         """X.^2'r, squares entry by entry, shape (p,) or (p, C) for r of shape (n,) or (n, C)."""
         if self.sparse:
-            return np.asarray(self._products.squares_transpose_times(r))
+            return _added(part.squares_transpose_times(r[rows]) for rows, part in self._products)
         total = np.zeros((self.p, *r.shape[1:]))
         for rows, block in self._blocks():
             total += (block * block).T @ r[rows]
@@ -99,7 +122,7 @@ class Rows:
     def hvp(self, h: Array, v: Array) -> Array:
         """X'diag(h)X v, shape (p,), in one pass over the rows."""
         if self.sparse:
-            return np.asarray(self._products.hvp(h, v))
+            return _added(part.hvp(h[rows], v) for rows, part in self._products)
         total = np.zeros(self.p)
         for rows, block in self._blocks():
             total += block.T @ (h[rows] * (block @ v))
@@ -130,7 +153,7 @@ class Rows:
         """
         if self.sparse:
             if formula.compiled and not (order > 1 and self._full):
-                return self._products.evaluate(formula, w, z, order)  # type: ignore[no-any-return]
+                return self._evaluate_compiled(formula, w, z, order)
             if w is not None:
                 z[...] = self.times(w)
             f, r, h = formula.terms(z, slice(None), order)
@@ -151,6 +174,17 @@ class Rows:
                 g += block.T @ r
             if H is not None:
                 H += _square(block, h)
+        return f, g, H
+
+    def _evaluate_compiled(
+        self, formula: Formula, w: Array | None, z: Array, order: int
+    ) -> tuple[float, Array | None, Array | None]:
+        if order == 0 and w is None:
+            return sum(formula.terms(z[rows], rows, 0)[0] for rows in self._segments), None, None
+        f, g, H = 0.0, None, None
+        for rows, part in self._products:
+            value, more_g, more_H = part.evaluate(formula, w, z[rows], order, rows)
+            f, g, H = f + value, more_g if g is None else _add(g, more_g), more_H if H is None else _add(H, more_H)
         return f, g, H
 
     def times_some(self, v: Array, columns: slice) -> Array:
@@ -178,7 +212,7 @@ class Rows:
     def gram(self, h: Array) -> Array:
         """X'diag(h)X, shape (p, p), exactly symmetric, for row coefficients h of any sign, shape (n,)."""
         if self.sparse and not self._full:
-            return np.asarray(self._products.gram(h))
+            return _added(part.gram(h[rows]) for rows, part in self._products)
         H = np.zeros((self.p, self.p))
         for rows, block in self._blocks():
             H += _square(block, h[rows])
@@ -187,8 +221,8 @@ class Rows:
     @cached_property
     def squares(self) -> Array:
         """|x_j|^2 of every row, shape (n,)."""
-        X = self.X.astype(np.float64, copy=False)
-        return np.asarray((X * X).sum(axis=1)) if self.sparse else np.einsum("np,np->n", X, X)
+        parts = self.X.blocks(self._parts or [slice(0, 0)]) if self.stored else [(slice(None), self.X)]
+        return _joined([_squares(block) for _, block in parts])
 
     @cached_property
     def span(self) -> Span | None:
@@ -205,7 +239,8 @@ class Rows:
     @cached_property
     def _one_block(self) -> list[tuple[slice, Array]] | None:
         """Few dense rows, float64, as the only block."""
-        return [(self._parts[0], self.X)] if len(self._parts) == 1 and not self.sparse and not self.narrow else None
+        few = len(self._parts) == 1 and not (self.sparse or self.narrow or self.stored)
+        return [(self._parts[0], self.X)] if few else None
 
     def _blocks(self) -> Iterable[tuple[slice, Array]]:
         """Consecutive rows, dense and float64."""
@@ -213,19 +248,44 @@ class Rows:
 
     def _converted(self, columns: slice = slice(None)) -> Iterator[tuple[slice, Array]]:
         """Consecutive rows, dense and float64; for dense X, some of their columns."""
+        if self.stored:
+            for rows, block in self.X.blocks(self._parts):
+                yield rows, (block.toarray() if self.sparse else block).astype(np.float64, copy=False)[:, columns]
+            return
         for rows in self._parts:
             # Some columns are copied before the conversion: strided conversion takes up to 3 times longer.
             block = self.X[rows].toarray() if self.sparse else np.ascontiguousarray(self.X[rows, columns])
             yield rows, block.astype(np.float64, copy=False)
 
+    @property
+    def _starts(self) -> NDArray[np.int64]:
+        """Where the stored entries of each row start, and the number of all, shape (n + 1,)."""
+        return np.asarray(self.X.starts if self.stored else self.X.indptr)
+
     @cached_property
-    def _products(self) -> Any:
-        return kernels.SparseRows(self.X)
+    def _segments(self) -> list[slice]:
+        """Sparse rows in parts of about SEGMENT_ENTRIES entries. The sum over all rows is that of their sums."""
+        starts = self._starts
+        cuts = np.unique(np.searchsorted(starts, np.arange(SEGMENT_ENTRIES, int(starts[-1]), SEGMENT_ENTRIES)))
+        ends = [0, *(int(cut) for cut in cuts if 0 < cut < self.n), self.n]
+        return [slice(first, last) for first, last in itertools.pairwise(ends)]
+
+    @property
+    def _products(self) -> Iterable[tuple[slice, Any]]:
+        """Products with each segment."""
+        if self.stored:
+            return ((rows, kernels.SparseRows(block)) for rows, block in self.X.blocks(self._segments))
+        return self._products_in_memory
+
+    def _make_products(self) -> list[tuple[slice, Any]]:
+        if len(self._segments) == 1:
+            return [(self._segments[0], kernels.SparseRows(self.X))]
+        return [(rows, kernels.SparseRows(_view(self.X, rows))) for rows in self._segments]
 
     @cached_property
     def _full(self) -> bool:
         """Whether sparse rows have so many stored entries that X'diag(h)X is faster with dense blocks."""
-        counts = np.diff(self.X.indptr).astype(np.int64)
+        counts = np.diff(self._starts).astype(np.int64)
         pairs = int((counts * (counts + 1) // 2).sum())
         return bool(pairs * kernels.SparseRows.PAIR_COST >= self.n * self.p * (self.p / 2 + ENTRY_COST))
 
@@ -251,6 +311,34 @@ class Rows:
     def _views(self) -> dict[tuple[int, int], tuple[sparse.csr_array, sparse.csc_array]]:
         # Kept, since to make them costs more than the product of a small shard.
         return {}
+
+
+def _joined(parts: list[Array]) -> Array:
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+
+
+def _added(parts: Iterable[Array]) -> Array:
+    """The sum of arrays, in their order, the first of which is written to."""
+    return functools.reduce(_add, parts)
+
+
+def _add(total: Array, more: Array) -> Array:
+    total += more
+    return total
+
+
+def _squares(block: Any) -> Array:
+    X = block.astype(np.float64, copy=False)
+    return np.asarray((X * X).sum(axis=1)) if sparse.issparse(X) else np.einsum("np,np->n", X, X)
+
+
+def _view(X: Any, rows: slice) -> Any:
+    """Some consecutive rows, without a copy of their entries."""
+    starts = X.indptr[rows.start : rows.stop + 1]
+    entries = slice(starts[0], starts[-1])
+    part = sparse.csr_array((rows.stop - rows.start, X.shape[1]), dtype=X.dtype)
+    part.data, part.indices, part.indptr = X.data[entries], X.indices[entries], starts - starts[0]
+    return part
 
 
 def canonical(X: Any) -> Any:
