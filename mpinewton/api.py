@@ -27,6 +27,7 @@ from mpinewton.inputs import Objective, RankFunction, RankRows, as_point, make_s
 from mpinewton.launcher import promised_ranks, threads_per_rank
 from mpinewton.losses import Loss, make_loss
 from mpinewton.methods.support.method import AnyMethod, State
+from mpinewton.runs.columns import change_columns
 from mpinewton.runs.ends import gap_bound
 from mpinewton.runs.evaluation import find_optimum, proposed_weights
 from mpinewton.runs.history import Row
@@ -298,10 +299,11 @@ def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: 
     problem.loss.validate(problem.features, problem.classes, problem.intercept)
     method = options.method.choose(problem)
     method.validate(problem)
-    w = proposed_weights(fleet) if options.w0 is None else options.w0.copy()
+    columns = change_columns(fleet, method)
+    w = proposed_weights(fleet, columns) if options.w0 is None else options.w0.copy()
     if w.shape != (fleet.dim,):
         raise ConfigError(f"w0: expected shape ({fleet.dim},), the weights of this objective; found {w.shape}")
-    optimum = NAN if options.reference is None else find_optimum(fleet, plan, options.reference).loss
+    optimum = NAN if options.reference is None else find_optimum(fleet, plan, options.reference, columns).loss
     fleet.adopt(method)
     history: list[Row] = []
     stopped: list[str] = []
@@ -309,19 +311,21 @@ def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: 
     def watch(row: Row, state: State) -> None:
         history.append(row)
         try:
-            if options.callback is not None and options.callback(row, state.w.copy()) is True:
+            if options.callback is not None and options.callback(row, columns.outside(state.w).copy()) is True:
                 stopped.append(STOPPED)
         except StopIteration:
             stopped.append(STOPPED)
 
     every = options.measure_every or method.iterations_per_epoch(problem)
     ended = run(
-        method, fleet, w, make_stops(options.limits), evaluation=Evaluation(optimum, None, every),
+        method, fleet, columns.inside(w), make_stops(options.limits),
+        evaluation=Evaluation(optimum, None, every, columns),
         watchers=[watch], pause=lambda: stopped[0] if stopped else "",
     )  # fmt: skip
     best = ended.best_row
     return OptimizeResult(
-        x=ended.best.w, fun=best.loss, jac=ended.best.gradient, nit=ended.row.iteration, kind=ended.kind,
+        x=columns.outside(ended.best.w), fun=best.loss, jac=columns.gradient(ended.best.gradient),
+        nit=ended.row.iteration, kind=ended.kind,
         success=ended.kind in ("converged", "precision"), status=STATUS[ended.kind], message=ended.sentence,
         gap_bound=gap_bound(problem, best.grad_norm), history=history, ledger=fleet.ledger,
         classes=None if labels is None else np.array(labels),

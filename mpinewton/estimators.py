@@ -41,9 +41,9 @@ class Linear(BaseEstimator):  # type: ignore[misc]
     fit_intercept : bool
     workers : int
         Number of logical workers, all in this process; the rows are permuted and distributed among them.
-    tol, rtol : float, optional
-        Tolerance on the gradient norm, and the same relative to the first one, as for `minimize`; without both, its
-        default goal. `fit` warns if the goal is not met.
+    tol, rtol, ftol : float, optional
+        Tolerance on the gradient norm, the same relative to the first one, and on the estimated gap relative to the
+        decrease so far, as for `minimize`; without any, its default goal. `fit` warns if the goal is not met.
     max_iter : int
         Maximum number of iterations.
     random_state : int, RandomState or None
@@ -77,6 +77,7 @@ class Linear(BaseEstimator):  # type: ignore[misc]
         random_state: Any = 0,
         warm_start: bool = False,
         callback: Any = None,
+        ftol: float | None = None,
     ) -> None:
         self.method = method
         self.loss = loss
@@ -89,6 +90,7 @@ class Linear(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.warm_start = warm_start
         self.callback = callback
+        self.ftol = ftol
 
     def _fit(self, X: Any, y: Array, weight: Array | None, loss: str, w0: Array | None) -> Array:
         """Train from w0: the weights, shape (outputs, p); the intercept becomes an attribute."""
@@ -108,7 +110,7 @@ class Linear(BaseEstimator):  # type: ignore[misc]
         result = minimize(
             self.method, (X, y, weight), loss=loss, l2=1.0 / total if self.l2 is None else self.l2,
             intercept=self.fit_intercept, w0=w0, workers=min(whole_number("workers", self.workers, 1), n), seed=seed,
-            tol=self.tol, rtol=self.rtol, max_iterations=self.max_iter, callback=self.callback,
+            tol=self.tol, rtol=self.rtol, ftol=self.ftol, max_iterations=self.max_iter, callback=self.callback,
         )  # fmt: skip
         assert result is not None, "all workers are in this process"
         if not result.success and result.status != STOPPED:
@@ -157,9 +159,10 @@ class LinearClassifier(ClassifierMixin, Linear):  # type: ignore[misc]
         warm_start: bool = False,
         callback: Any = None,
         class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+        ftol: float | None = None,
     ) -> None:
         super().__init__(
-            method, loss, l2, fit_intercept, workers, tol, rtol, max_iter, random_state, warm_start, callback
+            method, loss, l2, fit_intercept, workers, tol, rtol, max_iter, random_state, warm_start, callback, ftol
         )
         self.class_weight = class_weight
 

@@ -19,6 +19,7 @@ class Huber(LinearLoss):
 
     name = "huber"
     convex = True
+    shifts = True
 
     delta: float = setting(
         1.0, gt=0, lt=float("inf"), help="largest residual with a quadratic loss", unit="in units of the labels"
@@ -34,6 +35,10 @@ class Huber(LinearLoss):
 
     def second_derivatives(self, z: Array, t: Targets) -> Array:
         return (np.abs(z - t) <= self.delta).astype(np.float64)
+
+    def majorants(self, z: Array, t: Targets) -> Array:
+        """delta / max(|r|, delta), as in iteratively reweighted least squares (De Leeuw and Lange 2009)."""
+        return np.asarray(self.delta / np.maximum(np.abs(z - t), self.delta))
 
     def kernel(self, t: Targets) -> Kernel:
         return Kernel("huber", self.delta)

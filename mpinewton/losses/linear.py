@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ PROVIDED_BY = {
     "hessian_diagonal": {"hessian_diagonal"},
     "hessian_bound": {"hessian_bound"},
     "hessian_lipschitz": {"hessian_lipschitz"},
+    "majorants": {"majorant"},
 }
 # Other ways to evaluate the same formulas: a subclass with a formula of its own does not inherit them.
 FORMULAS = {"values", "derivatives", "second_derivatives", "second_terms", "apply_second", "hessian"}
@@ -42,7 +43,7 @@ class LinearLoss(Loss):
     A loss with one output defines `name`, `convex`, `values`, `derivatives` and, if it has any, `second_derivatives`.
     `provides` follows from the methods that a subclass defines: "gradient" and "rows" always; `second_derivatives`
     adds "second_derivatives", "hvp", "hessian" and "hessian_diagonal"; `hessian_bound` and `hessian_lipschitz` add what
-    they are named.
+    they are named, `majorants` adds "majorant".
 
     Notes
     -----
@@ -82,6 +83,8 @@ class LinearLoss(Loss):
                 if name not in vars(cls):
                     setattr(cls, name, getattr(LinearLoss, name))
 
+    shifts: ClassVar[bool] = False  # whether loss(z + c, t + c) = loss(z, t) for all c
+
     def outputs(self, classes: Classes) -> int:
         """Number of logits of a row, C: 1 by default."""
         return 1
@@ -117,6 +120,10 @@ class LinearLoss(Loss):
     def hessian_lipschitz(self, t: Targets) -> Array:
         """Lipschitz constants of the second derivative in z, shape (n,)."""
         raise self._missing("hessian_lipschitz", "no bound of its third derivative")
+
+    def majorants(self, z: Array, t: Targets) -> Array:
+        """c of every row, shape of z: loss(z + s) <= loss(z) + loss'(z) s + c s^2 / 2 for all s."""
+        raise self._missing("majorants", "no quadratic majorant")
 
     def value_and_derivatives(self, z: Array, t: Targets, order: int) -> tuple[Array, ...]:
         """The first `order` + 1 of `values`, `derivatives` and `second_terms`.
@@ -210,6 +217,15 @@ class LinearModel:
         part = copy.copy(self)
         part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
         part._weigh(subset_weights(self.row_weight, rows))
+        return part
+
+    def with_columns(self, shift: Array, factor: Array, label: float) -> LinearModel:
+        """The same model of columns (X - shift) * factor, shift and factor of shape (p,), and of the labels - label."""
+        part = copy.copy(self)
+        part.rows = self.rows.affine(shift, factor)
+        if label:
+            part.y, part.t = self.y - label, self.t - label
+            part._weigh(self.row_weight)
         return part
 
     def logits(self, w: Array) -> Array:

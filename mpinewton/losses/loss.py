@@ -91,6 +91,7 @@ class Loss(Configured, ABC):
         - "rows": a `LinearModel`, with rows and logits
         - "hessian_bound": bounds of |h_j|, `LinearLoss.hessian_bound`
         - "hessian_lipschitz": Lipschitz constants of h_j in the logit, `LinearLoss.hessian_lipschitz`
+        - "majorant": coefficients of a quadratic majorant in the logit, `LinearLoss.majorants`
     keeps_bytes : bool
         Whether `on_shard` takes features of dtype uint8 with a scale, as a shard may store them.
     """

@@ -18,6 +18,7 @@ class Squared(LinearLoss):
 
     name = "squared"
     convex = True
+    shifts = True
 
     def values(self, z: Array, t: Targets) -> Array:
         return np.asarray(0.5 * (z - t) ** 2)

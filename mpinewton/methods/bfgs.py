@@ -58,6 +58,7 @@ class Bfgs(Method[BfgsState]):
     search: Backtracking | None = setting(factory=least_loss_search, help="line search; none: all steps are 1")
 
     name = "bfgs"
+    any_units = True
     matrices = 5.0
     cost = Cost("4", "d + 1", "d + 11")
 

@@ -47,6 +47,7 @@ class Dingo(Method[DingoState]):
     search: Backtracking = setting(factory=lambda: Backtracking(first=4), help="line search on |g|^2")
 
     name = "dingo"
+    any_units = True
     needs = ("gradient", "hvp")
     cost = Cost("4", "2*d + 1", "7*d + 4")
 

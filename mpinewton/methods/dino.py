@@ -69,6 +69,7 @@ class Dino(Method[DinoState]):
     search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "dino"
+    any_units = True
     needs = ("gradient", "hvp")
     cost = Cost("6", "2*d + 1", "2*d + 10", "adaptive: two more down, one more up.")
 

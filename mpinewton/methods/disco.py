@@ -46,6 +46,7 @@ class Disco(Method[State]):
     search: Backtracking = setting(factory=Backtracking, help="line search", only_if={"step_rule": "search"})
 
     name = "disco"
+    any_units = True
     needs = ("gradient", "hvp")
     cost = Cost("2*k + 4", "(k + 1)*d + 1", "(k + 1)*d + 9")
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from mpinewton.arrays import AnyArray, Array
 from mpinewton.compress import Compressor, Eigenpairs, make_compressor
-from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.cholesky import project_spectrum, solve_positive
 from mpinewton.linalg.cubic import cubic_step
@@ -127,7 +126,7 @@ class ProjectedLearner(HessianLearner[FedNLState]):
     With C = rank a worker then needs no D_i: it follows its dominant eigenvectors by subspace iteration on products.
     """
 
-    mu: float | None = setting(None, gt=0, help="smallest eigenvalue of [H + l2 I]_mu; none: l2")
+    mu: float | None = setting(None, gt=0, help="smallest eigenvalue of [H + l2 I]_mu; none: l2, or 1/N for l2 = 0")
     products: int = setting(3, ge=0, help="for rank: maximum number of products of D_i with r + 5 vectors; 0: form D_i")
     accuracy: float = setting(0.3, ge=0, help="relative residual of accepted eigenvectors; 0: use all products")
 
@@ -138,11 +137,6 @@ class ProjectedLearner(HessianLearner[FedNLState]):
             rule = f"{shown(default)}, as it has an effect only with option=1{'' if used else ' and compressor=rank'}"
             self.require((self.projects and used) or getattr(self, name) == default, name, rule)
 
-    def validate(self, problem: Problem) -> None:
-        super().validate(problem)
-        if self.mu is None and not problem.l2 > 0 and self.projects:
-            raise ConfigError(f"{self.name}: mu is required where l2 = 0; set mu, for example --set mu=1e-3")
-
     @property
     def projects(self) -> bool:
         """Whether the step uses [H + l2 I]_mu."""
@@ -151,7 +145,8 @@ class ProjectedLearner(HessianLearner[FedNLState]):
     def direction(self, fleet: Fleet, H: Array, g: Array) -> Array:
         """-[H + l2 I]_mu^-1 g, shape (d,); NaN where H is not finite."""
         # Slightly less than l2, or a Cholesky factor of H + l2 I - mu I would not exist where H is singular.
-        mu = (1 - 1e-6) * fleet.problem.l2 if self.mu is None else self.mu
+        problem = fleet.problem
+        mu = (1 - 1e-6) * (problem.l2 or 1.0 / sum(problem.rows)) if self.mu is None else self.mu
         if not np.isfinite(H).all():
             return np.full_like(g, np.nan)
         return -solve_positive(project_spectrum(add_l2(fleet, H), mu), g).x
@@ -235,6 +230,7 @@ class FedNLSearch(ProjectedLearner):
     search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "fednl-ls"
+    any_units = True
     matrices = 7.0
     cost = Cost("5", "d + 1", "2*d + 10")
 

@@ -9,7 +9,7 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import FLAT
 from mpinewton.methods.support.inner import LocalNewtonSystem, krylov, solver_tolerance
-from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.linesearch import Backtracking, descend, polyak
 from mpinewton.methods.support.method import Cost, State, fail
 from mpinewton.methods.support.tasks import initial_state
 from mpinewton.settings import setting
@@ -34,6 +34,7 @@ class Giant(LocalNewtonSystem[State]):
     search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "giant"
+    any_units = True
     shards_alike = True
     needs = ("gradient", "hvp")
     cost = Cost("6", "2*d + 1", "2*d + 10")
@@ -60,5 +61,5 @@ class Giant(LocalNewtonSystem[State]):
         # A worker without rows has zero weight, and its Hessian does not count.
         failed, x = solved.status not in ("solved", "limit") and worker.share > 0, solved.x
         if failed and not solved.iterations and not g @ worker.hvp(g) < 0:
-            x = g * (abs(worker.value()) / (g @ g))
+            x = -polyak(worker.value(), g, g)
         return -worker.share * x, failed

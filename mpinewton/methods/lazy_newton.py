@@ -61,6 +61,7 @@ class LazyNewton(Method[LazyNewtonState]):
     search: Backtracking = setting(factory=Backtracking, help="line search, where step 1 is refused")
 
     name = "lazy-newton"
+    any_units = True
     matrices = 4.0
     needs = ("gradient", "hessian")
     convex_only = True

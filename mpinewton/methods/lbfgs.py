@@ -50,6 +50,7 @@ class Lbfgs(Method[LbfgsState]):
     search: Backtracking = setting(factory=least_loss_search, help="line search")
 
     name = "lbfgs"
+    any_units = True
     cost = Cost("4", "d + 1", "d + 11")
 
     def start(self, fleet: Fleet, w: Array) -> LbfgsState:

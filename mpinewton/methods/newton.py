@@ -10,7 +10,7 @@ from mpinewton.linalg.cholesky import solve_semidefinite
 from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import derivatives, move_to, value_gradient_hessian
+from mpinewton.methods.support.tasks import derivatives, majorant_triangle, move_to, value_gradient_hessian
 from mpinewton.settings import setting
 
 
@@ -34,12 +34,15 @@ class Newton(Method[NewtonState]):
     The driver solves H p = -g by Cholesky, or by eigenvectors where H is singular: the part of g outside its range is
     then followed by a gradient step. The workers move by the largest step of the search, 1 by default, and send f_i,
     g_i and the upper triangle of H_i there in the same round trip. Only if Armijo's rule refuses that step they go back
-    and search. With search=none all steps are 1 and only g_i and H_i are sent.
+    and search; for losses that are linear far from the label, as huber, then along the step of a quadratic majorant, by
+    the triangle of its Hessian (iteratively reweighted least squares). With search=none all steps are 1 and only g_i
+    and H_i are sent.
     """
 
     search: Backtracking | None = setting(factory=Backtracking, help="line search; none: all steps are 1")
 
     name = "newton"
+    any_units = True
     matrices = 3.5
     needs = ("gradient", "hessian")
     cost = Cost("2", "d", "d*(d + 1)/2 + d + 1", "5 rounds more where the largest step is refused")
@@ -73,6 +76,8 @@ class Newton(Method[NewtonState]):
         f, g, H = fleet.mean(value_gradient_hessian, now.w + a * p)
         if not self.search.accepts(a, f, now, p):
             fleet.send(move_to, now.w)
+            if "majorant" in fleet.problem.loss.provides:
+                p = -solve_semidefinite(unpack_triangle(fleet.mean(majorant_triangle)), now.gradient).x
             a, p = search_or_descend(fleet, self.search, now, p)
             if not a:
                 return fail(now, no_step(now, p))

@@ -15,11 +15,12 @@ from mpinewton.fleet.calls import Task
 from mpinewton.linalg.cholesky import GRADIENT_NOISE
 from mpinewton.linalg.krylov import EXHAUSTED, Solution, cg
 from mpinewton.losses import Loss
-from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
+from mpinewton.methods.support.linesearch import Backtracking, descend_by_gradient, no_step, polyak
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
-from mpinewton.methods.support.tasks import advance, hvp, value_and_gradient
+from mpinewton.methods.support.tasks import advance, hvp, majorant_product, value_and_gradient
 from mpinewton.settings import setting
 
+MAJORANT = 1e-3  # tolerance for the majorant of a loss: by trial on huber with residuals of 1e4 delta
 LOOSEST = 0.5  # tolerance of conjugate gradients far from the optimum
 
 
@@ -73,6 +74,7 @@ class NewtonCG(Method[NewtonCGState]):
     search: Backtracking = setting(factory=Backtracking, help="line search")
 
     name = "newton-cg"
+    any_units = True
     needs = ("gradient", "hvp")
     cost = Cost("2*k + 4", "(k + 1)*d + 1", "(k + 2)*d + 9", "d less up without preconditioner")
 
@@ -92,9 +94,18 @@ class NewtonCG(Method[NewtonCGState]):
         solved = self.solve(lambda v: fleet.mean(hvp, v / root) / root, g / root, now.first)
         p = -solved.x / root
         if solved.status == "negative curvature" and not solved.iterations and fleet.problem.loss.convex:
-            slope = float(g @ -p)  # the curvature is 0 to rounding: Polyak's step
-            p *= abs(now.loss) / slope if slope > GRADIENT_NOISE**2 * abs(now.loss) else 1.0
-        a, p = search_or_descend(fleet, self.search, now, p)
+            step = polyak(now.loss, g, -p, GRADIENT_NOISE)  # the curvature is 0 to rounding
+            p = step if step.any() else p
+        a = self.search(fleet, now, p)
+        if a < self.search.largest and "majorant" in fleet.problem.loss.provides:
+            # Far from the labels the loss is linear: a step of iteratively reweighted least squares.
+            limit = self.cg_steps or 2 * fleet.dim
+            tolerance = MAJORANT if isinstance(self.forcing, str) else min(MAJORANT, self.forcing)
+            solved = cg(lambda v: fleet.mean(majorant_product, v / root) / root, g / root, limit, tolerance, EXHAUSTED)
+            p = -solved.x / root
+            a = self.search(fleet, now, p)
+        if not a:
+            a, p = descend_by_gradient(fleet, self.search, now)
         if not a:
             return fail(now, no_step(now, p))
         f, g, D = self.evaluate(fleet, a, self.advance, advance)

@@ -78,6 +78,7 @@ class PreconditionedLbfgs(Method[PreconditionedLbfgsState]):
     )
 
     name = "preconditioned-lbfgs"
+    any_units = True
     needs = ("gradient", "hvp", "hessian_diagonal")
     cost = Cost("4", "2*d + 2", "5*d + 10")
 

@@ -64,6 +64,7 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
     overshoot: float = setting(0.5, gt=0, lt=1, help="relative directional derivative above which a step is not taken")
 
     name = "quantised-bfgs"
+    any_units = True
     matrices = 5.0
     needs = ("gradient", "hessian")
     convex_only = True

@@ -25,6 +25,7 @@ WORDS = {
     "rows",
     "hessian_bound",
     "hessian_lipschitz",
+    "majorant",
 }
 
 
@@ -75,6 +76,7 @@ def check_loss(loss: Loss | type[Loss], *, classes: Classes = None, data: Draw |
         (check_large_logits, linear, "LinearLoss"),
         (check_hessian_bound, "hessian_bound" in provides, "hessian_bound"),
         (check_hessian_lipschitz, "hessian_lipschitz" in provides, "hessian_lipschitz"),
+        (check_majorants, "majorant" in provides, "majorant"),
         (check_convexity, case.loss.convex, "convex = True"),
     ):
         _run(report, check, applies, needed, case)
@@ -236,6 +238,22 @@ def check_hessian_lipschitz(case: Case) -> str:
     return bounded(
         "hessian_lipschitz", "slope of the second derivative", change.max(axis=0), case.linear.hessian_lipschitz(t), t
     )
+
+
+def check_majorants(case: Case) -> None:
+    """No value lies above the quadratic majorant at some logits."""
+    loss, (z, t) = case.linear, grid(case)
+    values, slopes, c = loss.values(z, t), loss.derivatives(z, t), np.asarray(loss.majorants(z, t))
+    if np.shape(c) != z.shape:
+        raise CheckFailed("`majorants` is not one number per logit", expected=f"shape {z.shape}", found=np.shape(c))
+    for step in (-30.0, -3.0, -0.3, 0.3, 3.0, 30.0):
+        over = loss.values(z + step, t) - (values + slopes * step + 0.5 * c * step**2)
+        if not (over <= TOLERANCE * (1.0 + np.abs(values))).all():
+            i, k = np.unravel_index(int(np.argmax(over)), z.shape)
+            raise CheckFailed(
+                "`values` exceeds the majorant", where=f"t = {t[k]:g}, from z = {z[i, k]:g} to {z[i, k] + step:g}",
+                expected="at most 0 above it", found=f"{over[i, k]:.6g}", cause="`majorants` is too small",
+            )  # fmt: skip
 
 
 def bounded(name: str, what: str, found: Array, bound: Array, t: Targets) -> str:

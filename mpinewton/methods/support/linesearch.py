@@ -139,11 +139,22 @@ def search_or_descend(fleet: Fleet, search: Backtracking, now: State, p: Array) 
     Where the curvature nearly vanishes, as in the tails of a loss, a Newton step is longer than any step of the grid.
     """
     a = search(fleet, now, p)
-    if a:
-        return a, p
-    g = now.gradient
-    p = -g * (abs(now.loss) / float(g @ g))
+    return (a, p) if a else descend_by_gradient(fleet, search, now)
+
+
+def descend_by_gradient(fleet: Fleet, search: Backtracking, now: State) -> tuple[float, Array]:
+    """The step along -g, scaled as Polyak does, and that direction."""
+    p = polyak(now.loss, now.gradient, now.gradient)
     return search(fleet, now, p), p
+
+
+def polyak(f: float, g: Array, p: Array, noise: float = 0.0) -> Array:
+    """Polyak's step along -p, shape (d,), after which the linear model of the objective is f - |f|; g is the gradient.
+
+    0 where <g, p> is 0, or rounding error: at most noise^2 |f|.
+    """
+    slope = float(g @ p)
+    return -p * (abs(f) / slope) if slope > noise**2 * abs(f) else np.zeros_like(p)
 
 
 def no_step(now: State, p: Array) -> str:

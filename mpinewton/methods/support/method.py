@@ -108,6 +108,9 @@ class Method(Configured, ABC, Generic[S]):
         Whether the method is meaningless for a loss that is not convex.
     shards_alike : bool
         Whether the method averages local models or directions, which helps only if shards resemble one another.
+    any_units : bool
+        Whether the run may centre and scale columns of very different units for it, as for methods with a line search
+        whose settings have no units; see `mpinewton.runs.columns`.
     rows_travel : bool
         Whether rows of the data leave their workers: such methods are compared apart from the others.
     cost : Cost or None
@@ -123,6 +126,7 @@ class Method(Configured, ABC, Generic[S]):
     needs: ClassVar[tuple[str, ...]] = ("gradient",)
     convex_only: ClassVar[bool] = False
     shards_alike: ClassVar[bool] = False
+    any_units: ClassVar[bool] = False
     rows_travel: ClassVar[bool] = False
     cost: ClassVar[Cost | None] = None
     matrices: ClassVar[float] = 0.0

@@ -11,7 +11,7 @@ from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Problem, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.triangle import pack_triangle
-from mpinewton.losses.linear import LinearModel
+from mpinewton.losses.linear import LinearModel, LinearPoint
 from mpinewton.methods.support.method import State
 
 Sampling = Literal["fresh", "epochs"]
@@ -149,3 +149,22 @@ def smoothness_constant(worker: Worker) -> float:
 def hvp(worker: Worker, v: Array) -> Array:
     """The Hessian of f_i at the worker's weights times v, shape (d,): d floats."""
     return worker.hvp(v)
+
+
+def majorant_triangle(worker: Worker) -> Array:
+    """Upper triangle of the Hessian of a majorant of f_i at the worker's weights: d (d + 1) / 2 floats."""
+    H = linear_model(worker).rows.gram(_majorants(worker))
+    H[np.diag_indices_from(H)] += worker.l2_vector
+    return pack_triangle(H)
+
+
+def majorant_product(worker: Worker, v: Array) -> Array:
+    """The Hessian of a majorant of f_i at the worker's weights times v, shape (d,): d floats."""
+    return linear_model(worker).rows.hvp(_majorants(worker), v) + worker.l2_vector * v
+
+
+def _majorants(worker: Worker) -> Array:
+    """`LinearLoss.majorants` of the rows, times their weights, shape (n,)."""
+    model, point = linear_model(worker), worker.point
+    assert isinstance(point, LinearPoint)
+    return model.row_weight * model.loss.majorants(point.z, model.t)
