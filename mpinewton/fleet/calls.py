@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -74,5 +75,10 @@ def find_task(name: str, method: object) -> Task:
         for part in name.split(".")[1:]:
             found = getattr(found, part)
         return found  # type: ignore[no-any-return]
+    return _function(name)
+
+
+@cache
+def _function(name: str) -> Task:
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]

@@ -54,7 +54,8 @@ class Host:
         problem, workers = plan.problem(), []
         as_stored = plan.manifest.dtype == "uint8" and problem.loss.keeps_bytes
         for index in block:
-            shard = read_shard(plan.path(), plan.manifest, index, dtype=None if as_stored else plan.dtype)
+            dtype = None if as_stored else plan.dtype
+            shard = read_shard(plan.path(), plan.manifest, index, dtype, keep=index not in plan.on_disk)
             if plan.intercept:
                 shard = shard.with_intercept()
             workers.append(Worker(index, shard, problem))

@@ -97,6 +97,12 @@ class Measure(Order, frozen=True, tag=True):
     sizes: list[int]
 
 
+class Reflect(Order, frozen=True, tag=True):
+    """Send messages of so many bytes back to the driver."""
+
+    sizes: list[int]
+
+
 class Stop(Order, frozen=True, tag=True):
     """The job is over; end with this code, or raise this error."""
 
@@ -104,7 +110,7 @@ class Stop(Order, frozen=True, tag=True):
     error: Trouble | None = None
 
 
-AnyOrder = Open | Adopt | Ask | Report | Reduce | Save | Restore | Each | Introduce | Measure | Stop
+AnyOrder = Open | Adopt | Ask | Report | Reduce | Save | Restore | Each | Introduce | Measure | Reflect | Stop
 decode_order = msgspec.json.Decoder(AnyOrder).decode
 
 
@@ -131,6 +137,14 @@ class Timing(msgspec.Struct, frozen=True):
     broadcast: float
     reduce: float  # by MPI.SUM
     fixed: float  # the sum in fixed order
+
+
+class Echo(msgspec.Struct, frozen=True):
+    """Seconds, median, until messages of so many bytes to so many ranks have come back to the driver."""
+
+    size: int
+    ranks: int
+    seconds: float
 
 
 def pack_answer(answer: Answer, arrays: list[AnyArray]) -> Bytes:

@@ -27,6 +27,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str = "float64"
     sums: str = "fixed"
     loss_sha256: str | None = None  # of the file of an own loss
+    on_disk: tuple[int, ...] = ()  # workers whose rows are not held in memory
 
     @property
     def n_workers(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,8 @@ class Problem:
         How the rows were dealt out, as `pack` names it; empty if that is not known.
     entries : int or None
         Stored entries of the rows of all workers, the intercept's included; None: of dense rows.
+    factor : array, shape (p,), or None
+        What the columns were multiplied by for the run: see `mpinewton.runs.columns`.
     """
 
     loss: Loss
@@ -42,6 +44,7 @@ class Problem:
     seed: int = 0
     partition: str = ""
     entries: int | None = None
+    factor: Array | None = field(default=None, compare=False)
 
     @property
     def density(self) -> float:
@@ -68,7 +71,8 @@ class Problem:
     @cached_property
     def l2_vector(self) -> Array:
         """l2 for every weight, shape (d,): 0 for those that are not regularised, as the intercept's."""
-        return np.where(self.loss.regularised(self.features, self.classes, self.intercept), self.l2, 0.0)
+        l2 = np.where(self.loss.regularised(self.features, self.classes, self.intercept), self.l2, 0.0)
+        return l2 if self.factor is None else l2 * np.repeat(self.factor, len(l2) // len(self.factor)) ** 2
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -41,7 +41,7 @@ def arrays_of(reply: Any) -> tuple[bool, list[AnyArray]]:
     parts = () if reply is None else (reply,) if single else reply
     if any(isinstance(part, list) for part in parts):
         raise TypeError("a list does not travel between driver and workers: return a tuple, or make one array of it")
-    arrays = [np.ascontiguousarray(part) if np.ndim(part) else np.asarray(part) for part in parts]
+    arrays = [np.asarray(part, order="C") for part in parts]
     for part, array in zip(parts, arrays):
         if array.dtype.kind not in "fiub":
             raise TypeError(

@@ -84,6 +84,10 @@ class Worker:
         """The weights, shape (d,); never written to."""
         return self.point.w
 
+    def change_model(self, model: Model) -> None:
+        """Replace the model; the worker has no weights until it is moved."""
+        self.model, self._point, self._ray = model, None, None
+
     def move_to(self, w: Array) -> None:
         """Evaluate the loss at w, shape (d,), from now on."""
         self._point, self._ray, self._steps = self.model.at(w), None, 0

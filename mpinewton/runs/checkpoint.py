@@ -24,7 +24,7 @@ from mpinewton.methods.support.method import State
 from mpinewton.runs.storage import open_sealed, read_text, sealed_file, write_text
 
 log = logging.getLogger("mpinewton")
-FORMAT = "mpinewton-checkpoint/1"
+FORMAT = "mpinewton-checkpoint/2"
 # Annotations of fields of a state, and the types of what is saved for them.
 PLAIN: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
 ARRAYS = ("Array", "AnyArray", "Bytes", "Indices", "Integers", "Mask")

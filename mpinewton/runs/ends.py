@@ -14,10 +14,12 @@ import numpy as np
 
 from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Problem, Worker
-from mpinewton.linalg.cholesky import GRADIENT_NOISE, split_semidefinite
+from mpinewton.linalg.cholesky import GRADIENT_NOISE, solve_semidefinite, split_semidefinite
 from mpinewton.linalg.krylov import EXHAUSTED, cg
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.methods.support.linesearch import polyak
 from mpinewton.methods.support.method import UNKNOWN, AnyMethod, State
+from mpinewton.methods.support.tasks import majorant_triangle
 from mpinewton.runs.history import Row
 
 EPS = float(np.finfo(np.float64).eps)
@@ -199,8 +201,16 @@ def examine(fleet: Fleet, w: Array) -> Model:
     directions = newton_steps(fleet, w, f, g, np.ones(len(w), dtype=bool))
     known = bool(directions)
     steps = np.append(0.0, 4.0 ** np.arange(3.0, -13.0 if known else -37.0, -1.0))
-    rays = [fleet.mean(losses_along, w, p, steps) for p in [*directions, polyak(f, g, g)]]
+    directions = [*directions, polyak(f, g, g), *majorant_steps(fleet, w, g)]
+    rays = [fleet.mean(losses_along, w, p, steps) for p in directions]
     return Model(max(0.0, *(float(ray[0] - ray.min()) for ray in rays)), rounding_errors(fleet, w, f), known)
+
+
+def majorant_steps(fleet: Fleet, w: Array, g: Array) -> list[Array]:
+    """The step of a quadratic majorant from w (d,), where the loss provides one."""
+    if "majorant" not in fleet.problem.loss.provides or fleet.dim > DENSE:
+        return []
+    return [-solve_semidefinite(unpack_triangle(fleet.mean(majorant_at, w)), g).x]
 
 
 def rounding_errors(fleet: Fleet, w: Array, f: float) -> float:
@@ -285,15 +295,6 @@ def newton_steps(fleet: Fleet, w: Array, f: float, g: Array, free: Array) -> lis
     return [-solved.x / root, polyak(f, g, g / root**2, GRADIENT_NOISE)] if loss.convex else []
 
 
-def polyak(f: float, g: Array, p: Array, noise: float = 0.0) -> Array:
-    """The step along -p, shape (d,), after which the linear model of the objective is f - |f|.
-
-    0 where <g, p> is 0, or rounding error: at most noise^2 |f|.
-    """
-    slope = float(g @ p)
-    return -p * (abs(f) / slope) if slope > noise**2 * abs(f) else np.zeros_like(p)
-
-
 def gap_bound(problem: Problem, grad_norm: float) -> float:
     """|g|^2 / (2 l2), a bound of the gap where l2 > 0 applies to all weights of a convex objective; else NaN."""
     l2 = float(problem.l2_vector.min())
@@ -323,6 +324,11 @@ def losses_along(worker: Worker, w: Array, p: Array, steps: Array) -> Array:
 def hessian_at(worker: Worker, w: Array) -> Array:
     """Worker task: upper triangle of the Hessian of f_i at w."""
     return pack_triangle(_moved(worker, w).hessian())
+
+
+def majorant_at(worker: Worker, w: Array) -> Array:
+    """Worker task: upper triangle of the Hessian of a majorant of f_i at w."""
+    return majorant_triangle(_moved(worker, w))
 
 
 def diagonal_at(worker: Worker, w: Array) -> Array:

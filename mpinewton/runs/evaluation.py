@@ -22,6 +22,7 @@ from mpinewton.losses.linear import LinearLoss
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.support.tasks import linear_model
+from mpinewton.runs.columns import Columns
 from mpinewton.runs.job import ReadingOptions, optimum_shift
 from mpinewton.runs.loop import run
 from mpinewton.runs.model import read_model
@@ -87,7 +88,9 @@ def tester(plan: Plan, source: str, reading: ReadingOptions) -> Callable[[Array]
     return test
 
 
-def find_optimum(fleet: Fleet, plan: Plan | None, text: str, pause: Callable[[], str] = lambda: "") -> Reference:
+def find_optimum(
+    fleet: Fleet, plan: Plan | None, text: str, columns: Columns, pause: Callable[[], str] = lambda: ""
+) -> Reference:
     """The optimum of an objective.
 
     Parameters
@@ -97,6 +100,8 @@ def find_optimum(fleet: Fleet, plan: Plan | None, text: str, pause: Callable[[],
         The plan of the fleet, if its data are a folder of shards.
     text : str
         The optimal value; or "auto": the optimum is computed once and saved beside the shards.
+    columns : Columns
+        The variables of the fleet.
     pause : function without arguments
         Returns why the computation must be interrupted, or "".
 
@@ -120,7 +125,7 @@ def find_optimum(fleet: Fleet, plan: Plan | None, text: str, pause: Callable[[],
         raise ConfigError(f"--reference auto needs a convex loss: {loss.name} may have many minima")
     if plan is None:
         with fleet.ledger.closed():
-            return _solve(fleet, pause)
+            return _solve(fleet, columns, pause)
     path = plan.path() / f"reference-{_key(plan)}.h5"
     try:
         return _read(path)
@@ -128,7 +133,7 @@ def find_optimum(fleet: Fleet, plan: Plan | None, text: str, pause: Callable[[],
         pass
     log.info("computing the optimum, which is then saved beside the shards")
     with fleet.ledger.closed():
-        found = _solve(fleet, pause)
+        found = _solve(fleet, columns, pause)
     try:
         _write(path, found)
     except OSError as error:
@@ -136,7 +141,7 @@ def find_optimum(fleet: Fleet, plan: Plan | None, text: str, pause: Callable[[],
     return found
 
 
-def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
+def _solve(fleet: Fleet, columns: Columns, pause: Callable[[], str]) -> Reference:
     exact = fleet.dim <= EXACT_SIZE and "hessian" in fleet.problem.loss.provides
     method, limit = (Newton(), 200) if exact else (Lbfgs(memory=30), 10_000)
     fleet.adopt(method)
@@ -157,7 +162,7 @@ def _solve(fleet: Fleet, pause: Callable[[], str]) -> Reference:
             f"--reference auto: the optimum was not found (gradient norm {best.row.grad_norm:.3g}: {best.reason}); "
             "give the optimal value, or set --l2 greater than 0"
         )
-    return Reference(float(best.row.loss), best.state.w, best.row.grad_norm)
+    return Reference(float(best.row.loss), columns.outside(best.state.w), best.row.grad_norm)
 
 
 def _key(plan: Plan) -> str:
@@ -180,7 +185,7 @@ def _write(path: Path, found: Reference) -> None:
         file.create_dataset("w", data=found.w)
 
 
-def proposed_weights(fleet: Fleet) -> Array:
+def proposed_weights(fleet: Fleet, columns: Columns) -> Array:
     """The weights the loss proposes to start from, shape (d,); for an intercept, a location estimate of the labels.
 
     The estimate takes one round, of one float a worker, which is charged to the run.
@@ -188,7 +193,7 @@ def proposed_weights(fleet: Fleet) -> Array:
     problem = fleet.problem
     w, loss = problem.initial_weights(), problem.loss
     if problem.intercept and isinstance(loss, LinearLoss) and type(loss).location is not LinearLoss.location:
-        w[-1] = loss.location_logit(float(fleet.mean(location)))
+        w[-1] = loss.location_logit(float(fleet.mean(location)) + columns.label)
     return w
 
 
@@ -198,7 +203,7 @@ def location(worker: Worker) -> float:
     return model.loss.location(model.t, model.row_weight_array)
 
 
-def initial_weights(fleet: Fleet, plan: Plan, text: str, optimum: Reference | None) -> Array:
+def initial_weights(fleet: Fleet, plan: Plan, text: str, optimum: Reference | None, columns: Columns) -> Array:
     """The first w, shape (d,).
 
     Parameters
@@ -211,6 +216,8 @@ def initial_weights(fleet: Fleet, plan: Plan, text: str, optimum: Reference | No
         (C added to every coordinate of the optimum).
     optimum : Reference or None
         Needed for "optimum+C".
+    columns : Columns
+        The variables of the fleet.
 
     Raises
     ------
@@ -218,7 +225,7 @@ def initial_weights(fleet: Fleet, plan: Plan, text: str, optimum: Reference | No
         If the file cannot be read, or does not have d weights.
     """
     if text == "auto":
-        return proposed_weights(fleet)
+        return proposed_weights(fleet, columns)
     if text == "zero":
         return np.zeros(plan.problem().dim)
     if (shift := optimum_shift(text)) is not None:

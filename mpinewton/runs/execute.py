@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,15 @@ from mpinewton.extensions import shown
 from mpinewton.fleet import Fleet
 from mpinewton.methods.support.method import State
 from mpinewton.runs.checkpoint import NAMES
+from mpinewton.runs.columns import change_columns
 from mpinewton.runs.ends import Ends, gap_bound
+from mpinewton.runs.environment import environment, versions
 from mpinewton.runs.evaluation import Reference, find_optimum, initial_weights, tester
-from mpinewton.runs.folder import RunFolder, environment, versions
+from mpinewton.runs.folder import RunFolder
 from mpinewton.runs.history import Row
 from mpinewton.runs.job import Job
 from mpinewton.runs.loop import Clock, Evaluation, Outcome, run
+from mpinewton.runs.memory import place_rows
 from mpinewton.runs.model import Model
 from mpinewton.runs.progress import Progress
 from mpinewton.signals import Signals, catch_signals
@@ -41,8 +44,12 @@ EXIT_CODES = {
 }  # fmt: skip
 
 
-def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool = False) -> dict[str, Any]:
+def execute(
+    session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool = False, survive: bool = False
+) -> dict[str, Any]:
     """Run a complete job in a folder, or resume it.
+
+    If ranks die and it shall survive, it is resumed from the last checkpoint on the ranks that are left.
 
     Returns
     -------
@@ -62,34 +69,64 @@ def execute(session: Session, job: Job, manifest: Manifest, path: Path, fresh: b
         folder.remove_temporary_files()
         folder.close()
         return done | {"exit_code": EXIT_CODES[done["kind"]]}
-    try:
-        with catch_signals() as signals:
-            return _Execution(session, job, manifest, folder, signals).result()
-    finally:
-        folder.close()
+    limits = time_limits(job.max_hours)
+    with catch_signals() as signals:
+        while True:
+            refused = folder.refused
+            with session.survival() if survive else nullcontext():
+                try:
+                    return _Execution(session, job, manifest, folder, signals, limits).result()
+                except _Refused as error:
+                    if not folder.has_other(error.number):
+                        raise
+                    log.warning("%s; the checkpoint before it is used", error)
+                    refused = (*refused, error.number)
+                finally:
+                    folder.close()
+            folder = RunFolder(path, folder.identity, folder.fresh, refused)
+
+
+class _Refused(DataError):
+    """A checkpoint that can be read does not fit the method, its rules or the workers."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
 
 
 class _Execution:
     """One run of a job."""
 
-    def __init__(self, session: Session, job: Job, manifest: Manifest, folder: RunFolder, signals: Signals) -> None:
-        self.session, self.job, self.manifest, self.folder, self.signals = session, job, manifest, folder, signals
-        self.limits = time_limits(job.max_hours)
+    def __init__(
+        self,
+        session: Session,
+        job: Job,
+        manifest: Manifest,
+        folder: RunFolder,
+        signals: Signals,
+        limits: Mapping[str, float],
+    ) -> None:
+        self.session, self.job, self.manifest, self.folder = session, job, manifest, folder
+        self.signals, self.limits = signals, limits
         session.watch(self.limit, job.rank_timeout or inf)
         self.ranks = introduce(session, job.bits)
-        self.plan = job.plan(manifest)
+        plan = job.plan(manifest)
+        self.method = job.algorithm.choose(plan.problem())
+        self.plan = place_rows(plan, self.method, session.ranks, job.memory)
         self.fleet: Fleet = session.open(self.plan)
-        self.method = job.algorithm.choose(self.fleet.problem)
+        self.columns = change_columns(self.fleet, self.method)
         self.clock = Clock()
         self.ends = Ends(self.fleet)
 
     def result(self) -> dict[str, Any]:
         job, fleet = self.job, self.fleet
-        optimum = None if job.reference is None else find_optimum(fleet, self.plan, job.reference, self.pause)
+        columns = self.columns
+        optimum = None if job.reference is None else find_optimum(fleet, self.plan, job.reference, columns, self.pause)
         evaluation = Evaluation(
             NAN if optimum is None else optimum.loss,
             None if job.test is None else tester(self.plan, job.test, job.test_reading),
             job.measure_every or self.method.iterations_per_epoch(fleet.problem),
+            columns,
         )
         fleet.adopt(self.method)
         progress = Progress()
@@ -106,7 +143,7 @@ class _Execution:
     def open_folder(self, optimum: Reference | None) -> Array | State:
         """Open the run folder. Returns the first w; or the state of the checkpoint, with fleet and clock restored."""
         job, folder, fleet = self.job, self.folder, self.fleet
-        w = None if folder.checkpoint else initial_weights(fleet, self.plan, job.start, optimum)
+        w = None if folder.checkpoint else initial_weights(fleet, self.plan, job.start, optimum, self.columns)
         facts = environment(self.ranks, self.session.library, job.bits)
         state = folder.open(fleet, job.toml(), facts, self.method.state)
         if mixture := bits.mixture(self.ranks, job.bits):
@@ -115,7 +152,7 @@ class _Execution:
             assert w is not None
             log.info(self.summary())
             self.clock = Clock()
-            return w
+            return self.columns.inside(w)
         saved = folder.checkpoint
         assert saved is not None
         fleet.iteration = saved.facts["iteration"]
@@ -140,9 +177,9 @@ class _Execution:
             if saved is None or self.fleet.iteration > saved.facts["iteration"] + 1:
                 raise
             reason = f"{type(error).__name__}: {str(error).rstrip().rpartition(chr(10))[2]}"
-            raise DataError(
-                f"{self.folder.path}: the checkpoint does not fit {self.method.name} ({reason}); "
-                f"remove {NAMES[saved.number % 2]} to resume from the one before, or start again with --fresh"
+            name = self.folder.path / NAMES[saved.number % 2]
+            raise _Refused(
+                f"{name} does not fit {self.method.name} ({reason}); start again with --fresh", saved.number
             ) from error
 
     def summary(self) -> str:
@@ -177,7 +214,7 @@ class _Execution:
 
     def finish(self, outcome: Outcome) -> dict[str, Any]:
         """Write checkpoint, model and result, and log the result."""
-        folder, row, best = self.folder, outcome.row, outcome.best_row
+        folder, row, best, w = self.folder, outcome.row, outcome.best_row, self.columns.outside(outcome.best.w)
         if outcome.resumable:
             folder.save(outcome.state, row.seconds, self.ends)
         ledger = self.fleet.ledger
@@ -191,13 +228,13 @@ class _Execution:
             "wire_bytes": ledger.wire, "control_bytes": ledger.control,
             "seconds": row.seconds, "compute_seconds": ledger.compute,
             "objective": _known(best.loss), "grad_norm": _known(best.grad_norm), "gap": _known(best.gap),
-            "gap_bound": _known(gap_bound(self.fleet.problem, best.grad_norm)),
+            "gap_bound": _known(gap_bound(self.plan.problem(), best.grad_norm)),
             "test_accuracy": _known(best.test_accuracy), "test_loss": _known(best.test_loss),
-            "w_sha256": hashlib.sha256(outcome.best.w.tobytes()).hexdigest(),
+            "w_sha256": hashlib.sha256(w.tobytes()).hexdigest(),
             "history_sha256": folder.digest.hexdigest(), "data_sha256": self.manifest.data_sha256,
             "versions": versions(), "bits": self.job.bits, "arithmetic": bits.describe(self.ranks, self.job.bits),
         }  # fmt: skip
-        folder.finish(Model.of(outcome.best.w, self.plan), result)
+        folder.finish(Model.of(w, self.plan), result)
         log.log(
             logging.WARNING if outcome.kind in ("unbounded", "diverged") else logging.INFO, "%s after %d rounds: %s",
             "converged" if outcome.converged else "stopped", ledger.rounds, outcome.sentence,

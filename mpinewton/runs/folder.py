@@ -7,18 +7,12 @@ import json
 import logging
 import math
 import os
-import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import msgspec
-import numpy as np
-
-from mpinewton import __version__
 from mpinewton.bits import differences, signature
 from mpinewton.durable import explain, open_regular, remove_temporary_files, write_whole
 from mpinewton.errors import ConfigError, DataError, MpinewtonError
@@ -49,6 +43,8 @@ class RunFolder:
         What must be equal for a run to be resumed.
     fresh : bool
         Whether `open` moves an older run aside instead of resuming it.
+    refused : tuple of int
+        Numbers of checkpoints from which the run is not resumed.
 
     Attributes
     ----------
@@ -67,11 +63,11 @@ class RunFolder:
         If there are checkpoints, but none can be read.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], fresh: bool) -> None:
-        self.path, self.identity, self.fresh = path, dict(identity), fresh
+    def __init__(self, path: Path, identity: Mapping[str, Any], fresh: bool, refused: tuple[int, ...] = ()) -> None:
+        self.path, self.identity, self.fresh, self.refused = path, dict(identity), fresh, refused
         if path.exists() and not _may_hold_run(path):
             raise ConfigError(f"{path} exists and is not a run folder; choose another folder with -o")
-        self._intact = [] if fresh else checkpoints.intact(path)
+        self._intact = [] if fresh else self._candidates()
         self.checkpoint = next(iter(self._intact), None)
         if self.checkpoint is not None:
             _check_identity(path, self.checkpoint.facts.get("identity", {}), self.identity)
@@ -81,6 +77,14 @@ class RunFolder:
         self._number, self._failures, self._fault = 0, 0, ""
         self._saved = -math.inf  # the first row is saved at once: from then on the folder belongs to this run
         self._stack = ExitStack()
+
+    def _candidates(self) -> list[Checkpoint]:
+        """The checkpoints in the folder from which the run may be resumed, the newest first."""
+        return [saved for saved in checkpoints.intact(self.path) if saved.number not in self.refused]
+
+    def has_other(self, number: int) -> bool:
+        """Whether there is another checkpoint from which the run may be resumed than that of this number."""
+        return any(saved.number != number for saved in self._intact)
 
     def final_result(self, config: str) -> dict[str, Any] | None:
         """The content of result.json if this configuration has finished, else None."""
@@ -123,6 +127,7 @@ class RunFolder:
             if self.fresh and self.path.exists():
                 self._lock()
                 _move_aside(self.path)
+            self.fresh = False
             self.path.mkdir(parents=True, exist_ok=True)
             self._open_log(self._lock())
             self._check_unchanged()
@@ -208,8 +213,8 @@ class RunFolder:
         return file
 
     def _check_unchanged(self) -> None:
-        now, then = checkpoints.newest(self.path), self.checkpoint
-        if (now and now.number) != (then and then.number):
+        now, then = [saved.number for saved in self._candidates()], self.checkpoint
+        if now[:1] != ([then.number] if then else []):
             raise ConfigError(f"{self.path}: another mpinewton has changed this folder; run the command again")
 
     def _write_setup(self, config: str, environment: Mapping[str, Any]) -> None:
@@ -346,35 +351,6 @@ def _move_aside(path: Path) -> None:
         if not aside.exists():
             path.rename(aside)
             return
-
-
-def environment(ranks: list[dict[str, Any]], mpi_library: str, bits: str) -> dict[str, Any]:
-    """The content of env.json: command, time, platform and versions."""
-    return {
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "platform": platform.platform(),
-        "mpi": mpi_library,
-        "versions": versions(),
-        "bits": bits,
-        "ranks": ranks,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of mpinewton, Python and the libraries that results depend on."""
-    import h5py
-    import scipy
-
-    return {
-        "mpinewton": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "h5py": h5py.__version__,
-        "hdf5": h5py.version.hdf5_version,
-        "msgspec": msgspec.__version__,
-    }
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

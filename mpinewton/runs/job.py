@@ -23,6 +23,7 @@ from mpinewton.methods import METHODS
 from mpinewton.methods.settings import make_method, settings_of
 from mpinewton.methods.support.method import AnyMethod
 from mpinewton.runs import stopping
+from mpinewton.runs.memory import parse_size
 
 
 class ReadingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -64,6 +65,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_seconds: float | None = None
     max_hours: float | None = None
     rank_timeout: float | None = None
+    memory: str | None = None
     checkpoint_seconds: float = 600.0
     method_sha256: str | None = None  # of the file of an own method or loss
     loss_sha256: str | None = None
@@ -95,6 +97,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             value = getattr(self, name)
             if value is not None and not value >= bound:
                 raise ConfigError(f"--{name.replace('_', '-')} {value!r}: expected a number of at least {bound}")
+        if self.memory is not None:
+            parse_size(self.memory)
         if self.gap is not None and self.reference is None:
             raise ConfigError("--gap needs the optimal value: add --reference auto or --reference VALUE")
         if self.test is None and (given := list(msgspec.to_builtins(self.test_reading))):

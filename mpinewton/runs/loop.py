@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
 from mpinewton.fleet import Fleet
 from mpinewton.methods.support.method import AnyMethod, State, fail
+from mpinewton.runs.columns import Columns
 from mpinewton.runs.ends import SLACK, Ends, at_rounding, evaluate, is_finite, without_minimiser
 from mpinewton.runs.history import Row
 from mpinewton.runs.stopping import Stop, estimated_gap, first_reason
@@ -60,11 +61,14 @@ class Evaluation:
         Accuracy and mean loss of weights w, shape (d,), on test data.
     every : int
         Number of iterations between measurements.
+    columns : Columns
+        The variables of the run: `test` and the gradient norm are of the weights.
     """
 
     optimum: float = NAN
     test: Callable[[Array], tuple[float, float]] | None = None
     every: int = 1
+    columns: Columns = field(default_factory=Columns)
 
 
 class Watcher(Protocol):
@@ -278,7 +282,8 @@ class _Record:
             elif due:
                 f, g = fleet.mean(evaluate, state.w)
             if due and test is not None:
-                accuracy, test_loss = test(state.w)
+                accuracy, test_loss = test(self.evaluation.columns.outside(state.w))
+            g = self.evaluation.columns.gradient(g)
             return Row(
                 iteration=fleet.iteration,
                 rounds=fleet.ledger.rounds,

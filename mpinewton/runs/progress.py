@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import time
 from math import isnan
 
+from mpinewton.launcher import TERMINAL_VARIABLE
 from mpinewton.methods.support.method import State
 from mpinewton.runs.history import Row
 
@@ -20,7 +22,7 @@ class Progress:
     """Watcher that logs rows 0, 1, 2, 5, 10, 20, 50, ... and one row every 30 s; a terminal also shows the newest."""
 
     def __init__(self) -> None:
-        self.screen = sys.stderr.isatty()
+        self.screen = sys.stderr.isatty() or TERMINAL_VARIABLE in os.environ
         self._logged = self._shown = 0.0
         self._iteration = -1  # the last one logged
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import numpy as np
+from mpi4py import MPI
 
 from mpinewton import errors
 from mpinewton.arrays import AnyArray, Array, Bytes, Mask, round_up
@@ -19,11 +22,14 @@ from mpinewton.fleet.orders import pack_answer, unpack_answer, unpack_states
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.transport.introduction import introduction
-from mpinewton.fleet.transport.mpi import Link, Status, measure
+from mpinewton.fleet.transport.mpi import Link, Status, measure, reflect
 from mpinewton.fleet.transport.server import Server
+from mpinewton.fleet.transport.survival import survive
 from mpinewton.fleet.transport.world import library
 from mpinewton.fleet.tree import PartialSum, Tree, hosted_workers
 from mpinewton.fleet.wire import Layout, from_bytes, from_vector, layout_of, to_bytes, to_reply
+
+log = logging.getLogger("mpinewton")
 
 
 class MpiFleet(Fleet):
@@ -122,7 +128,10 @@ class MpiFleet(Fleet):
             workers = [(index, layout_of(False, arrays)) for (index, _), arrays in zip(mine, lists)]
             answer = orders.Answer(workers=workers, names=[list(state) for _, state in mine])
             self.link.deliver(rank + 1, pack_answer(answer, [to_bytes(arrays) for arrays in lists]))
-        self.link.busy = False
+        for rank, data in enumerate(self.link.collect(b""), start=1):
+            answer, _ = unpack_answer(data)
+            if reason := answer.problem or answer.trace:
+                raise ValueError(f"rank {rank} cannot restore its workers:\n{reason}")
 
     def _tell(self, order: orders.AnyOrder, payload: Bytes | None = None) -> int:
         return self.link.tell(msgspec.json.encode(order), payload)
@@ -210,6 +219,20 @@ class MpiSession:
         """What the collectives take for vectors of so many numbers."""
         self.link.tell(msgspec.json.encode(orders.Measure(list(sizes))))
         return measure(self.link, sizes)
+
+    @contextmanager
+    def survival(self) -> Iterator[None]:
+        """Context of a run. If ranks die in it, it ends without exception, and the session has the others."""
+        try:
+            yield
+        except MPI.Exception as error:
+            dead = survive(self.link, error)
+            log.warning("%s died; the run continues on the %d ranks left, from the last checkpoint", dead, self.ranks)
+
+    def time_echoes(self, sizes: Sequence[int]) -> list[orders.Echo]:
+        """What messages of so many bytes to other ranks and back take."""
+        self.link.tell(msgspec.json.encode(orders.Reflect(list(sizes))))
+        return reflect(self.link, sizes)
 
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -16,10 +17,11 @@ import numpy as np
 from mpi4py import MPI
 
 from mpinewton.arrays import Array, Bytes
-from mpinewton.fleet.orders import Timing
+from mpinewton.fleet.orders import Echo, Timing
 from mpinewton.fleet.transport import world
 from mpinewton.fleet.transport.watch import Watch
 from mpinewton.fleet.tree import PartialSum, Tree, branches
+from mpinewton.launcher import START_TIMEOUT
 
 DRIVER = 0
 # A message of at most this size is sent at once; of a longer one first its lengths, in a message of their own.
@@ -50,6 +52,8 @@ class Link:
         The first rank that hosts workers, 0 or 1.
     ranks : int
         Number of ranks that host workers.
+    shrunk : bool
+        Whether ranks that died have been left out.
     busy : bool
         Whether the driver has given an order and not all answers are in: the other ranks then do not wait for an order.
     watch : Watch
@@ -59,20 +63,47 @@ class Link:
     def __init__(self, comm: MPI.Intracomm, piece: int = PIECE, driver_hosts: bool = False, fan: int = FAN) -> None:
         self.comm, request = comm.Idup()
         self.watch = Watch()
+        self.watch.timeout = START_TIMEOUT
         self._wait([request], [range(comm.size)])
-        self.first = 0 if driver_hosts else 1
+        self.watch.timeout = inf
+        self.first, self.piece, self.fan = 0 if driver_hosts else 1, piece, fan
+        self.shrunk = False
+        self._abandoned: list[MPI.Request] = []
+        self._join()
+
+    def _join(self) -> None:
+        """Take a place among the ranks of the communicator."""
         self.rank, self.ranks = self.comm.rank, self.comm.size - self.first
-        self.piece = piece
         self.busy = False
+        self._sent: tuple[list[MPI.Request], list[range]] = [], []  # a message that may still be under way, and to whom
         self.parent, own = -1, range(self.comm.size)
         while own[0] != self.rank:
             self.parent = own[0]
-            own = next(run for run in branches(own, fan) if self.rank in run)
-        self.children = branches(own, fan)
+            own = next(run for run in branches(own, self.fan) if self.rank in run)
+        self.children = branches(own, self.fan)
 
     def close(self) -> None:
         """Give back what MPI has only so many of; on all ranks together."""
-        self.comm.Free()
+        if not self.shrunk:
+            requests, ranks = self._sent  # a rank that does not come is named here: Free would wait for it in silence
+            self._wait([*requests, self.comm.Ibarrier()], [*ranks, range(self.first, self.comm.size)])
+            self.comm.Free()
+
+    def shrink(self) -> list[int]:
+        """Leave out the ranks that have died, on all others together, with ULFM. Returns them, by their old numbers.
+
+        The others get new numbers in the same order. Calls under way fail there with an `MPI.Exception`.
+        """
+        before, self.shrunk = self.comm, True
+        self._abandoned += self._sent[0]
+        before.Revoke()
+        after = before.Shrink()
+        assert isinstance(after, MPI.Intracomm)
+        self.comm = after
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self._join()
+        dead = MPI.Group.Difference(before.group, self.comm.group)
+        return MPI.Group.Translate_ranks(dead, list(range(dead.size)), before.group)
 
     # -- messages: a head and a body, both of any length -------------------------------------------------------------
 
@@ -85,9 +116,13 @@ class Link:
             else:
                 rest += self._pieces(part)
         messages = [np.concatenate(parts), *rest]
-        self._wait(
-            [self.comm.Isend([m, MPI.BYTE], run[0]) for m in messages for run in ranks], [*ranks] * len(messages)
+        self._wait(*self._sent)
+        self._sent = (
+            [self.comm.Isend([m, MPI.BYTE], run[0]) for m in messages for run in ranks],
+            [*ranks] * len(messages),
         )
+        if rest:  # the caller's arrays; the first message is a copy, and is waited for before the next one is sent
+            self._wait(*self._sent)
         return sum(m.nbytes for m in messages)
 
     def _receive(self, ranks: Sequence[range]) -> list[tuple[Bytes, Bytes]]:
@@ -120,7 +155,13 @@ class Link:
         def silent() -> list[range]:
             return [run for run, request in zip(ranks, requests) if not request.Get_status()]
 
-        self.watch.answered(world.wait(requests, lambda seconds: self.watch.look(seconds, silent)))
+        watching = self.comm.rank <= 1  # the driver; and rank 1, of all others, names a driver that is stopped
+        look = (lambda seconds: self.watch.look(seconds, silent)) if watching else None
+        try:
+            self.watch.answered(world.wait(requests, look))
+        except MPI.Exception:
+            self._abandoned += requests  # MPI may still write into their memory
+            raise
 
     # -- orders: from the driver to everybody -------------------------------------------------------------------
 
@@ -248,6 +289,35 @@ def measure(link: Link, sizes: Sequence[int], repeats: int = 15) -> list[Timing]
         timings.append(Timing(numbers, *np.median(slowest, axis=0).tolist()))
     link.busy = False
     return timings
+
+
+def reflect(link: Link, sizes: Sequence[int], repeats: int = 31) -> list[Echo]:
+    """Time messages to one rank, two, four, ... and back, on all ranks together; what it says is true on the driver."""
+    many = min(link.comm.size - 1, FAN)
+    counts = sorted({*(2**k for k in range(many.bit_length())), many})
+    echoes = [
+        Echo(size, count, float(np.median([_seconds_of_echo(link, size, count) for _ in range(repeats)])))
+        for size in sizes
+        for count in counts
+    ]
+    link.busy = False
+    return echoes
+
+
+def _seconds_of_echo(link: Link, size: int, count: int) -> float:
+    """Seconds until messages from the driver to the first `count` other ranks are back."""
+    data = np.zeros(size, np.uint8)
+    link.comm.Barrier()
+    start = time.perf_counter()
+    if link.rank == DRIVER:
+        back = [link.comm.Irecv(np.empty(size, np.uint8), rank) for rank in range(1, count + 1)]
+        for rank in range(1, count + 1):
+            link.comm.Send(data, rank)
+        MPI.Request.Waitall(back)
+    elif link.rank <= count:
+        link.comm.Recv(data, DRIVER)
+        link.comm.Send(data, DRIVER)
+    return time.perf_counter() - start
 
 
 def _seconds_of_each(link: Link, tree: Tree, numbers: int) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 
 from mpinewton.arrays import AnyArray, Bytes
 from mpinewton.errors import MpinewtonError
@@ -15,7 +16,8 @@ from mpinewton.fleet.calls import Call, Failure, find_task
 from mpinewton.fleet.host import Host, HostSum
 from mpinewton.fleet.orders import pack_answer, unpack_answer, unpack_states
 from mpinewton.fleet.transport.introduction import introduction
-from mpinewton.fleet.transport.mpi import Link, Status, measure
+from mpinewton.fleet.transport.mpi import Link, Status, measure, reflect
+from mpinewton.fleet.transport.survival import survive
 from mpinewton.fleet.tree import PartialSum, hosted_workers
 from mpinewton.fleet.wire import Layout, from_bytes, layout_of, to_bytes
 from mpinewton.signals import Signals, catch_signals
@@ -24,7 +26,12 @@ from mpinewton.signals import Signals, catch_signals
 def serve(link: Link) -> int:
     """Carry out the driver's orders until it says stop; returns the job's exit code."""
     with catch_signals(patient=True) as signals:
-        stop, _ = Server(link, signals=signals).run()
+        while True:
+            try:
+                stop, _ = Server(link, signals=signals).run()
+                break
+            except MPI.Exception as error:
+                survive(link, error)
         link.collect(b"")  # the driver knows that all have heard
         link.close()
     return stop.code
@@ -73,8 +80,11 @@ class Server:
                 self.reduce(order.layout)
             case orders.Measure():
                 measure(self.link, order.sizes)
+            case orders.Reflect():
+                reflect(self.link, order.sizes)
             case orders.Restore():
-                self.restore(self.link.accept(), data)
+                packed = self.link.accept()
+                self.link.collect(self.attempt(lambda: self.restore(packed, data)))
             case _:
                 self.link.collect(self.reply(order, data))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpinewton import bits
@@ -14,7 +15,7 @@ from mpinewton.signals import held_back
 
 if TYPE_CHECKING:
     from mpinewton.fleet.fleet import Fleet
-    from mpinewton.fleet.orders import Timing
+    from mpinewton.fleet.orders import Echo, Timing
     from mpinewton.fleet.plan import Plan
     from mpinewton.fleet.transport.driver import MpiSession
 
@@ -42,8 +43,14 @@ class Session(Protocol):
     def time_collectives(self, sizes: Sequence[int]) -> list[Timing]:
         """What the collectives take for vectors of so many numbers; nothing in one process."""
 
+    def time_echoes(self, sizes: Sequence[int]) -> list[Echo]:
+        """What messages of so many bytes to other ranks and back take; nothing in one process."""
+
     def watch(self, pause: Callable[[], str], rank_timeout: float) -> None:
         """While ranks work, ask `pause` why the run must be interrupted, and end the job after so many seconds."""
+
+    def survival(self) -> AbstractContextManager[bool | None]:
+        """Context of a run. If ranks die in it, it ends without exception, and the session has the others."""
 
     def stop(self, code: int) -> None:
         """Let the other ranks end with this exit code."""
@@ -76,8 +83,16 @@ class LocalSession:
         """Nothing: no message leaves the process."""
         return []
 
+    def time_echoes(self, sizes: Sequence[int]) -> list[Echo]:
+        """Nothing: no message leaves the process."""
+        return []
+
     def watch(self, pause: Callable[[], str], rank_timeout: float) -> None:
         """Nothing to watch."""
+
+    def survival(self) -> AbstractContextManager[bool | None]:
+        """Nobody can die alone."""
+        return nullcontext()
 
     def stop(self, code: int) -> None:
         """Nothing to end."""
@@ -120,6 +135,7 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
         from mpinewton.fleet.transport.driver import MpiSession
         from mpinewton.fleet.transport.mpi import DRIVER, Link
         from mpinewton.fleet.transport.server import serve
+        from mpinewton.fleet.transport.watch import RankLost
     except BaseException as error:  # a package that only this host lacks, say: MPI is up, and the others wait
         world.abort(error, "loading mpinewton")
     refuse_singletons(promised, world.world().size)
@@ -127,7 +143,11 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
         return drive(LocalSession())
     if _others_ended:
         raise ConfigError("the other ranks have ended after the failure before: start the job again")
-    link = Link(world.world())
+    try:
+        link = Link(world.world())
+    except RankLost as error:
+        tell_launcher(1, lost=True)
+        world.abort(error)
     if link.rank != DRIVER:
         try:
             return serve(link)

@@ -94,15 +94,16 @@ class Watch:
         return f"{self._names(silent)} {verb} not answered for {seconds:.0f} s"
 
     def _names(self, silent: Sequence[range]) -> str:
-        return ", ".join(map(self._name, silent))
+        return ", ".join(map(self.name, silent))
 
-    def _name(self, run: range) -> str:
+    def name(self, run: range) -> str:
         """A run of ranks, where it is, and its workers."""
         first, last = run[0], run[-1]
         name = f"rank {first}" if first == last else f"ranks {first} to {last}"
         if self.hosts:
             name += f" on {', '.join(dict.fromkeys(self.hosts[rank] for rank in run))}"
-        blocks = [hosted_workers(rank - 1, self.ranks, self.workers) for rank in (first, last)] if self.workers else []
+        hosts = (max(first, 1), last) if self.workers else ()
+        blocks = [hosted_workers(rank - 1, self.ranks, self.workers) for rank in hosts]
         if blocks and blocks[0].start < blocks[1].stop:
             name += f" (workers {blocks[0].start} to {blocks[1].stop - 1})"
         return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from mpi4py import MPI
 
+from mpinewton.errors import MpinewtonError
 from mpinewton.launcher import FAREWELL
 
 
@@ -21,8 +23,9 @@ def world() -> MPI.Intracomm:
 # Classes of MPI's errors where a process on the other end has died.
 LOST = {MPI.ERR_OTHER, MPI.ERR_INTERN, MPI.ERR_UNKNOWN, getattr(MPI, "ERR_PROC_FAILED", MPI.ERR_OTHER)}
 # A wait is awake for so many seconds, then sleeps: a twentieth of the time waited so far, which is what it may be late,
-# and at most so many seconds.
-AWAKE, LONGEST_SLEEP = 2e-4, 1e-3
+# and at most so many seconds. With 3 ranks on 2 cores, a call of
+# up to 1,000 floats takes 0.7 to 0.9 of the time that it takes with 0.2 ms awake.
+AWAKE, LONGEST_SLEEP = 2e-3, 1e-3
 
 
 def wait(requests: Sequence[MPI.Request], look: Callable[[float], None] | None = None) -> float:
@@ -31,7 +34,7 @@ def wait(requests: Sequence[MPI.Request], look: Callable[[float], None] | None =
     while not MPI.Request.Testall(requests):
         waited = time.perf_counter() - start
         if waited < AWAKE:
-            time.sleep(0)  # whoever works on the same core comes first
+            os.sched_yield()  # whoever works on the same core comes first
             continue
         time.sleep(min(waited / 20, LONGEST_SLEEP))
         if look is not None:
@@ -52,10 +55,12 @@ def library() -> str:
 
 
 def abort(error: BaseException, doing: str = "") -> NoReturn:
-    """End the whole job now, with this error's traceback, once, naming the rank: others would wait for ever."""
+    """End the whole job now: others would wait for ever. Prints rank and error, an unexpected one with traceback."""
     where = f"rank {MPI.COMM_WORLD.rank} on {MPI.Get_processor_name()}"
     if isinstance(error, MPI.Exception) and error.Get_error_class() in LOST:
         text = f"has lost the connection to another rank ({error})\n"
+    elif isinstance(error, MpinewtonError):
+        text = f"failed{doing and ' ' + doing}: {error}\n"
     else:
         text = f"failed{doing and ' ' + doing}:\n{''.join(traceback.format_exception(error))}"
     sys.stderr.write(f"mpinewton: {where} {text}")
