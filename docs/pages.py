@@ -35,6 +35,7 @@ NEEDS = {
     "second_derivatives": "the second derivative in the logit of a row",
     "hessian_bound": "a bound on the second derivative",
     "hessian_lipschitz": "a bound on the third derivative",
+    "majorant": "a quadratic majorant in the logit of a row",
     "rows": "a linear model with one logit per row",
 }
 

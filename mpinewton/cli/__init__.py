@@ -36,6 +36,7 @@ COMMANDS = {
     "coefficients": "Print the coefficients of a linear model, with standard errors.",
     "methods": "List the methods, with cost, requirements and settings.",
     "losses": "List the losses, with settings and formulae.",
+    "datasets": "List and download public data sets.",
     "examples": "Write ready experiments and a job script into a folder.",
     "slurm": "Print a SLURM job script.",
     "doctor": "Describe MPI, Python and this machine, for a bug report.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mpinewton.cli.run import bits_option, launch
+from mpinewton.cli.run import bits_option, launch, log_to_stderr
 from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ run the same command again.
 )
 @bits_option
 @click.option("--fresh", is_flag=True, help="Move older runs aside and start again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; the log goes to standard error.")
 @click.pass_obj
 def command(
     session: Session,
@@ -96,6 +98,7 @@ def command(
     page: Path | None,
     bits: str | None,
     fresh: bool,
+    as_json: bool,
 ) -> int:
     from mpinewton.experiments.grid import cells, read_experiment
 
@@ -105,6 +108,12 @@ def command(
         raise ConfigError(f"--cell {cell}: there are {count} runs")
     if nproc is not None:
         return launch(session, nproc)
+    if as_json:
+        log_to_stderr()
     from mpinewton.experiments.compare import compare
+    from mpinewton.experiments.contents import document, read_page
 
-    return compare(session, read, output, only, fresh, page, cell)
+    code = compare(session, read, output, only, fresh, page, cell)
+    if as_json:
+        click.echo(json.dumps({"exit_code": code, **document(read_page(output))}, indent=2))
+    return code

@@ -20,13 +20,14 @@ from mpinewton import kernels
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.transport.introduction import introduction
 from mpinewton.launcher import THREAD_VARIABLES, beside_python, promised_ranks
-from mpinewton.runs.folder import versions
+from mpinewton.runs.environment import versions
 
 if TYPE_CHECKING:
     from mpinewton.fleet.orders import Timing
     from mpinewton.fleet.transport.session import Session
 
 Facts = Mapping[str, Any]
+ECHO_SIZES = (8, 1024, 1 << 14, 1 << 17, 1 << 20)
 NUMBERS = (1, 128, 131072)  # 8 B, 1 kB, 1 MB
 NAMES = {8: "8 B", 1024: "1 kB", 1 << 20: "1 MB"}
 
@@ -34,9 +35,15 @@ NAMES = {8: "8 B", 1024: "1 kB", 1 << 20: "1 MB"}
 @click.command("doctor")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path())
 @click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
+@click.option(
+    "--network",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Also measure the network between the ranks, and describe it in a file for `replay` and `plan`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(session: Session, /, folder: Path, nproc: int | None, as_json: bool) -> int:
+def command(session: Session, /, folder: Path, nproc: int | None, network: Path | None, as_json: bool) -> int:
     """Describe Python, MPI, threads, messages, and the disk of DIR (default: the current folder).
 
     Under mpiexec, srun or --nproc, compare all hosts and time messages between the ranks.
@@ -45,7 +52,13 @@ def command(session: Session, /, folder: Path, nproc: int | None, as_json: bool)
         from mpinewton.cli.run import launch
 
         return launch(session, nproc)
+    if network is not None and network.suffix != ".toml":
+        raise ConfigError(f"--network {network}: unknown suffix {network.suffix!r}; expected .toml")
+    if network is not None and session.ranks == 1:
+        raise ConfigError("--network measures messages between ranks: start some with --nproc 2, or under mpiexec")
     said = examine(session, folder)
+    if network is not None:
+        said += f"\n{'network':<10}{describe_network(session, network)}"
     if as_json:
         found: dict[str, list[str]] = {}
         for line in said.splitlines():
@@ -80,6 +93,30 @@ def examine(session: Session, folder: Path) -> str:
         *[("WARNING", line) for line in [*warnings(ranks, promised), *wrong_files]],
     ]
     return "\n".join(f"{name:<10}{text}" for name, text in lines)
+
+
+def describe_network(session: Session, path: Path) -> str:
+    """Measure the network and write its description. Returns it in a line. Raises ConfigError."""
+    import numpy as np
+
+    from mpinewton.report.network import fit_network
+
+    echoes = session.time_echoes(ECHO_SIZES)
+    sizes, ranks, seconds = np.array([(echo.size, echo.ranks, echo.seconds) for echo in echoes], dtype=float).T
+    found, error = fit_network(sizes, ranks, seconds)
+    line = (
+        f"latency {1e6 * found.latency:.3g} us, bandwidth {found.bandwidth / 1e9:.3g} Gbit/s, "
+        f"message {1e6 * found.message:.3g} us; median error of the model {100 * error:.0f} %"
+    )
+    about = (
+        f"# Measured by `mpinewton doctor` on {session.ranks} ranks; median error of the model {100 * error:.0f} %.\n"
+    )
+    values = "".join(f"{name} = {getattr(found, name)!r}\n" for name in ("latency", "bandwidth", "message"))
+    try:
+        path.write_text(f"{about}{values}", encoding="utf-8")
+    except OSError as fault:
+        raise ConfigError(f"{path} cannot be written: {fault.strerror}; give another --network FILE") from fault
+    return f"{line}; written to {path}"
 
 
 def facts(_: object = None) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def folder_facts(folder: Path) -> list[tuple[str, object]]:
 
 def file_facts(path: Path) -> list[tuple[str, object]]:
     """Names and values that describe an HDF5 file of mpinewton: attributes and data sets."""
-    from mpinewton.data.shard_io import attribute, open_shard
+    from mpinewton.data.shard_reader import attribute, open_shard
 
     with open_shard(path) as file:
         form = str(attribute(file, path, "format")) if "format" in file.attrs else ""
@@ -56,7 +56,7 @@ def file_facts(path: Path) -> list[tuple[str, object]]:
 def _group_facts(group: h5py.Group, path: Path) -> list[tuple[str, object]]:
     import h5py
 
-    from mpinewton.data.shard_io import attribute
+    from mpinewton.data.shard_reader import attribute
 
     prefix = group.name.strip("/") + "/" if group.name != "/" else ""
     facts: list[tuple[str, object]] = []

@@ -10,6 +10,7 @@ import click
 
 from mpinewton import settings
 from mpinewton.cli.completion import complete_loss
+from mpinewton.cli.facts import facts_of
 from mpinewton.extensions import find_class, load_installed
 from mpinewton.losses import LOSSES, Loss, describe
 
@@ -43,6 +44,4 @@ def command(name: str | None, as_json: bool) -> None:
 
 def facts(kind: type[Loss]) -> dict[str, Any]:
     """What is known of a loss, JSON-able."""
-    rows = [dict(zip(("name", "default", "meaning"), row)) for row in settings.describe(kind)]
-    known = {"convex": kind.convex, "provides": sorted(kind.provides), "settings": rows}
-    return {"name": kind.name, "about": inspect.getdoc(kind), **known}
+    return facts_of(kind, convex=kind.convex, provides=sorted(kind.provides))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mpinewton.cli.completion import complete_method
+from mpinewton.cli.facts import facts_of
 from mpinewton.extensions import load_installed
 from mpinewton.methods import METHODS, Method
 from mpinewton.methods.settings import find_method
@@ -54,6 +55,4 @@ def command(name: str | None, as_json: bool) -> None:
 def facts(kind: type[AnyMethod]) -> dict[str, Any]:
     """What is known of a method, JSON-able."""
     cost = kind.cost and {"rounds": kind.cost.rounds, "floats_down": kind.cost.down, "floats_up": kind.cost.up}
-    settings = [dict(zip(("name", "default", "meaning"), row)) for row in describe(kind)]
-    needs = {"needs": list(kind.needs), "convex_only": kind.convex_only, "rows_travel": kind.rows_travel}
-    return {"name": kind.name, "about": inspect.getdoc(kind), "cost": cost, **needs, "settings": settings}
+    return facts_of(kind, cost=cost, needs=list(kind.needs), convex_only=kind.convex_only, rows_travel=kind.rows_travel)

@@ -13,7 +13,7 @@ import click
 from mpinewton.cli.completion import complete_data, complete_loss, complete_method, complete_setting
 from mpinewton.cli.reading import reading_options, take_given
 from mpinewton.errors import ConfigError
-from mpinewton.launcher import END_VARIABLE
+from mpinewton.launcher import END_VARIABLE, has_ulfm
 
 if TYPE_CHECKING:
     from mpinewton.data.manifest import Manifest
@@ -76,10 +76,10 @@ bits_option = click.option(
 )
 @click.option(
     "--on-failure",
-    type=click.Choice(["stop", "restart", "restart-fewer"]),
+    type=click.Choice(["stop", "restart", "restart-fewer", "continue"]),
     default="stop",
-    help="With --nproc, when a rank is lost: restart from the checkpoint, at most 3 times; restart-fewer leaves out "
-    "one rank each time.  [default: stop]",
+    help="When a rank is lost: with --nproc, restart from the checkpoint, at most 3 times; restart-fewer leaves out "
+    "one rank each time. With Open MPI's ULFM, continue: the ranks left go back to the checkpoint.  [default: stop]",
 )
 @click.option(
     "--start",
@@ -89,6 +89,11 @@ bits_option = click.option(
 @click.option("--seed", type=int, help="Seed of the random numbers of the method.  [default: 0]")
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), help="Data type of the data in memory.  [default: float64]"
+)
+@click.option(
+    "--memory",
+    metavar="LIMIT",
+    help="Memory of a rank, such as 500M or 2G: where the rows do not fit, they are read from disk in every pass.",
 )
 @click.option("--test", metavar="DATA", help="Test data: record accuracy and loss on them, outside clock and ledger.")
 @reading_options
@@ -140,14 +145,20 @@ def command(
     job, manifest = parse_job(config, pairs, **options)
     if nproc is not None:
         return launch(session, nproc, on_failure)
-    if on_failure != "stop" and END_VARIABLE not in os.environ:
+    survive = on_failure == "continue"
+    if survive and not has_ulfm():
+        raise ConfigError(
+            "--on-failure continue needs ranks that outlive others (ULFM): give --nproc, or start the job by "
+            "`mpiexec --with-ft ulfm` of Open MPI 5"
+        )
+    if on_failure.startswith("restart") and END_VARIABLE not in os.environ:
         raise ConfigError(f"--on-failure {on_failure} needs --nproc: without it, restart the job from outside")
     if as_json:
         log_to_stderr()
     from mpinewton.runs.execute import execute
 
     path = output or Path("runs") / f"{job.algorithm.name}-{Path(job.data).name}"
-    result = execute(session, job, manifest, path, fresh)
+    result = execute(session, job, manifest, path, fresh, survive)
     code: int = result.pop("exit_code")
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -202,12 +213,16 @@ def parse_network(text: str) -> dict[str, float]:
 
 def launch(session: Any, nproc: int, on_failure: str = "stop") -> int:
     """Start the same command under mpiexec with a driver and `nproc` worker ranks. Returns its exit code."""
-    from mpinewton.launcher import RESTARTS, start
+    from mpinewton.launcher import RESTARTS, require_open_mpi, start
 
     if session.ranks > 1:
         raise ConfigError("--nproc starts mpiexec, but the command already runs under mpiexec: use one of the two")
+    arguments = _without_nproc(sys.argv[1:])
+    if on_failure == "continue":
+        require_open_mpi()
+        return start(nproc + 1, arguments, options=["--with-ft", "ulfm"])
     restarts = 0 if on_failure == "stop" else RESTARTS
-    return start(nproc + 1, _without_nproc(sys.argv[1:]), restarts, fewer=on_failure == "restart-fewer")
+    return start(nproc + 1, arguments, restarts, fewer=on_failure == "restart-fewer")
 
 
 def _without_nproc(arguments: list[str]) -> list[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +17,13 @@ from mpinewton.data.pack import pack
 from mpinewton.durable import alone_in
 from mpinewton.errors import ConfigError, DataError, Interrupted, MpinewtonError
 from mpinewton.experiments.claims import verdicts
-from mpinewton.experiments.grid import Cell, Data, Experiment, cells, packed_folder, plain
-from mpinewton.experiments.page import latex_tables, markdown_page, tables
+from mpinewton.experiments.contents import Contents, page_of, write_contents
+from mpinewton.experiments.grid import Cell, Data, Experiment, all_cells, cells, packed_folder, plain
+from mpinewton.experiments.page import latex_tables, markdown_page
 from mpinewton.report.figures import draw
-from mpinewton.report.html import page
-from mpinewton.report.reading import RunRecord, are_equal, read_result, read_run
-from mpinewton.report.tables import write_runs
+from mpinewton.report.html import mark_travelling
+from mpinewton.report.reading import RunRecord, are_equal, read_result
+from mpinewton.report.tables import tables, write_runs
 from mpinewton.runs.execute import execute, introduce
 from mpinewton.runs.folder import RunFolder
 from mpinewton.runs.job import Job, load_job
@@ -79,6 +78,7 @@ def compare(
         for data in {cell.data.name: cell.data for cell in chosen}.values():
             _pack(data, folder, session, fresh)
         ready = [_prepare(cell, folder, fresh) for cell in chosen]
+        contents = write_contents(experiment, all_cells(experiment, folder), folder)
         codes = []
         for position, (cell, job, manifest) in enumerate(ready, 1):
             if signals.name:
@@ -92,7 +92,7 @@ def compare(
             if codes[-1] == 3:
                 return 3
         if number is None:
-            _report(experiment, cells(experiment, folder), folder, page_file)
+            _report(contents, folder, page_file)
     return max(codes, default=0)
 
 
@@ -162,60 +162,42 @@ def _run_cell(session: Session, job: Job, manifest: Manifest, path: Path, fresh:
     return code
 
 
-def _report(experiment: Experiment, everything: Sequence[Cell], folder: Path, page_file: Path | None) -> None:
+def _report(contents: Contents, folder: Path, page_file: Path | None) -> None:
     """Write figures, tables, claims and pages of all runs that exist."""
-    problems: dict[str, list[RunRecord]] = {}
-    for cell in everything:
-        if (folder / cell.name / "history.csv").exists():
-            run = replace(read_run(folder / cell.name), label=cell.label)
-            problems.setdefault(cell.problem, []).append(run)
-    width = experiment.bits_per_float
-    figures = _draw_figures(experiment, problems, folder)
+    problems = contents.problems(folder)
+    width = contents.bits_per_float
+    figures = _draw_figures(contents, problems, folder)
     for problem, records in problems.items():
         for heading, table in tables(records, width):
             log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
-    if experiment.claim:
-        log.info("\n%s", verdicts(experiment.claim, problems, width).text())
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = "--bits portable " if experiment.bits == "portable" else ""
-    command = f"mpinewton compare {experiment.file} {asked}-o DIR"
+    if contents.claim:
+        log.info("\n%s", verdicts(contents.claim, problems, width).text())
     for file in filter(None, (folder / "tables.md", page_file)):
-        beside = _place_figures(figures, file)
-        text = markdown_page(
-            experiment.title, experiment.text, problems, experiment.claim, beside, command, width, experiment.digest
-        )
+        text = markdown_page(contents, problems, _place_figures(figures, file))
         file.write_text(text, encoding="utf-8")
     (folder / "tables.tex").write_text(latex_tables(problems, width), encoding="utf-8")
     with (folder / "runs.csv").open("w", newline="", encoding="utf-8") as lines:
         write_runs(problems, lines, width)
-    if figures:
-        runs = list(itertools.chain.from_iterable(problems.values()))
-        (folder / "report.html").write_text(page(runs, experiment.title, width), encoding="utf-8")
-        log.info("\n%s", folder / "report.html")
+    (folder / "report.html").write_text(page_of(contents, problems).html(), encoding="utf-8")
+    log.info("\n%s", folder / "report.html")
 
 
-def _draw_figures(experiment: Experiment, problems: Mapping[str, Sequence[RunRecord]], folder: Path) -> dict[str, Path]:
+def _draw_figures(contents: Contents, problems: Mapping[str, Sequence[RunRecord]], folder: Path) -> dict[str, Path]:
     """Draw a figure of every problem. Returns the paths by problem."""
     if importlib.util.find_spec("matplotlib") is None:
-        log.warning("figures and report.html need matplotlib: pip install mpinewton[plot]")
+        log.warning("figures need matplotlib: pip install mpinewton[plot]")
         return {}
     figures = {}
     for problem, records in problems.items():
         path = folder / f"{plain(problem.replace('/', '-'))}.png"
         try:
-            title, runs = problem.replace("/", ", "), _mark_travelling(records)
-            draw(runs, path, experiment.axes, experiment.quantity, experiment.bits_per_float, title)
+            title, runs = problem.replace("/", ", "), mark_travelling(records)
+            draw(runs, path, contents.axes, contents.quantity, contents.bits_per_float, title)
         except MpinewtonError as error:
             log.warning("%s: no figure: %s", problem, error)
             continue
         figures[problem] = path
     return figures
-
-
-def _mark_travelling(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records, with labels that say whose rows travel if those of others do not."""
-    mixed = len({run.rows_travel for run in records}) == 2
-    return [replace(run, label=f"{run.label} (rows travel)") if mixed and run.rows_travel else run for run in records]
 
 
 def _place_figures(figures: Mapping[str, Path], file: Path) -> dict[str, str]:

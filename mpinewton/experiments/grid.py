@@ -214,8 +214,20 @@ def cells(experiment: Experiment, folder: Path, only: str = "") -> list[Cell]:
     Raises
     ------
     ConfigError
-        If a job is not valid, two runs have the same name, or no name matches.
+        If a job is not valid, two runs have the same name, no name matches, or data that are used are not known.
     """
+    found = all_cells(experiment, folder)
+    chosen = [cell for name, cell in found.items() if not only or fnmatch(name, f"*{only}*")]
+    if not chosen:
+        raise ConfigError(f"--only {only!r} matches no run; choose from: {', '.join(found)}")
+    for cell in chosen:
+        used = (cell.data.folder, cell.data.source, cell.data.test, cell.job.start, cell.job.loss, cell.job.method)
+        _require_variables(used)
+    return chosen
+
+
+def all_cells(experiment: Experiment, folder: Path) -> dict[str, Cell]:
+    """All runs of the comparison by name, also those whose data are not known here. Raises ConfigError as `cells`."""
     found: dict[str, Cell] = {}
     for data, objective in itertools.product(experiment.data, experiment.objective):
         if objective.data is None or data.name in objective.data:
@@ -225,13 +237,7 @@ def cells(experiment: Experiment, folder: Path, only: str = "") -> list[Cell]:
                 found[cell.name] = cell
     for claim in experiment.claim:
         claim.check(list(dict.fromkeys(cell.label for cell in found.values())))
-    chosen = [cell for name, cell in found.items() if not only or fnmatch(name, f"*{only}*")]
-    if not chosen:
-        raise ConfigError(f"--only {only!r} matches no run; choose from: {', '.join(found)}")
-    for cell in chosen:
-        used = (cell.data.folder, cell.data.source, cell.data.test, cell.job.start, cell.job.loss, cell.job.method)
-        _require_variables(used)
-    return chosen
+    return found
 
 
 def packed_folder(data: Data, folder: Path) -> Path:

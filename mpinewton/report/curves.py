@@ -12,7 +12,7 @@ import numpy as np
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 from mpinewton.report.network import read_network
-from mpinewton.report.reading import REQUIRED, RunRecord
+from mpinewton.report.reading import REQUIRED, RunRecord, by_series
 from mpinewton.report.replay import replay
 
 AXES = {"rounds": "rounds", "bits": "bits up per worker", "seconds": "time"}
@@ -183,6 +183,13 @@ def median_curve(curves: Sequence[Curve]) -> Curve:
     floored = np.median([c.floored[np.searchsorted(c.x, x, side="right") - 1] for c in drawn], axis=0) > 0.5
     low, high = values.min(axis=0), values.max(axis=0)
     return Curve(run, drawn[0].axis, x, np.median(values, axis=0), floored, low, high)
+
+
+def join_repeats(panel: Sequence[Curve]) -> list[Curve]:
+    """The curves of a panel, those of several seeds as one."""
+    curves = {id(c.run): c for c in panel}
+    groups = by_series(c.run for c in panel).values()
+    return [median_curve([curves[id(run)] for run in group]) for group in groups]
 
 
 def bits_up(run: RunRecord, bits_per_float: int | None = None) -> Array:

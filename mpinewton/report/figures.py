@@ -19,11 +19,11 @@ from mpinewton.report.curves import (
     axis_title,
     choose_quantity,
     curve,
-    median_curve,
+    join_repeats,
     write_points,
 )
 from mpinewton.report.provenance import file_metadata, settings_of
-from mpinewton.report.reading import Ending, RunRecord, by_series
+from mpinewton.report.reading import Ending, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,19 +98,12 @@ def draw(
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with _house_style():
-        _figure([_join_repeats(panel) for panel in panels], shown, bits_per_float, title).savefig(
+        _figure([join_repeats(panel) for panel in panels], shown, bits_per_float, title).savefig(
             path, metadata=metadata
         )
     points = path.with_suffix(".csv")
     write_points([c for panel in panels for c in panel], points)
     return [path, points]
-
-
-def _join_repeats(panel: Sequence[Curve]) -> list[Curve]:
-    """The curves of a panel, those of several seeds as one."""
-    curves = {id(c.run): c for c in panel}
-    groups = by_series(c.run for c in panel).values()
-    return [median_curve([curves[id(run)] for run in group]) for group in groups]
 
 
 def _require_matplotlib() -> None:
@@ -150,7 +143,7 @@ def _figure(panels: list[list[Curve]], quantity: Quantity, bits_per_float: int |
     height = PANEL[1] + 0.19 * (-(-len(runs) // columns) + 1) + (0.3 if title else 0.0)
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08))
     cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    limits = _limits(panels[0], quantity)
+    limits = vertical_limits(panels[0], quantity)
     for ax, panel in zip(cells, panels):
         _panel(ax, panel, quantity, bits_per_float, limits)
     cells[0].set_ylabel(quantity.title)
@@ -265,7 +258,7 @@ def _targets(curves: list[Curve], quantity: Quantity) -> list[float]:
     return sorted({target for c in curves if (target := c.run.target(quantity.name))})
 
 
-def _limits(curves: list[Curve], quantity: Quantity) -> tuple[float, float] | None:
+def vertical_limits(curves: list[Curve], quantity: Quantity) -> tuple[float, float] | None:
     """Vertical limits if a diverging run would compress all others, else None."""
     drawn = [c.y for c in curves if len(c.y)]
     if not drawn:
@@ -286,9 +279,8 @@ def _scale_x(ax: Axes, curves: list[Curve]) -> None:
     axis = curves[0].axis
     moved = [c for c in curves if len(c.x) and c.x[-1] > 0]
     ends = [float(c.x[-1]) for c in moved]
-    lengths = [float(c.x[-1]) for c in moved if c.run.ending != "failed"] or ends
-    if lengths and max(lengths) > UNEQUAL * float(np.quantile(lengths, 0.25, method="lower")):
-        _log_scale_x(ax, moved, min(lengths), max(ends))
+    if lengths_differ(curves):
+        _log_scale_x(ax, moved)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4 if axis == "bits" else 5, integer=axis == "rounds"))
         ax.set_xlim(0, max(ends, default=1.0) * 1.04)
@@ -296,7 +288,19 @@ def _scale_x(ax: Axes, curves: list[Curve]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: engineering(x) if x else "0"))
 
 
-def _log_scale_x(ax: Axes, curves: list[Curve], shortest: float, end: float) -> None:
+def lengths_differ(curves: Sequence[Curve]) -> bool:
+    """Whether the longest run is so much longer than the others that the horizontal scale should be logarithmic."""
+    lengths = _lengths(curves)
+    return bool(lengths and max(lengths) > UNEQUAL * float(np.quantile(lengths, 0.25, method="lower")))
+
+
+def _lengths(curves: Sequence[Curve]) -> list[float]:
+    moved = [c for c in curves if len(c.x) and c.x[-1] > 0]
+    return [float(c.x[-1]) for c in moved if c.run.ending != "failed"] or [float(c.x[-1]) for c in moved]
+
+
+def _log_scale_x(ax: Axes, curves: list[Curve]) -> None:
+    shortest, end = min(_lengths(curves)), max(float(c.x[-1]) for c in curves)
     first = min(float(c.x[c.x > 0][0]) for c in curves)
     zero = [0.0] if any(c.x[0] == 0 for c in curves) else []
     # The scale begins at a hundredth of the shortest run: the milliseconds of a first gradient need no decades.

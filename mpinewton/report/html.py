@@ -1,107 +1,183 @@
-"""An HTML page about several runs in one file: figures, tables and settings, without scripts or external content."""
+"""An HTML page about several runs in one file, without external content: figures, tables, claims and settings."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mpinewton.errors import DataError
+from mpinewton.report.chart import chart, is_installed, library
+from mpinewton.report.curves import AXES
 from mpinewton.report.figures import draw
+from mpinewton.report.provenance import provenance
 from mpinewton.report.reading import RunRecord
-from mpinewton.report.tables import Table, rounds_to, summary
+from mpinewton.report.tables import Table, tables
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #6b6b70; --line: #d9d9de; --paper: #ffffff; --code: #f5f5f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8ea; --soft: #a0a0a8; --line: #3a3a40; --paper: #17171a; --code: #222226; }
-}
-body { margin: 2.5rem auto; max-width: 72rem; padding: 0 1.5rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 3rem; } p, caption { color: var(--soft); }
-figure { margin: 1.5rem 0; background: #ffffff; border-radius: 6px; padding: 0.75rem; }
-img { display: block; width: 100%; height: auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1.5rem 0; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: 0.5rem; }
-th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { white-space: nowrap; } .word { text-align: left; }
-details { border-bottom: 1px solid var(--line); padding: 0.3rem 0; } summary { cursor: pointer; }
-pre { background: var(--code); border-radius: 6px; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
-@media print { body { margin: 0; max-width: none; } }
-"""
-DEFAULT_STARTS = ("auto", "zero")
-# The page can neither run nor fetch anything, whatever a label or setting contains.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+PLAIN = "Figures to zoom, hover and filter need plotly: pip install mpinewton[report]"
+NONE = "Figures need plotly or matplotlib: pip install mpinewton[report]"
+FILTER = '<label>Filter <input id="filter" type="search" placeholder="labels, such as newton lbfgs"></label>'
+STYLES = {"holds": "good", "does not hold": "bad"}
 
 
-def page(runs: Sequence[RunRecord], title: str, bits_per_float: int | None = None) -> str:
-    """The page as HTML, with a section for each problem.
+@dataclass(frozen=True)
+class Page:
+    """What a page shows.
 
-    Parameters
+    Attributes
     ----------
-    runs : sequence of RunRecord
-    title : str
+    title, text : str
+        Heading and introduction.
+    problems : dict of str to list of RunRecord
+        The runs of each problem, a section each.
+    claims : sequence of (str, Table)
+        Headings and tables: the first one above the problems, the others below.
+    axes : sequence of str
+        Horizontal axes of the figures.
+    quantity : str, optional
+        Of the figures; by default see `curves.choose_quantity`.
     bits_per_float : int, optional
         Restate the bits as if a float had this many; by default as measured.
+    command, digest : str
+        The command that generates the page, and the digest of the experiment.
     """
-    problems: dict[tuple[str, ...], list[RunRecord]] = {}
-    for run in runs:
-        problems.setdefault(run.problem, []).append(run)
-    sections = "\n".join(_section(group, bits_per_float) for group in problems.values())
-    return f"""<!DOCTYPE html>
+
+    title: str
+    problems: Mapping[str, Sequence[RunRecord]]
+    text: str = ""
+    claims: Sequence[tuple[str, Table]] = ()
+    axes: Sequence[str] = tuple(AXES)
+    quantity: str | None = None
+    bits_per_float: int | None = None
+    command: str = ""
+    digest: str = ""
+
+    def html(self, live: bool = False) -> str:
+        """The page as HTML. A live one asks its server for `main` every 2 s.
+
+        Scripts run only if their digest is in the policy of the page, whatever a label or a setting contains.
+        """
+        style, script = (Path(__file__).with_name(f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
+        scripts = [*([library()] if is_installed() else []), script]
+        allowed = " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts
+        )
+        policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"
+        policy += "; connect-src 'self'" if live else ""
+        alive = '<span id="live">Updated every 2 s.</span>' if live else ""
+        return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
+<title>{escape(self.title)}</title>
+<style>{style}</style>
 </head>
 <body>
-<h1>{escape(title)}</h1>
-{sections}
+<h1>{escape(self.title)}</h1>
+<div class="filter">{FILTER}{alive}</div>
+<main>
+{self.main()}
+</main>
+{"".join(f"<script>{s}</script>" for s in scripts)}
 </body>
 </html>
 """
 
+    def main(self) -> str:
+        """What changes while runs are in progress."""
+        parts = [f"<p>{escape(block)}</p>" for block in self.text.strip().split("\n\n") if block]
+        if not is_installed():
+            parts.append(f"<p>{PLAIN if _has_matplotlib() else NONE}</p>")
+        if len(self.problems) > 1:
+            links = "".join(f'<li><a href="#p{n}">{escape(name)}</a></li>' for n, name in enumerate(self.problems))
+            parts.append(f"<nav><ul>{links}</ul></nav>")
+        for heading, table in self.claims[:1]:
+            parts += [f"<h2>{escape(heading)}</h2>", _table(table, "claims")]
+        parts += [self._section(f"p{n}", name, runs) for n, (name, runs) in enumerate(self.problems.items())]
+        for heading, table in self.claims[1:]:
+            parts += [f"<h2>{escape(heading)}</h2>", _table(table, "claims")]
+        facts = provenance([run for runs in self.problems.values() for run in runs], self.digest, self.command)
+        rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+        return "\n".join([*parts, f"<h2>Provenance</h2>\n<dl>{rows}</dl>"])
 
-def _section(runs: Sequence[RunRecord], bits_per_float: int | None) -> str:
-    data, loss, l2, intercept, start = runs[0].problem
-    words = [loss, f"l2 = {l2}", intercept, "" if start in DEFAULT_STARTS else f"start {Path(start).name}"]
-    name = Path(str(runs[0].config.get("data", ""))).name
-    heading = f"<h2>{escape(', '.join(filter(None, words)))}</h2>\n<p>data {escape(f'{name} {data}')}</p>"
-    settings = "\n".join(map(_settings, runs))
-    try:
-        tables = _table(summary(runs, bits_per_float), "Status and cost of each run")
-        tables += _table(rounds_to(runs), "Rounds to reach each value; - if it is not reached")
-        return f"{heading}\n{_picture(runs, bits_per_float)}\n{tables}\n{settings}"
-    except DataError as error:  # no run has recorded an iterate yet
-        return f"{heading}\n<p>{escape(str(error))}</p>\n{settings}"
+    def _section(self, anchor: str, name: str, runs: Sequence[RunRecord]) -> str:
+        parts = [f'<h2 id="{anchor}">{escape(name)}</h2>']
+        try:
+            parts.append(self._figure(name, runs))
+            last = ""
+            for heading, table in tables(runs, self.bits_per_float):
+                parts += [f"<h3>{escape(heading)}</h3>"] if heading != last else []
+                parts.append(_table(table))
+                last = heading
+        except DataError as error:  # no run has recorded an iterate yet
+            parts.append(f"<p>{escape(str(error))}</p>")
+        return "\n".join([*parts, *(_settings(f"{anchor}-{n}", run) for n, run in enumerate(runs))])
+
+    def _figure(self, name: str, runs: Sequence[RunRecord]) -> str:
+        options = (self.axes, self.quantity, self.bits_per_float)
+        marked = mark_travelling(runs)
+        if is_installed():
+            data = json.dumps(chart(marked, *options)).replace("<", "\\u003c")
+            return (
+                f'<figure class="chart" aria-label="{escape(name, quote=True)}"><div class="axes"></div>'
+                f'<div class="plot"></div><div class="legend"></div>'
+                f'<script type="application/json">{data}</script></figure>'
+            )
+        if not _has_matplotlib():
+            return ""
+        with TemporaryDirectory() as folder:
+            figure, _ = draw(marked, Path(folder) / "figure.svg", *options)
+            content = base64.b64encode(figure.read_bytes()).decode()
+        names = escape(", ".join(run.label for run in runs), quote=True)
+        return f'<figure class="still"><img alt="Curves of {names}" src="data:image/svg+xml;base64,{content}"></figure>'
 
 
-def _picture(runs: Sequence[RunRecord], bits_per_float: int | None) -> str:
-    with TemporaryDirectory() as folder:
-        figure, _ = draw(runs, Path(folder) / "figure.svg", bits_per_float=bits_per_float)
-        content = base64.b64encode(figure.read_bytes()).decode()
-    names = escape(", ".join(run.label for run in runs), quote=True)
-    return f'<figure><img alt="Curves of {names}" src="data:image/svg+xml;base64,{content}"></figure>'
+def mark_travelling(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs, with labels that say whose rows travel if those of others do not."""
+    mixed = len({run.rows_travel for run in runs}) == 2
+    return [replace(run, label=f"{run.label} (rows travel)") if mixed and run.rows_travel else run for run in runs]
 
 
-def _table(table: Table, caption: str) -> str:
-    rows = "\n".join(f"<tr>{_cells(row, 'td', table.words)}</tr>" for row in table.rows)
-    header = f"<thead><tr>{_cells(table.header, 'th', table.words)}</tr></thead>"
-    return f'<div class="wide"><table><caption>{caption}</caption>{header}\n<tbody>{rows}</tbody></table></div>\n'
+def _has_matplotlib() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
-def _cells(cells: Sequence[str], tag: str, words: int) -> str:
-    kinds = (' class="word"' if n < words else "" for n in range(len(cells)))
-    return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells))
+def _table(table: Table, kind: str = "") -> str:
+    labels = ("" if kind else f' data-label="{escape(row[0], quote=True)}"' for row in table.rows)
+    heads = "".join(
+        f'<th{_word(n, table)}><button type="button">{escape(cell)}</button></th>'
+        for n, cell in enumerate(table.header)
+    )
+    rows = "\n".join(
+        f"<tr{label}>{''.join(_cell(n, cell, table) for n, cell in enumerate(row))}</tr>"
+        for label, row in zip(labels, table.rows)
+    )
+    body = f"<thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody>"
+    return f'<div class="wide {kind}" tabindex="0"><table>{body}</table></div>'
 
 
-def _settings(run: RunRecord) -> str:
+def _cell(number: int, cell: str, table: Table) -> str:
+    style = STYLES.get(cell, "") if table.header[number] == "verdict" else ""
+    return f"<td{_word(number, table, style)}>{escape(cell)}</td>"
+
+
+def _word(number: int, table: Table, style: str = "") -> str:
+    words = " ".join(filter(None, ("word" if number < table.words else "", style)))
+    return f' class="{words}"' if words else ""
+
+
+def _settings(anchor: str, run: RunRecord) -> str:
     content = json.dumps({"config": run.config, "result": run.result}, indent=2, default=str, ensure_ascii=False)
-    return f"<details><summary>{escape(run.label)}: settings</summary><pre>{escape(content)}</pre></details>"
+    label = escape(run.label, quote=True)
+    return (
+        f'<details id="{anchor}" data-label="{label}"><summary>{label}: settings and result</summary>'
+        f"<pre>{escape(content)}</pre></details>"
+    )

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 FAN = 16  # as in mpinewton.fleet.transport
@@ -129,6 +131,37 @@ def _read_network(text: str) -> Network:
         return msgspec.convert(known | content, Network)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{text}: {error}; the fields are {', '.join(Network.__struct_fields__)}, like") from None
+
+
+def fit_network(sizes: Array, ranks: Array, seconds: Array) -> tuple[Network, float]:
+    """The network on which messages to so many ranks and back would take what was measured, as nearly as possible.
+
+    Parameters
+    ----------
+    sizes, ranks, seconds : array, shape (n,)
+        Bytes of each message, number of ranks, seconds.
+
+    Returns
+    -------
+    network : Network
+    error : float
+        Median relative difference of the model to what was measured.
+
+    Notes
+    -----
+    In the model of this module it takes 2 L + 2 k (o + 8 s / B) seconds for k ranks and s bytes, with latency L,
+    `message` o and bandwidth B. Nonnegative least squares on relative differences.
+    """
+    from scipy.optimize import nnls
+
+    terms = np.stack([np.full(len(sizes), 2.0), 2.0 * ranks, 16.0 * ranks * sizes], axis=1) / seconds[:, None]
+    scale = np.linalg.norm(terms, axis=0)
+    latency, message, per_bit = nnls(terms / scale, np.ones(len(sizes)))[0] / scale
+    error = float(np.median(np.abs(terms @ [latency, message, per_bit] - 1.0)))
+    fastest = float(np.max(16.0 * ranks * sizes / seconds))
+    # Where the size is less than a thousandth of the time, the bandwidth cannot be measured, but is at least this.
+    bandwidth = 1.0 / per_bit if per_bit * fastest > 1e-3 else fastest
+    return Network(latency=float(latency), bandwidth=float(bandwidth), message=float(message)), error
 
 
 class Tree:

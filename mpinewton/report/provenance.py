@@ -38,6 +38,19 @@ def settings_of(runs: Sequence[RunRecord], figure: dict[str, Any]) -> dict[str, 
     }
 
 
+def provenance(runs: Sequence[RunRecord], digest: str = "", command: str = "") -> dict[str, str]:
+    """What the runs were made with and from: versions with the commit, data, experiment, bits, processor and BLAS."""
+    results = [run.result for run in runs]
+    found = {
+        "versions": {f"{name} {version}" for result in results for name, version in result.get("versions", {}).items()},
+        "data": {str(result["data_sha256"])[:12] for result in results if "data_sha256" in result},
+        "experiment": {digest},
+        "bits": {f"{result['bits']} bits ({result['arithmetic']})" for result in results if "bits" in result},
+        "command": {command},
+    }
+    return {name: text for name, words in found.items() if (text := ", ".join(sorted(words)))}
+
+
 def _portable(facts: dict[str, Any]) -> dict[str, Any]:
     # Figures are passed on: the last part of a path is enough, and the digest identifies the data.
     return facts | {key: Path(facts[key]).name for key in ("data", "test") if isinstance(facts.get(key), str)}

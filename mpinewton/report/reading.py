@@ -23,6 +23,7 @@ Ending = Literal["converged", "budget", "stalled", "failed", "running"]
 REQUIRED = ("iteration", "rounds", "floats_up", "bits_up", "seconds", "loss", "grad_norm")
 OPTIONAL = ("gap", "test_accuracy", "test_loss")
 CUMULATIVE = ("rounds", "floats_up", "bits_up", "seconds")
+DEFAULT_STARTS = ("auto", "zero")
 # `kind` of result.json -> ending.
 ENDINGS: dict[str, Ending] = {
     "converged": "converged", "precision": "converged", "budget": "budget", "stalled": "stalled",
@@ -87,8 +88,9 @@ class RunRecord:
 
     @property
     def problem(self) -> tuple[str, ...]:
-        """The objective and where the run started: runs that agree here can be compared iteration by iteration."""
-        return *self.objective, str(self.config.get("start", "auto"))
+        """Objective, start, arithmetic and test data: runs that agree here can be compared iteration by iteration."""
+        start, dtype = str(self.config.get("start", "auto")), str(self.config.get("dtype", "float64"))
+        return *self.objective, start, dtype, str(self.config.get("test") or "")
 
     def has(self, quantity: str) -> bool:
         """Whether the history holds at least one number of the quantity."""
@@ -149,6 +151,26 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     runs = [read_run(folder) for folder in folders]
     labels = Counter(run.label for run in runs)
     return [run if labels[run.label] == 1 else replace(run, label=f"{run.label} ({run.folder.name})") for run in runs]
+
+
+def by_problem(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs by problem, with a name for each: data and objective, and whatever else tells two problems apart."""
+    found: dict[tuple[str, ...], list[RunRecord]] = {}
+    for run in runs:
+        found.setdefault(run.problem, []).append(run)
+    names = [_problem_name(group[0]) for group in found.values()]
+    return {
+        name if names.count(name) == 1 else f"{name}, data {problem[0][:12]}": group
+        for name, (problem, group) in zip(names, found.items())
+    }
+
+
+def _problem_name(run: RunRecord) -> str:
+    _, loss, l2, intercept, start, dtype, test = run.problem
+    words = [Path(str(run.config.get("data", ""))).name, loss, f"l2 = {l2}", intercept]
+    words += [f"start {Path(start).name}" if start not in DEFAULT_STARTS else ""]
+    words += [dtype if dtype != "float64" else "", f"test data {Path(test).name}" if test else ""]
+    return ", ".join(filter(None, words))
 
 
 def by_series(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:

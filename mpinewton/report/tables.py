@@ -15,6 +15,10 @@ from mpinewton.report.curves import bits_up, choose_quantity
 from mpinewton.report.reading import RunRecord, by_series
 
 GAPS = tuple(10.0**-k for k in range(1, 13))
+HEADINGS = {
+    False: "Rows stay with their workers",
+    True: "Rows travel to the driver",
+}
 NAMES = {"gap": "gap", "best-seen": "loss - best seen", "grad_norm": "gradient norm", "loss": "loss"}
 
 LATEX = {
@@ -135,6 +139,31 @@ def kilobits_to(
 ) -> Table:
     """As `rounds_to`, with kbit (1e3 bits) from the busiest worker to the driver."""
     return _cost_to("kbit up", [bits_up(run, bits_per_float) / 1e3 for run in runs], ".4g", runs, levels)
+
+
+def split_by_travel(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs by heading: rows stay with their workers or travel; one empty heading if no rows travel."""
+    if not any(run.rows_travel for run in runs):
+        return {"": list(runs)}
+    return {heading: [run for run in runs if run.rows_travel is travel] for travel, heading in HEADINGS.items()}
+
+
+def tables(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> list[tuple[str, Table]]:
+    """Headings and tables of the runs of one problem: status and cost, rounds and bits to reach each level.
+
+    Methods whose rows travel to the driver have tables of their own.
+    """
+    return [
+        (heading, table)
+        for heading, group in split_by_travel(runs).items()
+        if group
+        for table in (
+            summary(group, bits_per_float),
+            rounds_to(group),
+            kilobits_to(group, bits_per_float=bits_per_float),
+        )
+        if len(table.header) > 1  # some level is reached
+    ]
 
 
 def _cost_to(
