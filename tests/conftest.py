@@ -22,8 +22,9 @@ os.environ.update(JOB_ENVIRONMENT)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ[MARK] = new_mark()
-# Jobs load the modules that the first of them compiled.
+# Jobs load the modules that the first of them compiled, and tests those that the last run rewrote.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 class NoMpiHere(MetaPathFinder):

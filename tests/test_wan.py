@@ -6,11 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch import WIDE, Job, launch_wide, mpiexec
+from launch import WIDE, Finished, Job, launch_wide, mpiexec, rows_of
 
 from mpinewton.cli import run_command_line
 from mpinewton.data.pack import pack
@@ -101,3 +102,38 @@ def test_an_interrupt_takes_everything_down(tmp_path: Path, number: signal.Signa
         stopped = job.wait()
     assert stopped.returncode == code, str(stopped)
     assert not any(f"mpinewton-{job.process.pid}-" in name for name in spaces())
+
+
+def run_with_a_cut(tmp_path: Path, *more: str, again: bool) -> tuple[Finished, Path]:
+    """A run of 200 iterations on 3 hosts; after some the link of the second is cut, for 3 seconds or for ever."""
+    pack("synthetic:logistic?rows=60&features=4", tmp_path / "p", 3)
+    limits = ["--max-iterations", "200", "--tol", "1e-300", *more]
+    run = [sys.executable, "-m", "mpinewton", "run", "gradient-descent", tmp_path / "p", *limits, "-o"]
+    with Job([*WIDE, "-n", "3", "-d", "1", *run, tmp_path / "w"], 60, {"MPIEXEC": mpiexec()}) as job:
+        job.until(lambda: rows_of(tmp_path / "w") > 5)
+        link = ["ip", "-n", f"mpinewton-{job.process.pid}-switch", "link", "set", "link1"]
+        subprocess.run([*link, "down"], check=True)
+        if again:
+            time.sleep(3)
+            subprocess.run([*link, "up"], check=True)
+        return job.wait(), tmp_path / "w"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_run_continues_when_a_link_was_cut_for_seconds(tmp_path: Path) -> None:
+    finished, out = run_with_a_cut(tmp_path, again=True)
+    assert finished.returncode == 0, str(finished)
+    alone = ["run", "gradient-descent", str(tmp_path / "p"), "--max-iterations", "200", "--tol", "1e-300", "-o"]
+    assert run_command_line(LocalSession(), [*alone, str(tmp_path / "a")]) == 0
+    one, many = (json.loads((path / "result.json").read_text()) for path in (tmp_path / "a", out))
+    assert many["history_sha256"] == one["history_sha256"]
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_run_whose_link_is_cut_for_ever_ends_after_its_time_and_names_the_host(tmp_path: Path) -> None:
+    finished, out = run_with_a_cut(tmp_path, "--rank-timeout", "6", again=False)
+    assert finished.returncode == 1, str(finished)
+    assert finished.stderr.count("mpinewton: rank 1 on h1 (workers 0 to 1) has not answered for 6 s") == 1, str(
+        finished
+    )
+    assert "Traceback" not in finished.stderr and not (out / "result.json").exists()

@@ -25,6 +25,7 @@ spec.loader.exec_module(faults)
         ("checkpoints", 1),
         pytest.param("kill", 1, marks=pytest.mark.slow),
         pytest.param("signals", 1, marks=pytest.mark.slow),
+        pytest.param("failures", 3, marks=pytest.mark.slow),
     ],
 )
 def test_sample(name: str, count: int) -> None:
@@ -46,6 +47,8 @@ SAMPLE = [
     ("checkpoint", "weights of another shape", 0),
     ("checkpoint", "loss of text", 0),
     ("checkpoint", "iteration in the future", 0),
+    ("checkpoint", "memory of another shape", 0),
+    ("checkpoint", "a worker's point", 0),
     ("both", "memory of another shape", 2),
     ("both", "a worker's point", 2),
     ("shard", "huge", 2),
@@ -64,8 +67,10 @@ def test_hostile_files_are_refused_or_the_other_checkpoint_is_used(kind: str, na
 
 @pytest.mark.slow
 def test_all_hostile_files(good: Path) -> None:
-    verdicts = [faults.judge(kind, name, good) for kind, name in faults.HOSTILE]
-    assert len(verdicts) >= 60 and not [verdict for verdict in verdicts if not verdict.startswith("ok")]
+    """Those that are not in the sample."""
+    rest = [case for case in faults.HOSTILE if case not in {(kind, name) for kind, name, _ in SAMPLE}]
+    verdicts = [faults.judge(kind, name, good) for kind, name in rest]
+    assert len(verdicts) >= 45 and not [verdict for verdict in verdicts if not verdict.startswith("ok")]
 
 
 def test_a_campaign_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,9 @@ from mpinewton import bits
 from mpinewton.cli import run_command_line
 from mpinewton.data.blocks import Block
 from mpinewton.data.pack import pack
-from mpinewton.data.shard_io import Header, read_file, write_shard
+from mpinewton.data.shard_format import Header
+from mpinewton.data.shard_io import read_file
+from mpinewton.data.shard_write import write_shard
 from mpinewton.durable import alone_in, open_regular, write_whole
 from mpinewton.errors import DataError
 from mpinewton.fleet.transport.session import LocalSession

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 LIMIT = 15.0  # seconds of own time a job may take to start, fail and end
 ABORTED = "application called MPI_Abort", "MPI_ABORT was invoked"
 TRACEBACK = "Traceback (most recent call last)"
+OPEN_MPI = "Open MPI" in subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, check=False).stdout
 
 # A method as a user may write one, and the faults that can be planted in it.
 METHOD = """
@@ -125,10 +127,10 @@ def test_the_planted_method_does_no_harm_by_itself(tmp_path: Path, shards: Path)
     assert_ended(run_planted(tmp_path, shards, "nothing", 0), 0, [], 0)
 
 
-@pytest.mark.parametrize("worker", [0, 3])
-def test_an_exception_in_a_task(tmp_path: Path, shards: Path, worker: int) -> None:
-    finished = run_planted(tmp_path, shards, "divide", worker)
-    said = [f"WorkerError: worker {worker} (rank {1 + worker // 2}) failed in work:", "ZeroDivisionError: "]
+def test_an_exception_in_a_task(tmp_path: Path, shards: Path) -> None:
+    """Of any worker, and that the fleet stays usable: tests/mpi/test_fleet_mpi.py."""
+    finished = run_planted(tmp_path, shards, "divide", 3)
+    said = ["WorkerError: worker 3 (rank 2) failed in work:", "ZeroDivisionError: "]
     assert_ended(finished, 1, said, 2)  # the driver's, and in its message that of the worker
     assert not [text for text in ABORTED if text in finished.stderr]  # in good order
 
@@ -368,9 +370,7 @@ def test_a_signal_during_the_start_ends_the_run_with_a_checkpoint(tmp_path: Path
     assert list((tmp_path / "run").glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize(
-    "size", ["PMI_SIZE", "PALS_NRANKS", "FLUX_JOB_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"]
-)
+@pytest.mark.parametrize("size", ["PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_processes_that_do_not_see_one_another_are_refused(tmp_path: Path, shards: Path, size: str) -> None:
     command = endless(shards, tmp_path / "run")
     first = launch_serial(command, LIMIT, {size: "4", "SLURM_PROCID": "0"})
@@ -382,3 +382,51 @@ def test_processes_that_do_not_see_one_another_are_refused(tmp_path: Path, shard
         second = launch_serial(command, LIMIT, {size: "4", "SLURM_PROCID": "1"})
         assert second.returncode == 2, str(second)
         assert "rank 1 of 4 processes does not see the others (see rank 0)" in second.stderr, str(second)
+
+
+# -- ranks that outlive others ----------------------------------------------------------------------------------------
+
+
+def surviving(shards: Path, folder: Path) -> list[str | Path]:
+    """A run of 300 iterations on a driver and three ranks, which continues when ranks die."""
+    command = [sys.executable, *endless(shards, folder), "--nproc", "3", "--checkpoint-seconds", "0"]
+    command[command.index("100000000")] = "300"
+    return [*command, "--on-failure", "continue"]
+
+
+@pytest.mark.skipif(not OPEN_MPI, reason="only Open MPI has ULFM")
+@pytest.mark.parametrize("dead", [[2], [1, 3]])
+def test_a_run_continues_without_ranks_that_died_to_the_same_bits(
+    tmp_path: Path, shards: Path, dead: list[int]
+) -> None:
+    folder = tmp_path / "run"
+    with Job([sys.executable, "-c", WATCH, *surviving(shards, folder)], timeout=2 * LIMIT) as job:
+        job.until(lambda: rows_of(folder) > 5)
+        for rank in dead:
+            os.kill(pid_of(folder, rank), signal.SIGKILL)
+        finished = job.wait()
+    assert_ended(finished, 0, [], 0)
+    assert f"the run continues on the {4 - len(dead)} ranks left" in finished.stdout, str(finished)
+    alone = endless(shards, tmp_path / "alone")
+    alone[alone.index("100000000")] = "300"
+    assert launch_serial(alone, LIMIT).returncode == 0
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, tmp_path / "alone")]
+    assert results[0]["ranks"] == 4 - len(dead)
+    assert results[0]["history_sha256"] == results[1]["history_sha256"]
+
+
+@pytest.mark.skipif(not OPEN_MPI, reason="only Open MPI has ULFM")
+def test_a_run_ends_when_the_driver_dies(tmp_path: Path, shards: Path) -> None:
+    folder = tmp_path / "run"
+    finished = killed(folder, 0, *surviving(shards, folder))
+    assert_ended(finished, 1, ["mpinewton: the driver died, which a run does not survive"], 0)
+
+
+@pytest.mark.parametrize("more", [[], ["--nproc", "3"]])
+def test_without_ulfm_to_continue_is_refused(tmp_path: Path, shards: Path, more: list[str]) -> None:
+    if more and OPEN_MPI:
+        pytest.skip("Open MPI has ULFM")
+    command = [*endless(shards, tmp_path / "run"), "--on-failure", "continue", *more]
+    finished = launch_serial(command, LIMIT)
+    assert finished.returncode == 2 and "(ULFM)" in finished.stderr, str(finished)
+    assert not (tmp_path / "run").exists()

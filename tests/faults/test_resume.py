@@ -22,11 +22,9 @@ pytestmark = pytest.mark.slow
 
 # Long enough to be killed in the middle, every iterate saved.
 RUNS = {
-    "newton": ["newton", "--tol", "1e-13", "--max-iterations", "7"],
     "giant": ["giant", "--tol", "1e-13", "--max-iterations", "40"],
     "dino": ["dino", "--set", "solver=lanczos", "--tol", "1e-13", "--max-iterations", "25"],
     "lbfgs": ["lbfgs", "--tol", "1e-13", "--max-iterations", "70"],
-    "gradient-descent": ["gradient-descent", "--tol", "1e-13", "--max-iterations", "70"],
     "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
 }
 
@@ -84,8 +82,8 @@ def go_on(ranks: int, method: str, shards: Path, out: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "victim", "ranks", "again"),
-    [("newton", 1, 3, 2), ("dino", 0, 2, 3), ("lbfgs", 1, 2, 1), ("gradient-descent", 1, 5, 1), ("ranl", 2, 3, 1)],
-)
+    [("dino", 0, 2, 3), ("lbfgs", 1, 2, 1), ("ranl", 2, 3, 1)],
+)  # other methods and numbers of ranks: tests/mpi/test_methods_mpi.py, without a kill
 def test_killed_and_resumed_on_other_ranks(method, victim, ranks, again, shards, undisturbed, tmp_path):
     whole, out = undisturbed(method), tmp_path / "killed"
     killed_in_mid_run(command(method, shards, out), ranks, victim, out, rows=3)

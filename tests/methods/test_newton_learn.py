@@ -106,7 +106,7 @@ def test_nl1_is_newton_on_a_quadratic_and_so_are_all_that_know_the_hessian():
         np.testing.assert_allclose(iterates(name, settings, on_many(problem), problem.start, 2), newton, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["logistic-dense", "softmax-csr", "poisson-csr", "huber-dense"])
+@pytest.mark.parametrize("name", ["logistic-dense", "softmax-csr", "poisson-csr"])  # where full steps are taken
 def test_shipped_data_are_solved_as_newton_solves_them(name):
     problem = ZOO[name]
     fleet = on_many(problem)
@@ -121,13 +121,18 @@ def test_shipped_data_are_solved_as_newton_solves_them(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("method", ["nl1", "nl2", "cnl"])
-@pytest.mark.parametrize("settings", [{}, {"choice": "top"}, {"r": 3, "p": 0.5}], ids=["random", "top", "coin"])
+@pytest.mark.parametrize(
+    ("method", "name", "settings"),
+    [
+        ("nl1", "logistic-csr", {}), ("nl1", "logistic-dense", {"choice": "top"}), ("nl2", "logistic-dense", {}),
+        ("nl2", "logistic-csr", {"r": 3, "p": 0.5}), ("cnl", "logistic-csr", {"choice": "top"}),
+        ("cnl", "logistic-dense", {"r": 3, "p": 0.5}),
+    ],
+)  # fmt: skip
 def test_how_rows_travel_changes_nothing_but_the_cost(method, name, settings):
     problem = ZOO[name]
     ways = [{}, {"rows": "dense"}, {"option": 2}]
-    found = [iterates(method, settings | way, on_many(problem), problem.start, 25) for way in ways]
+    found = [iterates(method, settings | way, on_many(problem), problem.start, 15) for way in ways]
     np.testing.assert_allclose(found[1], found[0], atol=1e-12)
     np.testing.assert_allclose(found[2], found[0], atol=1e-12)
 
@@ -200,8 +205,7 @@ def test_eta_moves_chosen_coefficients_part_of_the_way(eta):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("method", ["nl2", "cnl"])
+@pytest.mark.parametrize(("method", "name"), [("nl2", "logistic-csr"), ("cnl", "logistic-dense")])
 @pytest.mark.parametrize("settings", [{}, {"h0": "exact", "p": 0.3}, {"choice": "top", "eta": 0.5}], ids=str)
 def test_the_learnt_hessian_majorises_the_true_one(method, name, settings):
     problem, worst = ZOO[name], []
@@ -223,17 +227,16 @@ def test_the_learnt_hessian_majorises_the_true_one(method, name, settings):
     made.start(fleet, problem.start)
     before = kept_h(fleet)
     fleet.iteration = 0
-    states(method, settings, fleet, problem.start, 60, see)
+    states(method, settings, fleet, problem.start, 30, see)
     assert min(worst) >= -1e-12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["logistic-csr", "softplus-dense"])
 @pytest.mark.parametrize("settings", [{}, {"M": "radius"}, {"M": "adaptive"}, {"p": 0.2, "h0": "exact"}], ids=str)
-@pytest.mark.parametrize("distance", [0.0, 1.0, 20.0])
-def test_cnl_never_climbs_from_anywhere(name, settings, distance):
-    problem = ZOO[name]
-    found = iterates("cnl", settings, on_many(problem), problem.start * distance, 40)
+def test_cnl_never_climbs_from_anywhere(name, settings):
+    problem = ZOO[name]  # from the zoo's own start: see `check_descent`
+    found = iterates("cnl", settings, on_many(problem), problem.start * 20.0, 25)
     losses = [problem.objective(w)[0] for w in found]
     assert all(after <= before + 1e-14 * abs(before) for before, after in itertools.pairwise(losses))
     assert losses[-1] < losses[0]
@@ -276,10 +279,9 @@ def test_nl2_is_a_local_method_where_only_the_whole_is_convex():
     ("name", "settings"),
     [("nl1", {"r": 5}), ("nl2", {"r": 5, "choice": "top"}), ("cnl", {"r": 5}), ("newton-coefficients", {})],
 )
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_an_intercept_and_narrow_rows(name, settings, dtype):
+def test_an_intercept_and_narrow_rows(name, settings):
     problem = ZOO["logistic-csr"]
-    shards = [Shard(shard.X.astype(dtype), shard.y, shard.sample_weight) for shard in problem.shards]
+    shards = [Shard(shard.X.astype(np.float32), shard.y, shard.sample_weight) for shard in problem.shards]
 
     def fleet():
         return local_fleet(shards, problem.loss, problem.classes, problem.l2, intercept=True)
@@ -489,9 +491,22 @@ def test_settings_out_of_range(name, settings, words):
         make_method(name, settings)
 
 
-def test_largest_eta_is_the_usual_one():
-    make_method("nl1", {"eta": 0.05}).validate(a_problem())
-    make_method("nl1", {"eta": 1.0, "choice": "top"}).validate(a_problem())
+@pytest.mark.parametrize(
+    ("settings", "r", "p"), [({}, 1, 1.0), ({"r": 4, "p": 0.5}, 4, 0.5), ({"choice": "top"}, 120, 1.0)]
+)
+def test_largest_eta_is_the_usual_one(settings, r, p):
+    """r p/m on one worker with m = 120 rows, and 1 for the largest changes: coefficients sent become those at w."""
+    problem, most = ZOO["logistic-dense"], r * p / 120
+    fleet, kept = on_one(problem), []
+    found = states("nl1", {**settings, "eta": most}, fleet, problem.start, 8, lambda f, *_: kept.append(kept_h(f)[0]))
+    truths = np.array([curvature(problem, state.w) for state in found])
+    for k, (before, after) in enumerate(itertools.pairwise(kept), start=1):
+        sent = before != after
+        assert sent.sum() <= settings.get("r", 1)
+        np.testing.assert_allclose(after[sent], truths[k][sent], rtol=1e-12)
+    assert len(set(map(bytes, kept))) > 2
+    with pytest.raises(ConfigError, match=r"eta = .*at most"):
+        make_method("nl1", {**settings, "eta": most * 1.01}).validate(fleet.problem)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_regions_of_a_matrix(settings, regions):
     for q, region in enumerate(regions):
         assert np.array_equal(np.flatnonzero(numbers == q), region)
     fleet = on_many(problem)
-    found = states(fleet, problem.start, 400, **settings)
+    found = states(fleet, problem.start, 150, **settings)
     assert found[-1].age.shape == (4, len(regions))
     assert np.linalg.norm(problem.objective(found[-1].w)[1]) < 1e-10
 

@@ -142,11 +142,10 @@ SMALL = {
 }
 BATCHES = {"batch": 8, "sampling": "epochs"}
 METHODS = {
-    "nsisa": ({"sigma": 20.0, "gamma": 1.0, "schulz": {"other_sigma": 1.0}, **BATCHES}, 40, 0.8),
-    "muon": ({"other_lr": 0.01, **BATCHES}, 40, 0.8),
-    "adamw": ({"lr": 0.01, **BATCHES}, 40, 0.8),
-    "dino": ({"limit": 20}, 1, None),
-    "lbfgs": ({}, 12, 0.85),
+    "nsisa": ({"sigma": 20.0, "gamma": 1.0, "schulz": {"other_sigma": 1.0}, **BATCHES}, 20, 0.8),
+    "muon": ({"other_lr": 0.01, **BATCHES}, 20, 0.8),
+    "dino": ({"limit": 10}, 1, None),
+    "lbfgs": ({}, 8, 0.85),
 }
 
 

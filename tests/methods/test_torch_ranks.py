@@ -29,10 +29,9 @@ DROPPING = f"torch:module={Path(__file__).parents[1]}/support/modules.py:droppin
 BATCHES = {"batch": 20, "sampling": "epochs"}
 METHODS = {
     "sisa": ({"sigma": 0.3, "rho": 100.0, "gamma": 1.0, **BATCHES}, 40),
-    "nsisa": ({"sigma": 20.0, "gamma": 1.0, "schulz": {"other_sigma": 1.0}, **BATCHES}, 40),
     "adamw": ({"lr": 0.02, **BATCHES}, 40),
-    "dino": ({"limit": 20}, 3),
-    "giant": ({"negative": "abs", "limit": 20}, 5),
+    "dino": ({"limit": 10}, 2),
+    "giant": ({"negative": "abs", "limit": 10}, 4),
     "lbfgs": ({}, 15),
 }
 

@@ -383,6 +383,25 @@ def test_workers_are_restored_bit_by_bit(folder: Path) -> None:
     drive(test)
 
 
+@only_on(3)
+def test_what_workers_cannot_restore_is_an_error_and_the_fleet_stays_usable(folder: Path) -> None:
+    plan = packed(folder)
+
+    def test(session: MpiSession) -> None:
+        fleet = session.open(plan)
+        w = np.linspace(-1, 1, fleet.dim)
+        fleet.mean(start, w)
+        walked(fleet, 3)
+        good = fleet.save(w)
+        truth = walked(fleet, 5)
+        with pytest.raises(ValueError, match="rank 1 cannot restore its workers:"):
+            fleet.restore([{**good[0], "steps": np.zeros(3)}, *good[1:]], w)
+        fleet.restore(good, w)
+        assert bits(walked(fleet, 5)) == bits(truth)
+
+    drive(test)
+
+
 def walked(fleet: Fleet, steps: int) -> list[Any]:
     got = []
     for _ in range(steps):

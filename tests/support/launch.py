@@ -252,9 +252,11 @@ def launch_wide(n: int, program: str | Sequence[str | Path], timeout: float = 60
 
 def launch_tests(n: int, folder: Path, timeout: float, env: Mapping[str, str] | None = None) -> Finished:
     """Run the MPI tests in `folder` on n ranks, by mpi4py's runner: a rank that leaves pytest early ends the job."""
-    options = ["-x", "--only-mpi", "--color=no", "-p", "no:cacheprovider", "--timeout=0", "-n0"]
+    options = ["-x", "--only-mpi", "--color=no", "-p", "no:cacheprovider", "--timeout=0"]
     runner = ["-m", "mpi4py.run", "-m", "pytest", "-c", Path(__file__).parents[2] / "setup.cfg"]
-    return launch(n, [*runner, *options, folder], timeout, env)
+    plugins = ["-p", "pytest_mpi", "-p", "pytest_timeout"]  # a quarter of the time of a short job is spent on others
+    env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **(env or {})}
+    return launch(n, [*runner, *plugins, *options, folder], timeout, env)
 
 
 def under_mpi(config: pytest.Config) -> bool:

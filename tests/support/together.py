@@ -95,6 +95,7 @@ def torch_function(comm: Any) -> None:
     everyone = (range(comm.size),)
     truth = minimize(fun, np.zeros(5), args=everyone, jac=True, method="BFGS", options={"gtol": 1e-10})
     assert found.success and abs(found.x - truth.x).max() < 1e-8, (found, truth)
+    print(found.x.tobytes().hex())
 
 
 def rows(n: int) -> list[tuple[Array, np.ndarray]]:
@@ -124,9 +125,10 @@ def errors(comm: Any) -> None:
     X, y = np.vstack([A for A, _ in everything]), np.arange(10 * size) % 2
     X, y = X[rank::size], y[rank * 10 : rank * 10 + 10]
     A, b = everything[rank]
-    calls = 0
+    calls = tried = 0
 
     def refused(kind: type[Exception], words: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        nonlocal tried
         try:
             call(*arguments, **options, comm=comm)
         except kind as error:
@@ -134,6 +136,7 @@ def errors(comm: Any) -> None:
         else:
             raise AssertionError(words)
         assert comm.allreduce(1) == size  # nobody's message is left over
+        tried += 1
 
     def fun(x: Array) -> tuple[float, Array]:
         return float(0.5 * np.sum((A @ x - b) ** 2)), A.T @ (A @ x - b)
@@ -175,6 +178,7 @@ def errors(comm: Any) -> None:
     refused(MpinewtonError, "found 3", mn.minimize, "lbfgs", (X, y + 2 * (rank == one) * (y == 1)), **kind)
     found = mn.minimize("lbfgs", (X, y) if rank == one else None, **kind, comm=comm)
     assert found.success and found.classes.tolist() == [0, 1]
+    print(tried, found.x.tobytes().hex())
 
 
 def programs(ranks: int) -> dict[str, Callable[[Any], object]]:

@@ -165,6 +165,7 @@ PLANTED = {
         change(Huber, hessian_lipschitz=lambda self, t: np.full(len(t), 9.0)),
         "`hessian_lipschitz` is exceeded",
     ),
+    "majorant too small": (change(Huber, **times(0.9, "majorants", Huber)), "`values` exceeds the majorant"),
     "a bound for all rows": (change(Squared, hessian_bound=lambda self, t: np.ones(1)), "not one number per row"),
     "a mean over the rows": (
         change(Squared, values=lambda self, z, t: 0.5 * (z - t) ** 2 + z.mean()),

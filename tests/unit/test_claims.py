@@ -9,6 +9,7 @@ import pytest
 
 from mpinewton.errors import ConfigError
 from mpinewton.experiments.claims import Claim, count_verdicts, verdicts
+from mpinewton.experiments.contents import Contents
 from mpinewton.experiments.page import markdown_page
 from mpinewton.report.reading import RunRecord
 
@@ -98,12 +99,12 @@ def test_a_claim_is_judged_where_its_runs_are():
 
 def test_methods_whose_rows_travel_are_kept_apart():
     runs = {"a": [record("stays", [1, 1e-9]), record("travels", [1, 1e-9], travel=True)]}
-    text = markdown_page("Title", "Words.", runs, [], {"a": "a.png"}, "mpinewton compare x")
+    text = markdown_page(Contents(title="Title", text="Words."), runs, {"a": "a.png"})
     stay, travel = text.index("### Rows stay with their workers"), text.index("### Rows travel to the driver")
     assert stay < text.index("| stays") < travel < text.index("| travels")
     assert text.count("### ") == 2
     assert "](a.png)" in text
-    assert "### " not in markdown_page("Title", "", {"a": [FAST, SLOW]}, [], {}, "x")
+    assert "### " not in markdown_page(Contents(title="Title"), {"a": [FAST, SLOW]}, {})
 
 
 def test_verdicts_are_counted_over_the_problems():

@@ -437,6 +437,43 @@ def test_json_is_json_only(terminal: Terminal, digits: Path, tmp_path: Path) -> 
     assert json.loads(terminal.out)["rows"] == 400
 
 
+def test_compare_and_report_print_json(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROWS_ARE_HERE", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no figures: they take longer than the runs
+    (tmp_path / "e.toml").write_text(
+        """[[data]]
+name = "iris"
+source = "sklearn:iris"
+workers = 2
+[[data]]
+name = "elsewhere"
+source = "$ROWS_ARE_HERE/a9a"
+workers = 2
+[objective]
+loss = "softmax"
+l2 = 0.1
+[[method]]
+method = "newton"
+[[claim]]
+says = "Newton converges"
+reaches = "newton"
+grad_norm = 1e-6
+[stop]
+tol = 1e-8
+"""
+    )
+    assert terminal("compare", "e.toml", "-o", "c", "--only", "iris/*", "--json") == 0
+    known = json.loads(terminal.out)
+    assert known.pop("exit_code") == 0
+    assert "converged after" in terminal.err
+    (run,) = known["problems"]["iris/softmax-l2=0.1"]
+    assert (run["label"], run["ending"]) == ("newton", "converged")
+    assert run["loss"] == result_of(tmp_path / "c/iris/softmax-l2=0.1/newton")["objective"]
+    assert [claim["verdict"] for claim in known["claims"]] == ["holds"]
+    assert terminal("report", "c", "--json") == 0
+    assert json.loads(terminal.out) == known
+
+
 # -- models -------------------------------------------------------------------------------------------------------
 
 
@@ -523,6 +560,12 @@ def test_an_exit_code_that_cannot_be_left_is_no_failure(tmp_path: Path, monkeypa
     """On a full disk, say: the driver still has to tell the other ranks that the job is over."""
     monkeypatch.setenv(END_VARIABLE, str(tmp_path / "gone" / "code"))
     tell_launcher(1)
+    assert not (tmp_path / "gone").exists()
+    monkeypatch.setenv(END_VARIABLE, str(tmp_path / "code"))
+    tell_launcher(1)
+    assert (tmp_path / "code").read_text() == "1"
+    tell_launcher(134, lost=True)
+    assert (tmp_path / "code").read_text() == "134 lost"
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_all_are_tried():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", VECTORS)
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(x=vectors, seed=st.integers(0, 9))
 def test_the_driver_gets_bit_by_bit_what_the_worker_goes_on_with(text, x, seed):
     for word in ("", (":" if ":" not in text else ",") + "word=32"):

@@ -53,8 +53,8 @@ def test_pack_check_and_info(tmp_path: Path) -> None:
     assert run(check, tmp_path / "p" / "shard-0001.h5") == "shard-0001.h5: ok, 2 rows\n"
     assert "class_names  ('fig', 'pear')" in run(info, tmp_path / "p")
     shown = run(info, tmp_path / "p" / "shard-0001.h5")
-    assert "indptr       int64 3" in shown
-    assert "format       mpinewton-shard/1" in shown
+    assert "indices      uint8 3" in shown
+    assert "format       mpinewton-shard/2" in shown
 
 
 def test_the_session_may_spread_the_tasks(tmp_path: Path) -> None:

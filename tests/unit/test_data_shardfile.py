@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy import sparse
 
 from mpinewton.data.manifest import is_plain_name, read_manifest
 from mpinewton.data.pack import pack
@@ -99,7 +101,7 @@ ABSURD = 1 << 50
         ("source", np.bytes_("elsewhere"), "source is elsewhere"),
         ("dtype", np.bytes_("float32"), "has dtype float64; expected float32"),
         ("dtype", np.bytes_("object"), "none of"),
-        ("format", np.bytes_("mpinewton-model/1"), "expected mpinewton-shard/1"),
+        ("format", np.bytes_("mpinewton-model/1"), "expected mpinewton-shard/2"),
         ("format", "a text of variable length", "neither short text"),
         ("classes", np.zeros(10_000), "neither short text"),
     ],
@@ -116,10 +118,9 @@ def test_a_compression_bomb_is_refused_before_it_is_unpacked(folder: Path) -> No
     huge = 1 << 45
     with h5py.File(folder / "shard-0000.h5", "r+", libver=("v110", "v110")) as file:
         file.attrs["rows"] = huge
-        for name in ("y", "indptr") if "indptr" in file else ("y", "X"):
+        for name in ("y", "counts") if "counts" in file else ("y", "X"):
             del file[name]
-            shape = (huge, 3) if name == "X" else (huge + (name == "indptr"),)
-            kind = "i8" if name == "indptr" else "f8"
+            shape, kind = (huge, 3) if name == "X" else (huge,), "i4" if name == "counts" else "f8"
             file.create_dataset(name, shape, kind, chunks=(4096, 3)[: len(shape)], fletcher32=True, compression="lzf")
     with pytest.raises(DataError, match=r"claims \d{15,} bytes"):
         read_file(folder / "shard-0000.h5")
@@ -128,7 +129,7 @@ def test_a_compression_bomb_is_refused_before_it_is_unpacked(folder: Path) -> No
 def test_indices_out_of_range_never_reach_scipy(tmp_path: Path) -> None:
     pack("synthetic:logistic?rows=20&features=3", tmp_path / "p", 1, storage="sparse")
     path = tmp_path / "p" / "shard-0000.h5"
-    for name, place, value, words in [("indices", 5, 3, "'indices'"), ("indptr", 3, 10**9, "'indptr'")]:
+    for name, place, value, words in [("indices", 5, 3, "'indices'"), ("counts", 3, 200, "'counts'")]:
         with h5py.File(path, "r+") as file:
             kept = file[name][place]
             file[name][place] = value
@@ -234,5 +235,84 @@ def test_no_damaged_byte_gives_other_numbers(folder: Path) -> None:
 
 def test_shards_are_open_to_readers_of_hdf5_1_10_and_checksummed(folder: Path) -> None:
     with h5py.File(folder / "shard-0000.h5", "r", locking=False) as file:
-        assert file.attrs["format"] == b"mpinewton-shard/1"
+        assert file.attrs["format"] == b"mpinewton-shard/2"
         assert all(file[name].fletcher32 and len(file[name].attrs["digest"]) == 64 for name in file)
+
+
+ENTRIES = {  # values of stored entries, and the type in which a file holds them
+    "ones": (np.ones(40), None),
+    "bytes": (np.r_[np.ones(39), 255.0], "uint8"),
+    "signed": (np.r_[np.ones(39), -1.0], "int8"),
+    "eighths": (np.r_[np.ones(39), 0.125], "float32"),
+    "large": (np.r_[np.ones(39), 2.0**24 + 1], "int32"),
+    "tenths": (np.r_[np.ones(39), 0.1], "float64"),
+    "minus zero": (np.r_[np.ones(39), -0.0], "float32"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(("features", "index"), [(256, "uint8"), (257, "uint16"), (65537, "int32")])
+def test_files_hold_the_smallest_exact_types(tmp_path: Path, name: str, features: int, index: str) -> None:
+    values, kind = ENTRIES[name]
+    X = sparse.csr_array((values, np.tile([0, 1, 5, 255], 10), np.arange(0, 41, 4)), (10, features))
+    np.savez(tmp_path / "s.npz", data=X.data, indices=X.indices, indptr=X.indptr, shape=X.shape, y=np.tile([-1, 1], 5))
+    manifest = pack(str(tmp_path / "s.npz"), tmp_path / "p", 1, storage="sparse", partition="blocks").manifest
+    with h5py.File(tmp_path / "p" / "shard-0000.h5", "r") as file:
+        assert (str(file["data"].dtype) if "data" in file else None) == kind
+        assert [str(file[part].dtype) for part in ("indices", "counts", "y")] == [index, "uint8", "int8"]
+    shard = read_shard(tmp_path / "p", manifest, 0)
+    assert shard.X.data.tobytes() == values.tobytes()
+    assert np.array_equal(shard.X.toarray(), X.toarray())
+    assert shard.y.dtype == np.float64
+
+
+def to_first_format(path: Path) -> None:
+    """Rewrite a shard as the first format has it."""
+    shard = read_file(path)[1]
+    X = shard.X
+    arrays = {"X": X} if isinstance(X, np.ndarray) else {"data": X.data, "indices": X.indices.astype("i4")}
+    arrays |= {} if isinstance(X, np.ndarray) else {"indptr": X.indptr.astype("i8")}
+    with h5py.File(path, "r") as file:
+        attributes = dict(file.attrs) | {"format": np.bytes_("mpinewton-shard/1")}
+    attributes.pop("ones", None)
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        file.attrs.update(attributes)
+        for name, array in (arrays | {"y": shard.y}).items():
+            made = file.create_dataset(
+                name, data=array, chunks=True, maxshape=(None, *array.shape[1:]), fletcher32=True
+            )
+            made.attrs["digest"] = np.bytes_(hashlib.blake2b(array.tobytes(), digest_size=32).hexdigest())
+
+
+def test_shards_of_the_first_format_are_read_and_have_the_same_digests(folder: Path) -> None:
+    expected = read_all(folder)
+    for path in folder.glob("*.h5"):
+        to_first_format(path)
+    assert read_all(folder) == expected
+    with h5py.File(folder / "shard-0000.h5", "r+") as file:
+        del file["y"]
+        file.create_dataset("y", data=np.zeros(10, np.int8), **CHECKED)
+    with pytest.raises(DataError, match="data set 'y' has dtype int8; expected float64"):
+        read_shard(folder, read_manifest(folder), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda file: file.attrs.__setitem__("ones", np.bytes_("0" * 64)), "data set 'data' has changed"),
+        (lambda file: file.attrs.__delitem__("ones"), "expected data sets counts, data, indices, y; found counts"),
+        (replaced("counts", lambda f: f.create_dataset("counts", data=np.full(10, -1, "i1"), **CHECKED)), "not count"),
+        (replaced("counts", lambda f: f.create_dataset("counts", data=np.ones(10, "f4"), **CHECKED)), "dtype float32"),
+        (replaced("indices", lambda f: f.create_dataset("indices", (40,), "u4", **CHECKED)), "dtype uint32"),
+        (lambda file: file["indices"].__setitem__(slice(0, 2), [1, 0]), "digest differs|not increasing"),
+        (lambda file: file["counts"].__setitem__(slice(0, 2), [5, 3]), "'counts' has changed"),
+    ],
+)
+def test_narrow_data_sets_are_checked(tmp_path: Path, change: Callable[[h5py.File], Any], words: str) -> None:
+    X = sparse.csr_array((np.ones(40), np.tile([0, 1, 5, 255], 10), np.arange(0, 41, 4)), (10, 300))
+    np.savez(tmp_path / "s.npz", data=X.data, indices=X.indices, indptr=X.indptr, shape=X.shape, y=np.arange(10.0))
+    manifest = pack(str(tmp_path / "s.npz"), tmp_path / "p", 1, storage="sparse").manifest
+    with h5py.File(tmp_path / "p" / "shard-0000.h5", "r+") as file:
+        change(file)
+    with pytest.raises(DataError, match=words):
+        read_shard(tmp_path / "p", manifest, 0)

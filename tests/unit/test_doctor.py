@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy
+from click.testing import CliRunner
 from launch import launch
 
 from mpinewton import __version__
@@ -19,6 +20,7 @@ from mpinewton.cli import doctor
 from mpinewton.errors import ConfigError
 from mpinewton.fleet.orders import Timing
 from mpinewton.fleet.transport.session import LocalSession
+from mpinewton.report.network import Network, Tree, fit_network, read_network
 
 
 def rank(host: str = "a", **other: Any) -> dict[str, Any]:
@@ -158,3 +160,42 @@ def test_ulfm(library: str, words: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor, "introduction", lambda: told)
     (line,) = (line for line in doctor.examine(LocalSession(), tmp_path).splitlines() if line.startswith("ULFM"))
     assert words in line
+
+
+def test_a_network_is_found_from_what_its_messages_take() -> None:
+    true = Network(latency=3e-5, bandwidth=1e10, message=5e-6)
+    sizes, ranks = (grid.ravel() for grid in np.meshgrid([8.0, 1024, 1 << 17, 1 << 20], [1.0, 2, 4, 8]))
+    tree = [Tree(true, int(k)) for k in ranks]
+    seconds = np.array([each.down(size) + each.up(size) for each, size in zip(tree, sizes)])
+    found, error = fit_network(sizes, ranks, seconds)
+    np.testing.assert_allclose(
+        [found.latency, found.bandwidth, found.message], [3e-5, 1e10, 5e-6], rtol=1e-9
+    )  # rounding, times the condition of three columns
+    assert error < 1e-12
+    found, error = fit_network(sizes, ranks, seconds * np.random.default_rng(0).uniform(0.9, 1.1, len(sizes)))
+    np.testing.assert_allclose([found.latency, found.bandwidth], [3e-5, 1e10], rtol=0.2)
+    assert 0.01 < error < 0.1
+
+
+def test_a_network_without_visible_bandwidth_has_the_best_rate_that_was_seen() -> None:
+    found, _ = fit_network(np.array([8.0, 1e6]), np.array([1.0, 1.0]), np.array([1e-3, 1e-3]))
+    assert found.bandwidth == 16e6 / 1e-3
+
+
+@pytest.mark.slow
+def test_ranks_calibrate_a_network_that_replay_reads(tmp_path: Path) -> None:
+    file = tmp_path / "here.toml"
+    finished = launch(4, ["-m", "mpinewton", "doctor", tmp_path, "--network", file])
+    assert finished.returncode == 0, str(finished)
+    (line,) = (line for line in finished.stdout.splitlines() if line.startswith("network"))
+    assert str(file) in line
+    found = read_network(str(file))
+    assert 0 <= found.latency < 1
+    assert found.bandwidth > 1e6
+    assert Tree(found, 3).down(8) > 0
+
+
+def test_one_process_has_no_network(tmp_path: Path) -> None:
+    done = CliRunner().invoke(doctor.command, [str(tmp_path), "--network", "n.toml"], obj=LocalSession())
+    assert isinstance(done.exception, ConfigError)
+    assert "start some with --nproc 2" in str(done.exception)

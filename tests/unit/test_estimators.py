@@ -149,3 +149,9 @@ def test_refusals_say_why():
         LinearRegressor("newtn").fit(ROWS, NUMBERS)
     with pytest.warns(ConvergenceWarning, match="not converged: maximum number of iterations"):
         LinearClassifier("gradient-descent", max_iter=2).fit(X, Y)
+
+
+def test_the_estimated_gap_is_a_goal():
+    found = LinearClassifier("gradient-descent", ftol=1e-2, max_iter=5000).fit(X, Y).result_
+    assert found.kind == "converged"
+    assert "0.01 times" in found.message

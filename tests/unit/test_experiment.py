@@ -222,6 +222,7 @@ def test_a_comparison(
     assert files == {
         "data",
         "iris",
+        "comparison.json",
         "report.html",
         "tables.md",
         "tables.tex",
@@ -282,7 +283,15 @@ def test_data_are_packed_once(written: Callable[..., Path], tmp_path: Path) -> N
         return result_of(into / NAMES[2])
 
     assert run()["workers"] == 3
-    assert {path.name for path in folder.iterdir()} == {"data", "iris", "tables.md", "tables.tex", "runs.csv"}
+    assert {path.name for path in folder.iterdir()} == {
+        "data",
+        "iris",
+        "comparison.json",
+        "report.html",
+        "tables.md",
+        "tables.tex",
+        "runs.csv",
+    }
     before = (folder / "data/iris/manifest.json").stat().st_ino
     run(fresh=True)
     assert (folder / "data/iris/manifest.json").stat().st_ino == before

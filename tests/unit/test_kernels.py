@@ -169,13 +169,13 @@ def test_sanitizers_find_nothing(tmp_path):
     if not Path(asan).is_absolute():
         pytest.skip("gcc has no libasan")
     built = tmp_path / "rows.abi3.so"
-    flags = ["-O1", "-g", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off", "-fsanitize=address,undefined"]
+    flags = ["-O0", "-g", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off", "-fsanitize=address,undefined"]
     include = f"-I{sysconfig.get_paths()['include']}"
     command = [compiler, *flags, "-fno-sanitize-recover=all", include, str(SOURCE), "-o", str(built)]
     build = subprocess.run(command, capture_output=True, text=True)
     if "Python.h" in build.stderr:
         pytest.skip("no headers of Python")
     assert build.returncode == 0, build.stderr
-    finished = launch_serial([FUZZ, built, "150"], env={"LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0"})
+    finished = launch_serial([FUZZ, built, "60"], env={"LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0"})
     assert finished.returncode == 0, str(finished)
-    assert "150 matrices" in finished.stdout
+    assert "60 matrices" in finished.stdout

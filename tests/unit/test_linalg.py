@@ -67,7 +67,9 @@ def test_semidefinite_systems_get_the_shortest_solution():
     np.testing.assert_allclose(solved.x, scaled @ (g / root) / root, atol=1e-8)
     units = 10.0 ** np.arange(-8.0, 10.0, 2.0)
     np.testing.assert_allclose(solve_semidefinite(H * units[:, None] * units, g * units).x * units, solved.x, rtol=1e-6)
-    assert solve_semidefinite(H - 0.1 * np.eye(9), g).status == "not positive definite"
+    refused = solve_semidefinite(H - 0.1 * np.eye(9), g)
+    assert (refused.status, refused.iterations) == ("not positive definite", 0)
+    np.testing.assert_array_equal(refused.x, g)
     assert solve_semidefinite(np.full((2, 2), np.nan), np.ones(2)).status == "not positive definite"
 
 

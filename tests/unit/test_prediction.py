@@ -25,7 +25,7 @@ from mpinewton.data.columns import Column, Columns, Schema
 from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.fleet.transport.session import LocalSession
-from mpinewton.runs.coefficients import coefficients, with_errors
+from mpinewton.runs.coefficients import _inverse, coefficients, with_errors
 from mpinewton.runs.model import Model, read_model, write_model
 from mpinewton.runs.storage import sealed_file, write_text
 
@@ -338,6 +338,34 @@ def test_collinear_columns_have_no_standard_errors_and_others_keep_theirs() -> N
     assert found.errors is not None
     assert np.isnan(found.errors[1:4]).all() and np.allclose(found.errors[[0, 4], 0], errors[[0, 2]], rtol=1e-6)
     assert found.freedom == N - 3 and "3 coefficients are not determined" in found.notes[0]
+
+
+@pytest.mark.parametrize("size", [0.09, 0.11])
+def test_weights_a_tenth_of_a_standard_error_from_the_optimum_are_refused(size: float) -> None:
+    y = np.random.default_rng(7).standard_normal(N)
+    w = np.linalg.lstsq(X, y)[0]
+    moved = Model(w.copy(), "squared", 0.0, False, None, Schema(2, ()), "")
+    for _ in range(3):  # the errors depend on the residual at the weights themselves
+        rest = y - X @ moved.w
+        error = np.sqrt(np.linalg.inv(X.T @ X)[0, 0] * (rest @ rest) / (N - 2))
+        moved = dataclasses.replace(moved, w=w + np.array([size * error, 0.0]))
+    if size > 0.1:
+        with pytest.raises(DataError, match=r"changes one of them by 0\.11 standard errors"):
+            with_errors(moved, Shard(X, y))
+    else:
+        found = with_errors(moved, Shard(X, y))
+        assert found.errors is not None and found.errors[0, 0] == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+def test_a_matrix_is_singular_in_any_units(unit: float) -> None:
+    """The inverse on the range: that of the first three variables, the fourth being twice the third, the fifth 0."""
+    A = np.random.default_rng(8).standard_normal((9, 3))
+    A = np.column_stack([A, 2 * A[:, 2], np.zeros(9)]) * np.sqrt(unit)
+    inverse, null, _ = _inverse(A.T @ A)
+    assert null.shape == (5, 2)
+    np.testing.assert_allclose(A @ inverse @ A.T, A[:, :3] @ np.linalg.pinv(A[:, :3]), atol=1e-9)
+    assert abs(A @ null).max() <= 1e-9 * abs(A).max() * abs(null).max()
 
 
 def test_what_has_no_standard_errors_is_refused() -> None:

@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from runfolders import COLUMNS, STAR, make_run
 
 from mpinewton.cli.plot import command as plot
-from mpinewton.cli.report import command as report
-from mpinewton.errors import ConfigError, DataError, MpinewtonError
-from mpinewton.experiments.page import tables
+from mpinewton.errors import ConfigError, DataError
 from mpinewton.report import figures
 from mpinewton.report.curves import Curve, bits_up, choose_quantity, curve, median_curve
 from mpinewton.report.figures import draw
-from mpinewton.report.html import page
 from mpinewton.report.provenance import read_settings
 from mpinewton.report.reading import RunRecord, read_run, read_runs
-from mpinewton.report.tables import Table, rounds_to, summary
-
-STAR = 0.333353735  # P* of a made-up problem
-COLUMNS = [
-    "iteration",
-    "rounds",
-    "floats_up",
-    "bits_up",
-    "seconds",
-    "loss",
-    "grad_norm",
-    "gap",
-    "test_accuracy",
-    "note",
-]
-
-
-def make_run(
-    folder: Path, gaps, *, gap=True, ended="converged", reason="", index_bits=0, config=None, **result
-) -> Path:
-    """A run folder with these gaps: 2 rounds and 10 floats an iteration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "history.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(COLUMNS)
-        for k, g in enumerate(map(float, gaps)):
-            bits = (640 + index_bits) * k
-            rows.writerow([k, 2 * k, 10 * k, bits, k / 8, repr(STAR + g), repr(abs(g)), repr(g) if gap else "", "", ""])
-    (folder / "config.toml").write_text(tomli_w.dumps({"method": folder.name, "seed": 7, **(config or {})}))
-    if ended != "running":
-        known = {"method": folder.name, "loss": "logistic", "l2": 0.001, "data_sha256": "c0ffee", "reason": reason}
-        (folder / "result.json").write_text(
-            json.dumps({**known, "kind": {"failed": "trouble"}.get(ended, ended), **result})
-        )
-    return folder
+from mpinewton.report.tables import Table, rounds_to, summary, tables
 
 
 @pytest.fixture
@@ -434,45 +395,6 @@ def test_rounds_to_is_the_first_crossing(tmp_path_factory, gaps: list[float], le
     assert rounds_to(runs, [level]).rows[0][1] == (str(crossings[0]) if crossings else "-")
 
 
-# Page
-
-
-class Tags(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.words = ""
-        self.pictures: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs) -> None:
-        self.tags.append(tag)
-        if tag == "img":
-            self.pictures.append(dict(attrs)["src"])
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
-def test_page_is_complete_in_itself_and_escapes_everything(tmp_path: Path) -> None:
-    evil = "<script>alert('&\"')</script>"
-    make_run(tmp_path / "a", [1, 0.1], label=evil, loss=evil, data_sha256=evil, reason=evil, ended="failed")
-    make_run(tmp_path / "b", [1, 0.1], config={"note": evil})
-    make_run(tmp_path / "c", [], ended="running")
-    text = page(read_runs([tmp_path]), evil)
-    tags = Tags(text)
-    assert "script" not in tags.tags
-    assert tags.words.count(evil) >= 6
-    assert tags.tags.count("h2") == 3  # one section a problem
-    assert "nothing to show" in tags.words
-    assert len(tags.pictures) == 2
-    for picture in tags.pictures:
-        kind, _, content = picture.partition(",")
-        assert kind == "data:image/svg+xml;base64"
-        assert b"</svg>" in base64.b64decode(content, validate=True)
-    assert not re.search(r"(src|href)=\"(?!data:)", text)
-
-
 # Commands
 
 
@@ -500,31 +422,3 @@ def test_show_settings_of_other_files(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\xff\xff\xff\xfftEXt")
     with pytest.raises(DataError, match=name):
         run(plot, tmp_path / name, "--show-settings")
-
-
-@pytest.mark.slow
-def test_runs_from_other_starts_have_a_section_of_their_own(tmp_path: Path) -> None:
-    for name, config in (("zero", {}), ("near", {"start": "optimum+0.1"}), ("with", {"intercept": True})):
-        make_run(tmp_path / name, [1, 0.1], config={"data": "/some/where/a2a", **config})
-    text = page(read_runs([tmp_path]), "Starts", 32)
-    headings = re.findall(r"<h2>(.*)</h2>\n<p>(.*)</p>", text)
-    assert sorted(headings) == [
-        ("logistic, l2 = 0.001", "data a2a c0ffee"),
-        ("logistic, l2 = 0.001, intercept", "data a2a c0ffee"),
-        ("logistic, l2 = 0.001, start optimum+0.1", "data a2a c0ffee"),
-    ]
-    assert text.count('<figure><img alt="Curves of ') == 3
-    assert text.count("Mbit up (32 per float)") == 3
-    assert "<td>0.00032</td>" in text  # 10 floats of 32 bits; 0.00064 as measured
-    assert "<td>0.00064</td>" in page(read_runs([tmp_path]), "Starts")
-
-
-@pytest.mark.slow
-def test_report_command(many: Path, tmp_path: Path) -> None:
-    assert run(report, many).strip() == str(many / "report.html")
-    assert (many / "report.html").read_text().startswith("<!DOCTYPE html>")
-    run(report, many, "-o", tmp_path / "r.md")
-    runs = read_runs([many])
-    assert (tmp_path / "r.md").read_text() == f"{summary(runs).markdown()}\n\n{rounds_to(runs).markdown()}\n"
-    with pytest.raises(MpinewtonError, match=r"\.html, \.md, \.txt"):
-        run(report, many, "-o", tmp_path / "r.docx")

@@ -152,7 +152,7 @@ def test_hessians_of_full_sparse_rows_use_dense_blocks(density, full):
     rng = np.random.default_rng(0)
     rows = Rows(sparse.csr_array(rng.random((350, 300)) * (rng.random((350, 300)) < density)))
     rows.gram(np.ones(350))
-    assert ("_products" in vars(rows)) is not full
+    assert ("_products_in_memory" in vars(rows)) is not full
 
 
 def test_float32_sums_are_float64_sums():

@@ -82,6 +82,7 @@ def test_what_is_not_known_is_not_said(caplog: pytest.LogCaptureFixture) -> None
         ({"PALS_RANKID": "0"}, 1, 0),  # a launcher that keeps the size to itself: MPI must be asked
         ({"PMIX_RANK": "3"}, 4, 3),
         ({"FLUX_JOB_SIZE": "8", "FLUX_TASK_RANK": "7"}, 8, 7),
+        ({"MPI_LOCALNRANKS": "4"}, 4, 0),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "9"}, 0, 0),  # a job script, where nothing is launched yet
         ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "9"}, 9, 5),
         ({"PMI_SIZE": "many"}, 0, 0),

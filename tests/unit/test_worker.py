@@ -170,8 +170,9 @@ def test_what_must_come_first_is_said() -> None:
         worker.advance(1.0)
     worker.set_direction(np.ones(6))
     worker.advance(1.0)
-    with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
-        worker.advance(1.0)  # the line began where the worker no longer is
+    for call in (worker.advance, worker.losses, worker.gradients):  # the line began where the worker no longer is
+        with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
+            call(np.ones(1))
     worker.set_direction(np.ones(6))
     worker.move_to(np.zeros(6))
     with pytest.raises(RuntimeError, match=r"call set_direction\(p\) first"):
