@@ -120,7 +120,8 @@ docs: $(STAMP) $(DOCS_STAMP)
 	@echo 'build/docs/html/index.html'
 
 faults: $(STAMP)
-	set -e; for campaign in kill signals checkpoints corrupt fuzz configurations hostile; do $(BIN)/python scripts/faults.py $$campaign; done
+	set -e; for campaign in kill signals failures links checkpoints corrupt fuzz configurations hostile; do $(BIN)/python scripts/faults.py $$campaign; done
+	$(BIN)/python scripts/faults.py soak --minutes 30
 	$(BIN)/python scripts/faults.py page
 
 bench: $(STAMP)
