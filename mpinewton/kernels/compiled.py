@@ -74,7 +74,7 @@ class SparseRows:
     def evaluate(
         self, formula: Formula, w: Array | None, z: Array, order: int, part: slice = slice(None)
     ) -> tuple[float, Array | None, Array | None]:
-        """The loss with all it is asked for in one pass over these rows, a part of the formula's; see `Rows.evaluate`."""
+        """The loss with all it is asked for in one pass over a part of the formula's rows; see `Rows.evaluate`."""
         g = np.empty((self.p, *z.shape[1:])) if order > 0 else None
         H = np.empty((self.p, self.p)) if order > 1 else None
         return formula.on(self._matrix, part, w, z, g, H), g, H
