@@ -74,7 +74,6 @@ class Rows:
         self.sparse = X.starts is not None if isinstance(X, StoredMatrix) else bool(sparse.issparse(X))
         if self.sparse and not self.stored:
             self.X = canonical(X)
-            self._products_in_memory = self._make_products()
         self.narrow = X.dtype != np.float64
 
     def affine(self, shift: Array, factor: Array) -> Rows:
@@ -277,7 +276,8 @@ class Rows:
             return ((rows, kernels.SparseRows(block)) for rows, block in self.X.blocks(self._segments))
         return self._products_in_memory
 
-    def _make_products(self) -> list[tuple[slice, Any]]:
+    @cached_property
+    def _products_in_memory(self) -> list[tuple[slice, Any]]:
         if len(self._segments) == 1:
             return [(self._segments[0], kernels.SparseRows(self.X))]
         return [(rows, kernels.SparseRows(_view(self.X, rows))) for rows in self._segments]
