@@ -201,3 +201,11 @@ def type_in_words(kind: Any) -> str:
         parts = [part for part in get_args(kind) if part is not type(None)]
         return f"{' or '.join(map(type_in_words, parts))}{' or none' if len(parts) < len(get_args(kind)) else ''}"
     return WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with names such as "settings.search.rho"."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -92,20 +92,25 @@ def write_shard(
     """
     n, p, kinds = header.rows, header.features, kinds or {}
     ones = nnz is not None and kinds.get("values") == "bool"
-    shapes: dict[str, tuple[int, ...]] = {"X": (n, p), "data": (nnz or 0,), "indices": (nnz or 0,), "counts": (n,)}
-    shapes |= {"y": (n,), "weight": (n,)}
+    shapes: dict[str, tuple[int, ...]] = {"y": (n,)}
+    if nnz is None:
+        shapes["X"] = (n, p)
+    else:
+        shapes |= {"indices": (nnz,), "counts": (n,)}
+        if not ones:
+            shapes["data"] = (nnz,)
+    if weighted:
+        shapes["weight"] = (n,)
     held = {**kinds, "X": kinds.get("values"), "data": kinds.get("values"), "indices": index_type(p)}
-    left_out = {"X"} if nnz is not None else {"data", "indices", "counts"}
-    left_out |= set() if weighted else {"weight"}
     with DiskFile(path) as disk:
         try:
             with h5py.File(disk, "w", libver=("v110", "v110")) as file:
                 _write_attributes(file, header)
                 columns: dict[str, _Column] = {}
-                for name in [name for name in shapes if name not in left_out | ({"data"} if ones else set())]:
+                for name, shape in shapes.items():
                     content = header.content(name)
                     kind = stored(held.get(name) or content, content)
-                    columns[name] = _Column(file, name, shapes[name], content, kind, compress)
+                    columns[name] = _Column(file, name, shape, content, kind, compress)
                 mass = _fill(columns, pieces, disk)
                 digests = {name: column.finish() for name, column in columns.items()}
                 if ones:

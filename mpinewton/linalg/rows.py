@@ -297,14 +297,10 @@ class Rows:
         """X[:, columns]' and X[:, columns], as views of the stored transpose."""
         first, end, _ = columns.indices(self.p)
         if (first, end) not in self._views:
-            T, k = self._transposed, max(0, end - first)
-            ends = T.indptr[first : first + k + 1]
-            entries = slice(ends[0], ends[-1])
-            parts = (T.data[entries], T.indices[entries], ends - ends[0])
-            views = (sparse.csr_array((k, self.n), dtype=T.dtype), sparse.csc_array((self.n, k), dtype=T.dtype))
-            for view in views:  # set as attributes, since the constructor copies arrays smaller than half of their base
-                view.data, view.indices, view.indptr = parts
-            self._views[first, end] = views
+            T = _view(self._transposed, slice(first, max(first, end)))
+            X = sparse.csc_array((self.n, T.shape[0]), dtype=T.dtype)
+            X.data, X.indices, X.indptr = T.data, T.indices, T.indptr
+            self._views[first, end] = T, X
         return self._views[first, end]
 
     @cached_property
@@ -337,6 +333,7 @@ def _view(X: Any, rows: slice) -> Any:
     starts = X.indptr[rows.start : rows.stop + 1]
     entries = slice(starts[0], starts[-1])
     part = sparse.csr_array((rows.stop - rows.start, X.shape[1]), dtype=X.dtype)
+    # Set as attributes, since the constructor copies arrays smaller than half of their base.
     part.data, part.indices, part.indptr = X.data[entries], X.indices[entries], starts - starts[0]
     return part
 

@@ -123,6 +123,10 @@ class Pisa(Method[PisaState]):
             )
 
     @property
+    def uses_single_rows(self) -> bool:
+        return super().uses_single_rows or self.preconditioner == "hessian"
+
+    @property
     def _estimates_sigma(self) -> bool:
         return self.sigma is None or (self._orthogonalises and self.schulz.other_sigma is None)
 

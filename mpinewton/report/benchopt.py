@@ -12,6 +12,7 @@ import numpy as np
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.report.curves import bits_up
 from mpinewton.report.reading import RunRecord
+from mpinewton.settings import flatten
 
 # Column of benchopt -> column of history.csv. benchopt offers every `objective_...` as vertical axis.
 COLUMNS = {
@@ -61,7 +62,7 @@ def _rows(problem: str, runs: Sequence[RunRecord], title: str, bits_per_float: i
             "objective_name": problem.removeprefix(data).lstrip("/, ") or problem, "obj_description": title,
             "solver_name": run.series, "solver_description": str(run.config.get("method", run.series)),
             "data_name": data or problem, "idx_rep": seen[run.series], "sampling_strategy": "Iteration",
-            **{f"p_solver_{name}": text for name, text in _flat(run.config.get("settings", {})).items()},
+            **{f"p_solver_{name}": str(value) for name, value in flatten(run.config.get("settings", {})).items()},
             **{f"version-{name}": str(version) for name, version in versions.items()},
             "system-processor": str(run.result.get("arithmetic", "")),
         }  # fmt: skip
@@ -73,10 +74,3 @@ def _rows(problem: str, runs: Sequence[RunRecord], title: str, bits_per_float: i
             facts = {name: value if np.isfinite(value) else None for name, value in zip(numbers, row)}
             rows.append(known | facts | {"stop_val": int(facts["stop_val"] or 0)})
     return rows
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: str(value)}
-    return found

@@ -25,6 +25,7 @@ from mpinewton.runs.ends import Ends
 from mpinewton.runs.history import COLUMNS, HistoryDigest, Row, read_rows
 from mpinewton.runs.model import Model, write_model
 from mpinewton.runs.storage import Table
+from mpinewton.settings import flatten
 
 log = logging.getLogger("mpinewton")
 LEDGER_COLUMNS = Entry._fields
@@ -336,7 +337,7 @@ def _may_hold_run(path: Path) -> bool:
 
 
 def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before, now = _flat(before), _flat(now)
+    before, now = flatten(before), flatten(now)
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing)
@@ -351,11 +352,3 @@ def _move_aside(path: Path) -> None:
         if not aside.exists():
             path.rename(aside)
             return
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with names such as "settings.search.rho"."""
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

@@ -142,7 +142,7 @@ def _refuse(problem: Problem, method: AnyMethod, memory: str, needs: Sequence[Ne
     few = [n for n in problem.rows if problem.entries is None and 0 < FEW * n <= problem.features]
     if not isinstance(problem.loss, LinearLoss):
         raise ConfigError(f"{begin}, where {problem.loss.name} expects them: it is not a linear model; {remedy}")
-    if "rows" in method.needs or getattr(method, "preconditioner", None) == "hessian":  # which pisa solves by rows
+    if method.uses_single_rows:
         raise ConfigError(f"{begin}, where {method.name} expects them: it uses single rows; {remedy}")
     if few:
         raise ConfigError(

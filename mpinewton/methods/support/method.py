@@ -156,6 +156,11 @@ class Method(Configured, ABC, Generic[S]):
     def step(self, fleet: Fleet, now: S) -> S:
         """The state after one more iteration; `fail(now, why)` where the method cannot continue."""
 
+    @property
+    def uses_single_rows(self) -> bool:
+        """Whether workers use single rows of their shards, not only products with all."""
+        return "rows" in self.needs
+
     def choose(self, problem: Problem) -> AnyMethod:
         """The method that runs on this problem: this one itself, but for a rule, as `auto`, which chooses another."""
         return self
