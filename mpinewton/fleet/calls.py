@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,13 @@ from mpinewton.errors import ConfigError
 from mpinewton.fleet.wire import Layout
 
 Task = Callable[..., Any]
+TaskOf = TypeVar("TaskOf", bound=Task)
+
+
+def batched(task: TaskOf) -> TaskOf:
+    """Mark a task that also runs on a `mpinewton.fleet.batch.Batch`: it uses nothing that a batch does not provide."""
+    task.batched = True  # type: ignore[attr-defined]
+    return task
 
 
 class Call(msgspec.Struct, frozen=True):

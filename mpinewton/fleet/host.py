@@ -11,11 +11,12 @@ import numpy as np
 
 from mpinewton.arrays import AnyArray, Array, Mask
 from mpinewton.data.shard_io import read_shard
+from mpinewton.fleet.batch import Batch
 from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.tree import PartialSum, Tree
-from mpinewton.fleet.wire import Layout, arrays_of, layout_of, to_vector
+from mpinewton.fleet.wire import Layout, arrays_of, layout_of
 from mpinewton.fleet.worker import Worker
 
 
@@ -41,6 +42,7 @@ class Host:
         self.tree, self.shares = Tree(problem.n_workers), problem.worker_share
         self.method: object = None
         self.seconds = 0.0  # of work in the last call
+        self._batch: Batch | None = None
 
     @classmethod
     def load(cls, plan: Plan, block: Iterable[int]) -> Host:
@@ -63,10 +65,40 @@ class Host:
 
     def answers(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
         """Run a task on every worker: (worker, reply), a `Failure` where it raised, None where it is not asked."""
+        together = self._together(call, arrays)
+        if together is None:
+            yield from self._one_by_one(call, arrays)
+            return
+        for place, worker in enumerate(self.workers):
+            yield worker.index, (together[0], [np.asarray(part[place]) for part in together[1]])
+
+    def _together(self, call: Call, arrays: Sequence[AnyArray]) -> tuple[bool, list[AnyArray]] | None:
+        """The replies of all workers, which are the first axis, from one call of the task; None where that cannot be.
+
+        A task that fails has changed no worker, and is run on them one by one to find out who fails.
+        """
+        start = time.perf_counter()
+        task = find_task(call.task, self.method)
+        if not (call.everyone and len(self.workers) > 1 and getattr(task, "batched", False)):
+            return None
+        if self._batch is None or not self._batch.is_current:
+            self._batch = Batch.of(self.workers)
+        if self._batch is None:
+            return None
+        try:
+            self._batch.join()
+            result = task(self._batch, *_inputs(arrays))
+        except Exception:
+            return None
+        self._batch.hand_back()
+        self.seconds = time.perf_counter() - start
+        return arrays_of(None if call.kind == "send" else result)
+
+    def _one_by_one(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
         asked: Mask | None = None
         if not call.everyone:
             asked, arrays = arrays[-1].astype(bool), arrays[:-1]
-        inputs = [a if a.ndim else a.item() for a in arrays]
+        inputs = _inputs(arrays)
         self.seconds = 0.0
         for worker in self.workers:
             if asked is not None and not asked[worker.index]:
@@ -87,10 +119,14 @@ class Host:
     def sum(self, call: Call, arrays: Sequence[AnyArray]) -> HostSum:
         """Add up the replies of this host's workers, for mean weighted by their shares (among those asked)."""
         scale = self._weights(call, arrays)
+        together = self._together(call, arrays)
+        if together is not None:
+            return self._sum_of_rows(*together, scale[[worker.index for worker in self.workers]])
         total = PartialSum(self.tree)
         first: tuple[int, Layout] | None = None
         failure: Failure | None = None
-        for index, reply in self.answers(call, arrays):
+        spare: list[Array] = []  # used again, since fresh memory costs as much as the sum
+        for index, reply in self._one_by_one(call, arrays):
             if isinstance(reply, tuple):
                 layout = layout_of(*reply)
                 first = first or (index, layout)
@@ -99,8 +135,19 @@ class Host:
             if isinstance(reply, Failure):
                 failure = failure or reply
             if failure is None:
-                total.add(self.tree.leaf(index), _term(reply, scale[index]))
+                spare += total.add(self.tree.leaf(index), _term(reply, scale[index], spare))
         return HostSum(total, first, failure)
+
+    def _sum_of_rows(self, single: bool, parts: list[AnyArray], scale: Array) -> HostSum:
+        """The sum of replies that are the rows of arrays, each row times its scale."""
+        total = PartialSum(self.tree)
+        terms = np.empty((len(scale), sum(part[0].size for part in parts)))
+        np.concatenate([part.reshape(len(scale), -1) for part in parts] or [terms], axis=1, out=terms)
+        terms *= scale[:, None]
+        for worker, factor, term in zip(self.workers, scale, terms):
+            total.add(self.tree.leaf(worker.index), term if factor else None)
+        layout = layout_of(single, [part[0] for part in parts])
+        return HostSum(total.copy(), (self.workers[0].index, layout), None)
 
     def _weights(self, call: Call, arrays: Sequence[AnyArray]) -> Array:
         """What the reply of every worker is multiplied by, shape (m,)."""
@@ -119,10 +166,18 @@ class Host:
         return total
 
 
-def _term(reply: tuple[bool, list[AnyArray]] | None, scale: float) -> Array | None:
+def _inputs(arrays: Sequence[AnyArray]) -> list[Any]:
+    """What a task gets: numbers as Python numbers, arrays as arrays."""
+    return [a if a.ndim else a.item() for a in arrays]
+
+
+def _term(reply: tuple[bool, list[AnyArray]] | None, scale: float, spare: list[Array]) -> Array | None:
     """A reply as a term of the sum; None, for zeros, from a worker that is not asked or has no rows, not even a NaN."""
     if reply is None or not scale:
         return None
-    term = to_vector(reply[1])
+    parts = reply[1]
+    term = spare.pop() if spare else np.empty(sum(part.size for part in parts))
+    if parts:
+        np.concatenate([part.ravel() for part in parts], out=term)
     term *= scale
     return term

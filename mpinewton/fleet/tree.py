@@ -70,15 +70,22 @@ class PartialSum:
         self.nodes: list[int] = []
         self.sums: list[Array | None] = []
 
-    def add(self, node: int, term: Array | None) -> None:
-        """Append the sum of the subtree that follows, and add up what has become complete. `term` is taken over."""
+    def add(self, node: int, term: Array | None) -> list[Array]:
+        """Append the sum of the subtree that follows, and add up what has become complete. `term` is taken over.
+
+        Returns the arrays that are not needed any more.
+        """
         self.nodes.append(node)
         self.sums.append(term)
+        spare = []
         while len(self.nodes) > 1 and self.nodes[-1] == self.nodes[-2] ^ 1:
             right, left = self.sums.pop(), self.sums.pop()
             self.sums.append(_plus(left, right))
+            if left is not None and right is not None:
+                spare.append(right)
             self.nodes.pop()
             self.nodes.append(self.tree.highest(self.nodes.pop() >> 1))
+        return spare
 
     def copy(self) -> PartialSum:
         """The same sums, to be added to without a change of these."""

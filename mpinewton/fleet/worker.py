@@ -11,6 +11,8 @@ import numpy as np
 from mpinewton.arrays import Array, Indices
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.problem import Problem
+from mpinewton.linalg.triangle import diagonal_of_triangle, pack_triangle
+from mpinewton.losses.linear import LinearPoint
 from mpinewton.losses.loss import Model, Point, RandomModel, Ray, mean_weight_ratio
 
 # The logits follow the steps of a line search by addition; after this many steps they are formed afresh, against drift.
@@ -124,6 +126,13 @@ class Worker:
         H = self.point.hessian()
         H[np.diag_indices_from(H)] += self.l2_vector
         return H
+
+    def hessian_triangle(self) -> Array:
+        """Upper triangle of the Hessian of f_i, row by row, shape (d (d + 1) / 2,)."""
+        point = self.point
+        T = point.hessian(packed=True) if isinstance(point, LinearPoint) else pack_triangle(point.hessian())
+        T[diagonal_of_triangle(len(self.l2_vector))] += self.l2_vector
+        return T
 
     def hessian_diagonal(self) -> Array:
         """Diagonal of the Hessian of f_i, shape (d,)."""

@@ -12,6 +12,8 @@ LEVEL : str
     The instruction set of the compiled loops; empty for numpy.
 SparseRows : type
     Products with the rows of a sparse matrix.
+Group : type or None
+    The rows of several shards, with a loss on each; None for numpy.
 readers : module or None
     Readers of numbers in text; None for numpy.
 """
@@ -65,7 +67,7 @@ def _choose(asked: str) -> tuple[str, str, Any]:
 
 
 NAME, LEVEL, _chosen = _choose(os.environ.get(VARIABLE, ""))
-SparseRows, readers = _chosen.SparseRows, _chosen.readers
+SparseRows, Group, readers = _chosen.SparseRows, _chosen.Group, _chosen.readers
 
 
 def formula(kernel: Kernel | None, outputs: int, t: Any, weight: Array | float) -> Any:

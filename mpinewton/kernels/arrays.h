@@ -55,6 +55,49 @@ static void *numbers(Arrays *arrays, PyObject *object, const char *name, const c
                         buffer->len / buffer->itemsize);
 }
 
+/* A run of numbers that the items of a call share, one part after the other. */
+typedef struct {
+    double *next; /* NULL: not asked for */
+    Py_ssize_t left;
+} Run;
+
+/* Takes an array of any length, or none; 0 with an exception set. */
+static int take_run(Arrays *arrays, Run *run, PyObject *object, const char *name, int writable)
+{
+    Py_buffer *buffer = &arrays->held[arrays->count];
+    *run = (Run){NULL, 0};
+    if (object == Py_None)
+        return 1;
+    if (!take(object, buffer, name, "d", writable))
+        return 0;
+    arrays->count++;
+    *run = (Run){buffer->buf, buffer->len / buffer->itemsize};
+    return 1;
+}
+
+/* The next rows * columns numbers of a run; NULL, with an exception set, where there are not so many. */
+static double *part(Run *run, const char *name, Py_ssize_t rows, Py_ssize_t columns)
+{
+    if (!run->next)
+        return NULL;
+    if (columns && rows > run->left / columns) {
+        PyErr_Format(PyExc_ValueError, "%s: expected more numbers", name);
+        return NULL;
+    }
+    double *numbers = run->next;
+    run->next += rows * columns;
+    run->left -= rows * columns;
+    return numbers;
+}
+
+/* Whether all numbers of a run have been taken; else an exception is set. */
+static int ended(const Run *run, const char *name)
+{
+    if (run->left)
+        PyErr_Format(PyExc_ValueError, "%s: expected %zd numbers less", name, run->left);
+    return !run->left;
+}
+
 static void *optional(Arrays *arrays, PyObject *object, const char *name, Py_ssize_t rows, Py_ssize_t columns,
                       int writable)
 {
@@ -62,7 +105,7 @@ static void *optional(Arrays *arrays, PyObject *object, const char *name, Py_ssi
 }
 
 /* A loss from (number, parameter, outputs, labels, constants, weights, scale); 0 with an exception set. */
-static int read_loss(Loss *q, Arrays *arrays, PyObject *object, Py_ssize_t n)
+static int read_loss(Loss *q, Arrays *arrays, PyObject *object)
 {
     PyObject *labels, *constants, *weights;
     if (!PyTuple_Check(object)) {
@@ -79,9 +122,15 @@ static int read_loss(Loss *q, Arrays *arrays, PyObject *object, Py_ssize_t n)
     }
     q->block = q->outputs == 1 ? ROWS : q->outputs >= NUMBERS ? 1 : NUMBERS / q->outputs;
     q->block = q->block > ROWS ? ROWS : q->block;
-    q->labels = numbers(arrays, labels, "labels", q->loss == SOFTMAX ? "q" : "d", n, 1, 0);
-    q->constants = optional(arrays, constants, "constants", n, 1, 0);
-    q->weights = optional(arrays, weights, "weights", n, 1, 0);
+    Py_buffer *buffer = &arrays->held[arrays->count];
+    if (!take(labels, buffer, "labels", q->loss == SOFTMAX ? "q" : "d", 0))
+        return 0;
+    arrays->count++;
+    q->labels = buffer->buf;
+    q->rows = buffer->len / buffer->itemsize;
+    q->constants = optional(arrays, constants, "constants", q->rows, 1, 0);
+    if (!PyErr_Occurred())
+        q->weights = optional(arrays, weights, "weights", q->rows, 1, 0);
     return !PyErr_Occurred();
 }
 

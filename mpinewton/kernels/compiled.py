@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mpinewton.kernels import Kernel
 
 
-__all__ = ["Formula", "SparseRows", "readers", "use_level"]
+__all__ = ["Formula", "Group", "SparseRows", "readers", "use_level"]
 
 
 def use_level(name: str | None) -> str:
@@ -44,7 +45,7 @@ class SparseRows:
     def times(self, v: Array) -> Array:
         """X v, shape (n,) or (n, C) for v of shape (p,) or (p, C)."""
         out = np.empty((self.n, *v.shape[1:]))
-        self._matrix.times(_numbers(v), out, *(v.shape[1:] or (1,)))
+        rows.times((self._matrix,), _numbers(v), out, *(v.shape[1:] or (1,)))
         return out
 
     def transpose_times(self, r: Array) -> Array:
@@ -59,25 +60,27 @@ class SparseRows:
         self._matrix.squares_transpose_times(_numbers(r), out, *(r.shape[1:] or (1,)))
         return out
 
-    def gram(self, h: Array) -> Array:
-        """X'diag(h)X, shape (p, p), exactly symmetric."""
-        H = np.empty((self.p, self.p))
+    def gram(self, h: Array, packed: bool = False) -> Array:
+        """X'diag(h)X, shape (p, p), exactly symmetric; packed: its upper triangle."""
+        H = _hessian(self.p, packed)
         self._matrix.gram(_numbers(h), H)
         return H
 
     def hvp(self, h: Array, v: Array) -> Array:
         """X'diag(h)X v, shape (p,), in one pass over the rows."""
         out = np.empty(self.p)
-        self._matrix.hvp(_numbers(h), _numbers(v), out)
+        rows.hvp((self._matrix,), _numbers(h), _numbers(v), out)
         return out
 
     def evaluate(
-        self, formula: Formula, w: Array | None, z: Array, order: int, part: slice = slice(None)
+        self, formula: Formula, w: Array | None, z: Array, order: int, part: slice = slice(None), packed: bool = False
     ) -> tuple[float, Array | None, Array | None]:
         """The loss with all it is asked for in one pass over a part of the formula's rows; see `Rows.evaluate`."""
-        g = np.empty((self.p, *z.shape[1:])) if order > 0 else None
-        H = np.empty((self.p, self.p)) if order > 1 else None
-        return formula.on(self._matrix, part, w, z, g, H), g, H
+        f, g = np.empty(1), np.empty((self.p, *z.shape[1:])) if order > 0 else None
+        H = _hessian(self.p, packed) if order > 1 else None
+        loss = formula.arguments(part if len(z) < formula.n else None)
+        rows.evaluate((self._matrix,), (loss,), None if w is None else _numbers(w), z, f, g, H)
+        return float(f[0]), g, H
 
 
 class Formula:
@@ -86,41 +89,97 @@ class Formula:
     compiled = True
 
     def __init__(self, kernel: Kernel, outputs: int, t: Any, weight: Array | float) -> None:
-        self._number, self._parameter, self._outputs = rows.LOSSES.index(kernel.name), float(kernel.parameter), outputs
-        self._t = np.ascontiguousarray(t, dtype=np.int64 if kernel.name == "softmax" else np.float64)
+        self._about = rows.LOSSES.index(kernel.name), float(kernel.parameter), outputs
+        self.n, self._t = len(t), np.ascontiguousarray(t, dtype=np.int64 if kernel.name == "softmax" else np.float64)
         self._constants = None if kernel.constants is None else _numbers(kernel.constants)
         self.scale = weight if isinstance(weight, float) else 1.0
         self._weight = None if isinstance(weight, float) else _numbers(weight)
+        self._whole = (*self._about, self._t, self._constants, self._weight, self.scale)
 
-        self._whole = self._arguments(slice(None))
-
-    def _arguments(self, part: slice) -> tuple[Any, ...]:
-        """The formula on some rows, as the compiled loops take it."""
+    def arguments(self, part: slice | None = None) -> tuple[Any, ...]:
+        """The formula on some rows, or on all, as the compiled loops take it."""
+        if part is None:
+            return self._whole
         constants, weight = (None if x is None else x[part] for x in (self._constants, self._weight))
-        return self._number, self._parameter, self._outputs, self._t[part], constants, weight, self.scale
+        return *self._about, self._t[part], constants, weight, self.scale
+
+    @property
+    def unweighted(self) -> tuple[Any, ...]:
+        """The formula without weights, as the compiled loops take it."""
+        return *self._about, self._t, None, None, 1.0
 
     def terms(self, z: Array, part: slice, order: int) -> tuple[float, Any, Any]:
-        z = _numbers(z)
+        z, f = _numbers(z), np.empty(1)
         r, h = np.empty(z.shape) if order > 0 else None, np.empty(z.shape) if order > 1 else None
-        whole = len(z) == len(self._t)
-        return rows.terms(self._whole if whole else self._arguments(part), len(z), z, r, h), r, h
+        rows.terms((self.arguments(part if len(z) < self.n else None),), z, f, r, h)
+        return float(f[0]), r, h
 
     def second(self, z: Array) -> Array:
-        h = np.empty(z.shape)
-        rows.terms((*self._whole[:4], None, None, 1.0), len(z), _numbers(z), None, h)
-        return h
+        return _second((self,), z)
 
     def line(self, z: Array, dz: Array, steps: Array) -> Array:
-        out = np.empty(len(steps))
-        rows.line(self._whole, len(z), _numbers(z), _numbers(dz), len(steps), _numbers(steps), out)
+        return np.asarray(_line((self,), z, dz, steps)[0])
+
+
+class Group:
+    """Rows of several shards with as many features, and a loss on each: what is asked of all is done in one call.
+
+    Arrays of rows hold those of all shards, one after the other.
+
+    Parameters
+    ----------
+    shards : sequence of SparseRows, k of them
+    formulas : sequence of Formula
+    """
+
+    def __init__(self, shards: Sequence[SparseRows], formulas: Sequence[Formula]) -> None:
+        self._matrices, self._formulas = tuple(part._matrix for part in shards), tuple(formulas)
+        self._losses = tuple(formula.arguments() for formula in formulas)
+        self.n, self.p = sum(part.n for part in shards), shards[0].p
+
+    def times(self, v: Array) -> Array:
+        """X v, shape (n,) or (n, C) for v of shape (p,) or (p, C)."""
+        out = np.empty((self.n, *v.shape[1:]))
+        rows.times(self._matrices, _numbers(v), out, *(v.shape[1:] or (1,)))
         return out
 
-    def on(
-        self, matrix: rows.Matrix, part: slice, w: Array | None, z: Array, g: Array | None, H: Array | None
-    ) -> float:
-        """The sum of the values, with what belongs to it, in one pass over some rows, a sparse matrix."""
-        loss = self._whole if len(z) == len(self._t) else self._arguments(part)
-        return matrix.evaluate(loss, None if w is None else _numbers(w), z, g, H)
+    def hvp(self, h: Array, v: Array) -> Array:
+        """X'diag(h)X v of every shard, shape (k, p)."""
+        out = np.empty((len(self._matrices), self.p))
+        rows.hvp(self._matrices, _numbers(h), _numbers(v), out)
+        return out
+
+    def evaluate(self, w: Array | None, z: Array, order: int) -> tuple[Array, Array | None]:
+        """Sum of the values of every shard, shape (k,), and X'r, shape (k, p) or (k, p, C); see `Rows.evaluate`."""
+        k = len(self._matrices)
+        f, g = np.empty(k), np.empty((k, self.p, *z.shape[1:])) if order > 0 else None
+        rows.evaluate(self._matrices, self._losses, None if w is None else _numbers(w), z, f, g, None)
+        return f, g
+
+    def second(self, z: Array) -> Array:
+        """Second derivatives without weights, shape of z."""
+        return _second(self._formulas, z)
+
+    def line(self, z: Array, dz: Array, steps: Array) -> Array:
+        """Sums of the values of every shard at z + a dz for every a of `steps`, shape (k, len(steps))."""
+        return _line(self._formulas, z, dz, steps)
+
+
+def _second(formulas: tuple[Formula, ...], z: Array) -> Array:
+    h = np.empty(z.shape)
+    rows.terms(tuple(formula.unweighted for formula in formulas), _numbers(z), None, None, h)
+    return h
+
+
+def _line(formulas: tuple[Formula, ...], z: Array, dz: Array, steps: Array) -> Array:
+    out = np.empty((len(formulas), len(steps)))
+    losses = tuple(formula.arguments() for formula in formulas)
+    rows.line(losses, _numbers(z), _numbers(dz), len(steps), _numbers(steps), out)
+    return out
+
+
+def _hessian(p: int, packed: bool) -> Array:
+    return np.empty(p * (p + 1) // 2 if packed else (p, p))
 
 
 def _numbers(x: Array) -> Array:

@@ -71,8 +71,9 @@ static void NAME(add)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ssiz
     }
 }
 
-/* Upper triangle of H += X'diag(h)X, h (rows,), H (p, p); indices increase along a row. */
-static void NAME(gram)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const double *h, double *H)
+/* Upper triangle of H += X'diag(h)X, h (rows,), H (p, p) or, if `packed`, its upper triangle row by row; indices
+ * increase along a row. */
+static void NAME(gram)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const double *h, double *H, int packed)
 {
     const INDEX *at = m->indices;
     const VALUES *x = m->values.buf;
@@ -82,7 +83,8 @@ static void NAME(gram)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const 
         const int64_t last = m->starts[i + 1];
         for (int64_t a = m->starts[i]; a < last; a++) {
             const double c = VALUE(a) * hi;
-            double *row = H + (Py_ssize_t)at[a] * m->p;
+            const Py_ssize_t j = at[a];
+            double *row = H + j * m->p - (packed ? j * (j + 1) / 2 : 0);
             for (int64_t b = a; b < last; b++)
                 row[at[b]] += c * VALUE(b);
         }

@@ -40,7 +40,7 @@ static int use_level(const char *name)
 typedef struct {
     int loss;
     double parameter;
-    Py_ssize_t outputs, block; /* rows of a block */
+    Py_ssize_t rows, outputs, block; /* rows of a block */
     const void *labels;
     const double *constants, *weights; /* or NULL */
     double scale;                      /* factor of h */
@@ -76,5 +76,24 @@ static int evaluate_block(const Loss *q, Py_ssize_t first, Py_ssize_t k, const d
     if (h && q->loss != SOFTMAX)
         for (Py_ssize_t i = 0; i < k; i++)
             h[i] *= weights ? weights[i] * q->scale : q->scale;
+    return 1;
+}
+
+/* out = the sums of the values at the logits z + step dz, for `count` steps; 0 if a label is not that of a class. */
+static int losses_on_line(const Loss *q, const double *z, const double *dz, Py_ssize_t count, const double *steps,
+                          double *out, double *scratch)
+{
+    const Py_ssize_t C = q->outputs;
+    double *trial = scratch + q->block * (1 + 2 * C);
+    memset(out, 0, (size_t)count * sizeof(double));
+    for (Py_ssize_t first = 0; first < q->rows; first += q->block) {
+        const Py_ssize_t k = q->rows - first < q->block ? q->rows - first : q->block;
+        for (Py_ssize_t s = 0; s < count; s++) {
+            for (Py_ssize_t i = 0; i < k * C; i++)
+                trial[i] = z[first * C + i] + steps[s] * dz[first * C + i];
+            if (!evaluate_block(q, first, k, trial, &out[s], NULL, NULL, scratch))
+                return 0;
+        }
+    }
     return 1;
 }

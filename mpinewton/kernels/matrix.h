@@ -14,7 +14,7 @@ typedef struct {
 struct Loops {
     void (*times)(const Matrix *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, double *);
     void (*add)(const Matrix *, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const double *, double *);
-    void (*gram)(const Matrix *, Py_ssize_t, Py_ssize_t, const double *, double *);
+    void (*gram)(const Matrix *, Py_ssize_t, Py_ssize_t, const double *, double *, int);
 };
 
 #define NAME(name) name##_16_ones

@@ -21,6 +21,8 @@ static const char *const LOSS_NAMES[LOSSES] = {"logistic", "softmax", "squared",
 #include "arrays.h"
 #include "matrix.h"
 
+static PyObject *matrix_type; /* the class Matrix */
+
 /* -- methods of Matrix ---------------------------------------------------------------------------------------------- */
 
 static PyObject *matrix_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -89,23 +91,6 @@ static PyObject *finish(Arrays *arrays)
     Py_RETURN_NONE;
 }
 
-static PyObject *matrix_times(PyObject *self, PyObject *args)
-{
-    Matrix *m = (Matrix *)self;
-    PyObject *v_, *out_;
-    Py_ssize_t C;
-    if (!PyArg_ParseTuple(args, "OOn:times", &v_, &out_, &C))
-        return NULL;
-    if (C < 0)
-        return PyErr_Format(PyExc_ValueError, "negative number of columns");
-    Arrays arrays = {.count = 0};
-    const double *v = numbers(&arrays, v_, "v", "d", m->p, C, 0);
-    double *out = v ? numbers(&arrays, out_, "out", "d", m->n, C, 1) : NULL;
-    if (out && C)
-        m->loops->times(m, 0, m->n, C, v, out);
-    return finish(&arrays);
-}
-
 static PyObject *add_all(PyObject *self, PyObject *args, int squares)
 {
     Matrix *m = (Matrix *)self;
@@ -135,6 +120,21 @@ static PyObject *matrix_squares_transpose_times(PyObject *self, PyObject *args)
     return add_all(self, args, 1);
 }
 
+/* Takes `count` Hessians, (p, p) or packed; 0 with an exception set. */
+static int take_hessians(Arrays *arrays, Run *H, PyObject *object, Py_ssize_t count, Py_ssize_t p, int *packed)
+{
+    if (!take_run(arrays, H, object, "H", 1))
+        return 0;
+    const Py_ssize_t full = p > 1 << 24 ? -1 : p * p;
+    *packed = H->next && (full < 0 || count > PY_SSIZE_T_MAX / (full + 1) || H->left != count * full);
+    return 1;
+}
+
+static Py_ssize_t numbers_of_hessian(Py_ssize_t p, int packed)
+{
+    return packed ? (p % 2 ? (p + 1) / 2 * p : p / 2 * (p + 1)) : p * p;
+}
+
 static PyObject *matrix_gram(PyObject *self, PyObject *args)
 {
     Matrix *m = (Matrix *)self;
@@ -142,162 +142,250 @@ static PyObject *matrix_gram(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:gram", &h_, &H_))
         return NULL;
     Arrays arrays = {.count = 0};
+    Run run;
+    int packed;
     const double *h = numbers(&arrays, h_, "h", "d", m->n, 1, 0);
-    double *H = h ? numbers(&arrays, H_, "H", "d", m->p, m->p, 1) : NULL;
-    if (H) {
-        memset(H, 0, (size_t)(m->p * m->p) * sizeof(double));
-        m->loops->gram(m, 0, m->n, h, H);
-        mirror(H, m->p);
+    if (h && take_hessians(&arrays, &run, H_, 1, m->p, &packed)) {
+        const Py_ssize_t count = numbers_of_hessian(m->p, packed);
+        double *H = part(&run, "H", count, 1);
+        if (H && ended(&run, "H")) {
+            memset(H, 0, (size_t)count * sizeof(double));
+            m->loops->gram(m, 0, m->n, h, H, packed);
+            if (!packed)
+                mirror(H, m->p);
+        } else if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "H: expected an array");
     }
     return finish(&arrays);
-}
-
-static PyObject *matrix_hvp(PyObject *self, PyObject *args)
-{
-    Matrix *m = (Matrix *)self;
-    PyObject *h_, *v_, *out_;
-    if (!PyArg_ParseTuple(args, "OOO:hvp", &h_, &v_, &out_))
-        return NULL;
-    Arrays arrays = {.count = 0};
-    const double *h = numbers(&arrays, h_, "h", "d", m->n, 1, 0);
-    const double *v = h ? numbers(&arrays, v_, "v", "d", m->p, 1, 0) : NULL;
-    double *out = v ? numbers(&arrays, out_, "out", "d", m->p, 1, 1) : NULL;
-    if (out && out == v)
-        PyErr_SetString(PyExc_ValueError, "out must not be v");
-    else if (out) {
-        double z[ROWS];
-        memset(out, 0, (size_t)m->p * sizeof(double));
-        for (Py_ssize_t first = 0; first < m->n; first += ROWS) {
-            const Py_ssize_t end = m->n - first < ROWS ? m->n : first + ROWS;
-            m->loops->times(m, first, end, 1, v, z);
-            for (Py_ssize_t i = 0; i < end - first; i++)
-                z[i] *= h[first + i];
-            m->loops->add(m, first, end, 1, 0, z, out);
-        }
-    }
-    return finish(&arrays);
-}
-
-static PyObject *matrix_evaluate(PyObject *self, PyObject *args)
-{
-    Matrix *m = (Matrix *)self;
-    PyObject *loss_, *w_, *z_, *g_, *H_;
-    if (!PyArg_ParseTuple(args, "OOOOO:evaluate", &loss_, &w_, &z_, &g_, &H_))
-        return NULL;
-    Arrays arrays = {.count = 0};
-    Loss q;
-    double *scratch = NULL, *z = NULL, value = 0.0;
-    if (!read_loss(&q, &arrays, loss_, m->n))
-        goto failed;
-    const Py_ssize_t C = q.outputs;
-    const double *w = optional(&arrays, w_, "w", m->p, C, 0);
-    if (!PyErr_Occurred())
-        z = numbers(&arrays, z_, "z", "d", m->n, C, w != NULL);
-    double *g = PyErr_Occurred() ? NULL : optional(&arrays, g_, "g", m->p, C, 1);
-    double *H = PyErr_Occurred() ? NULL : optional(&arrays, H_, "H", m->p, m->p, 1);
-    if (!PyErr_Occurred() && H && q.loss == SOFTMAX)
-        PyErr_SetString(PyExc_ValueError, "softmax: no Hessian in one pass");
-    if (PyErr_Occurred() || !(scratch = scratch_for(&q, 2)))
-        goto failed;
-    double *r = g || H ? scratch + q.block * (1 + 2 * C) : NULL, *h = r ? r + q.block * C : NULL;
-    if (g)
-        memset(g, 0, (size_t)(m->p * C) * sizeof(double));
-    if (H)
-        memset(H, 0, (size_t)(m->p * m->p) * sizeof(double));
-    for (Py_ssize_t first = 0; first < m->n; first += q.block) {
-        const Py_ssize_t end = m->n - first < q.block ? m->n : first + q.block;
-        if (w)
-            m->loops->times(m, first, end, C, w, z + first * C);
-        if (!evaluate_block(&q, first, end - first, z + first * C, &value, r, h, scratch)) {
-            no_class();
-            goto failed;
-        }
-        if (g)
-            m->loops->add(m, first, end, C, 0, r, g);
-        if (H)
-            m->loops->gram(m, first, end, h, H);
-    }
-    if (H)
-        mirror(H, m->p);
-failed:
-    PyMem_Free(scratch);
-    release(&arrays);
-    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(value);
 }
 
 /* -- functions of the module ---------------------------------------------------------------------------------------- */
 
+/* The matrix at this place of a tuple; NULL with an exception set. */
+static const Matrix *matrix_at(PyObject *matrices, Py_ssize_t i, Py_ssize_t *p)
+{
+    PyObject *item = PyTuple_GetItem(matrices, i);
+    if (!item || !PyObject_TypeCheck(item, (PyTypeObject *)matrix_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected a tuple of matrices");
+        return NULL;
+    }
+    const Matrix *m = (const Matrix *)item;
+    if (i && m->p != *p) {
+        PyErr_SetString(PyExc_ValueError, "expected matrices with as many features");
+        return NULL;
+    }
+    *p = m->p;
+    return m;
+}
+
+static PyObject *times(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *matrices, *v_, *out_;
+    Py_ssize_t C, p = 0;
+    if (!PyArg_ParseTuple(args, "O!OOn:times", &PyTuple_Type, &matrices, &v_, &out_, &C))
+        return NULL;
+    if (C < 0)
+        return PyErr_Format(PyExc_ValueError, "negative number of columns");
+    Arrays arrays = {.count = 0};
+    Run out;
+    const double *v = NULL;
+    if (!take_run(&arrays, &out, out_, "out", 1))
+        return finish(&arrays);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(matrices); i++) {
+        const Matrix *m = matrix_at(matrices, i, &p);
+        if (!m || !(v = i ? v : numbers(&arrays, v_, "v", "d", p, C, 0)))
+            return finish(&arrays);
+        double *to = part(&out, "out", m->n, C);
+        if (to && C)
+            m->loops->times(m, 0, m->n, C, v, to);
+        if (PyErr_Occurred())
+            return finish(&arrays);
+    }
+    ended(&out, "out");
+    return finish(&arrays);
+}
+
+static PyObject *hvp(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *matrices, *h_, *v_, *out_;
+    Py_ssize_t p = 0;
+    if (!PyArg_ParseTuple(args, "O!OOO:hvp", &PyTuple_Type, &matrices, &h_, &v_, &out_))
+        return NULL;
+    Arrays arrays = {.count = 0};
+    Run h, out;
+    const double *v = NULL;
+    if (!take_run(&arrays, &h, h_, "h", 0) || !take_run(&arrays, &out, out_, "out", 1))
+        return finish(&arrays);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(matrices); i++) {
+        const Matrix *m = matrix_at(matrices, i, &p);
+        if (!m || !(v = i ? v : numbers(&arrays, v_, "v", "d", p, 1, 0)))
+            return finish(&arrays);
+        const double *hi = part(&h, "h", m->n, 1);
+        double *to = hi ? part(&out, "out", p, 1) : NULL;
+        if (to && to <= v && v < to + p)
+            PyErr_SetString(PyExc_ValueError, "out must not be v");
+        if (PyErr_Occurred() || !to)
+            return finish(&arrays);
+        double z[ROWS];
+        memset(to, 0, (size_t)p * sizeof(double));
+        for (Py_ssize_t first = 0; first < m->n; first += ROWS) {
+            const Py_ssize_t end = m->n - first < ROWS ? m->n : first + ROWS;
+            m->loops->times(m, first, end, 1, v, z);
+            for (Py_ssize_t k = 0; k < end - first; k++)
+                z[k] *= hi[first + k];
+            m->loops->add(m, first, end, 1, 0, z, to);
+        }
+    }
+    (void)(ended(&h, "h") && ended(&out, "out"));
+    return finish(&arrays);
+}
+
+/* The loss of one matrix in one pass over its rows; 0 with an exception set. */
+static int evaluate_rows(const Matrix *m, const Loss *q, const double *w, double *z, double *f, double *g, double *H,
+                         int packed)
+{
+    const Py_ssize_t C = q->outputs;
+    double *scratch = scratch_for(q, 2), value = 0.0;
+    if (!scratch)
+        return 0;
+    double *r = g || H ? scratch + q->block * (1 + 2 * C) : NULL, *h = r ? r + q->block * C : NULL;
+    if (g)
+        memset(g, 0, (size_t)(m->p * C) * sizeof(double));
+    if (H)
+        memset(H, 0, (size_t)numbers_of_hessian(m->p, packed) * sizeof(double));
+    int valid = 1;
+    for (Py_ssize_t first = 0; valid && first < m->n; first += q->block) {
+        const Py_ssize_t end = m->n - first < q->block ? m->n : first + q->block;
+        if (w)
+            m->loops->times(m, first, end, C, w, z + first * C);
+        valid = evaluate_block(q, first, end - first, z + first * C, &value, r, h, scratch);
+        if (valid && g)
+            m->loops->add(m, first, end, C, 0, r, g);
+        if (valid && H)
+            m->loops->gram(m, first, end, h, H, packed);
+    }
+    if (H && !packed)
+        mirror(H, m->p);
+    *f = value;
+    PyMem_Free(scratch);
+    return valid || no_class();
+}
+
+static PyObject *evaluate(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *matrices, *losses, *w_, *z_, *f_, *g_, *H_;
+    if (!PyArg_ParseTuple(args, "O!O!OOOOO:evaluate", &PyTuple_Type, &matrices, &PyTuple_Type, &losses, &w_, &z_, &f_,
+                          &g_, &H_))
+        return NULL;
+    Arrays arrays = {.count = 0}, own = {.count = 0};
+    const Py_ssize_t count = PyTuple_Size(matrices);
+    Py_ssize_t p = 0, C = 0;
+    Run z, f, g, H;
+    const double *w = NULL;
+    int packed = 0;
+    if (PyTuple_Size(losses) != count)
+        PyErr_SetString(PyExc_ValueError, "expected one loss for every matrix");
+    if (PyErr_Occurred() || !take_run(&arrays, &z, z_, "z", w_ != Py_None) || !take_run(&arrays, &f, f_, "f", 1) ||
+        !take_run(&arrays, &g, g_, "g", 1))
+        return finish(&arrays);
+    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
+        Loss q;
+        const Matrix *m = matrix_at(matrices, i, &p);
+        if (m && read_loss(&q, &own, PyTuple_GetItem(losses, i))) {
+            if (q.rows != m->n || (i && q.outputs != C))
+                PyErr_SetString(PyExc_ValueError, "expected a loss of as many rows as its matrix, and equal outputs");
+            C = q.outputs;
+            if (!i && !PyErr_Occurred() && take_hessians(&arrays, &H, H_, count, p, &packed))
+                w = optional(&arrays, w_, "w", p, C, 0);
+            if (!PyErr_Occurred() && H.next && q.loss == SOFTMAX)
+                PyErr_SetString(PyExc_ValueError, "softmax: no Hessian in one pass");
+            double *zi = PyErr_Occurred() ? NULL : part(&z, "z", m->n, C), *fi = zi ? part(&f, "f", 1, 1) : NULL;
+            double *gi = fi ? part(&g, "g", p, C) : NULL;
+            double *Hi = PyErr_Occurred() || !fi ? NULL : part(&H, "H", H.next ? numbers_of_hessian(p, packed) : 0, 1);
+            if (!fi && !PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError, "z, f: expected arrays");
+            if (!PyErr_Occurred())
+                (void)evaluate_rows(m, &q, w, zi, fi, gi, Hi, packed);
+        }
+        release(&own);
+    }
+    if (count && !PyErr_Occurred())
+        (void)(ended(&z, "z") && ended(&f, "f") && ended(&g, "g") && ended(&H, "H"));
+    return finish(&arrays);
+}
+
 static PyObject *terms(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *loss_, *z_, *r_, *h_;
-    Py_ssize_t n;
-    if (!PyArg_ParseTuple(args, "OnOOO:terms", &loss_, &n, &z_, &r_, &h_))
+    PyObject *losses, *z_, *f_, *r_, *h_;
+    if (!PyArg_ParseTuple(args, "O!OOOO:terms", &PyTuple_Type, &losses, &z_, &f_, &r_, &h_))
         return NULL;
-    if (n < 0)
-        return PyErr_Format(PyExc_ValueError, "negative number of rows");
-    Arrays arrays = {.count = 0};
-    Loss q;
-    double *scratch = NULL, value = 0.0;
-    if (!read_loss(&q, &arrays, loss_, n))
-        goto failed;
-    const Py_ssize_t C = q.outputs;
-    const double *z = numbers(&arrays, z_, "z", "d", n, C, 0);
-    double *r = z ? optional(&arrays, r_, "r", n, C, 1) : NULL;
-    double *h = PyErr_Occurred() ? NULL : optional(&arrays, h_, "h", n, C, 1);
-    if (PyErr_Occurred() || !(scratch = scratch_for(&q, 0)))
-        goto failed;
-    for (Py_ssize_t first = 0; first < n; first += q.block) {
-        const Py_ssize_t k = n - first < q.block ? n - first : q.block;
-        if (!evaluate_block(&q, first, k, z + first * C, &value, r ? r + first * C : NULL, h ? h + first * C : NULL,
-                            scratch)) {
-            no_class();
-            goto failed;
+    Arrays arrays = {.count = 0}, own = {.count = 0};
+    Run z, f, r, h;
+    if (!take_run(&arrays, &z, z_, "z", 0) || !take_run(&arrays, &f, f_, "f", 1) ||
+        !take_run(&arrays, &r, r_, "r", 1) || !take_run(&arrays, &h, h_, "h", 1))
+        return finish(&arrays);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(losses) && !PyErr_Occurred(); i++) {
+        Loss q;
+        if (read_loss(&q, &own, PyTuple_GetItem(losses, i))) {
+            const Py_ssize_t C = q.outputs;
+            const double *zi = part(&z, "z", q.rows, C);
+            double *fi = zi ? part(&f, "f", 1, 1) : NULL, *ri = zi ? part(&r, "r", q.rows, C) : NULL;
+            double *hi = PyErr_Occurred() ? NULL : part(&h, "h", q.rows, C);
+            if (!zi && !PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError, "z: expected an array");
+            double *scratch = PyErr_Occurred() ? NULL : scratch_for(&q, 0), value = 0.0;
+            for (Py_ssize_t first = 0; scratch && !PyErr_Occurred() && first < q.rows; first += q.block) {
+                const Py_ssize_t k = q.rows - first < q.block ? q.rows - first : q.block;
+                if (!evaluate_block(&q, first, k, zi + first * C, fi ? &value : NULL, ri ? ri + first * C : NULL,
+                                    hi ? hi + first * C : NULL, scratch))
+                    no_class();
+            }
+            if (fi)
+                *fi = value;
+            PyMem_Free(scratch);
         }
+        release(&own);
     }
-failed:
-    PyMem_Free(scratch);
-    release(&arrays);
-    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(value);
+    if (!PyErr_Occurred())
+        (void)(ended(&z, "z") && ended(&f, "f") && ended(&r, "r") && ended(&h, "h"));
+    return finish(&arrays);
 }
 
 static PyObject *line(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *loss_, *z_, *dz_, *steps_, *out_;
-    Py_ssize_t n, count;
-    if (!PyArg_ParseTuple(args, "OnOOnOO:line", &loss_, &n, &z_, &dz_, &count, &steps_, &out_))
+    PyObject *losses, *z_, *dz_, *steps_, *out_;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(args, "O!OOnOO:line", &PyTuple_Type, &losses, &z_, &dz_, &count, &steps_, &out_))
         return NULL;
-    if (n < 0 || count < 0)
-        return PyErr_Format(PyExc_ValueError, "negative number of rows or steps");
-    Arrays arrays = {.count = 0};
-    Loss q;
-    double *scratch = NULL;
-    if (!read_loss(&q, &arrays, loss_, n))
-        goto failed;
-    const Py_ssize_t C = q.outputs;
-    const double *z = numbers(&arrays, z_, "z", "d", n, C, 0);
-    const double *dz = z ? numbers(&arrays, dz_, "dz", "d", n, C, 0) : NULL;
-    const double *steps = dz ? numbers(&arrays, steps_, "steps", "d", count, 1, 0) : NULL;
-    double *out = steps ? numbers(&arrays, out_, "out", "d", count, 1, 1) : NULL;
-    if (!out || !(scratch = scratch_for(&q, 1)))
-        goto failed;
-    double *trial = scratch + q.block * (1 + 2 * C);
-    memset(out, 0, (size_t)count * sizeof(double));
-    for (Py_ssize_t first = 0; first < n; first += q.block) {
-        const Py_ssize_t k = n - first < q.block ? n - first : q.block;
-        for (Py_ssize_t s = 0; s < count; s++) {
-            const double a = steps[s];
-            for (Py_ssize_t i = 0; i < k * C; i++)
-                trial[i] = z[first * C + i] + a * dz[first * C + i];
-            if (!evaluate_block(&q, first, k, trial, &out[s], NULL, NULL, scratch)) {
+    if (count < 0)
+        return PyErr_Format(PyExc_ValueError, "negative number of steps");
+    Arrays arrays = {.count = 0}, own = {.count = 0};
+    Run z, dz, out;
+    const double *steps = numbers(&arrays, steps_, "steps", "d", count, 1, 0);
+    if (!steps || !take_run(&arrays, &z, z_, "z", 0) || !take_run(&arrays, &dz, dz_, "dz", 0) ||
+        !take_run(&arrays, &out, out_, "out", 1))
+        return finish(&arrays);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(losses) && !PyErr_Occurred(); i++) {
+        Loss q;
+        if (read_loss(&q, &own, PyTuple_GetItem(losses, i))) {
+            const double *zi = part(&z, "z", q.rows, q.outputs), *dzi = zi ? part(&dz, "dz", q.rows, q.outputs) : NULL;
+            double *to = dzi ? part(&out, "out", count, 1) : NULL;
+            if (!to && !PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError, "z, dz, out: expected arrays");
+            double *scratch = to ? scratch_for(&q, 1) : NULL;
+            if (scratch && !losses_on_line(&q, zi, dzi, count, steps, to, scratch))
                 no_class();
-                goto failed;
-            }
+            PyMem_Free(scratch);
         }
+        release(&own);
     }
-failed:
-    PyMem_Free(scratch);
+    if (!PyErr_Occurred())
+        (void)(ended(&z, "z") && ended(&dz, "dz") && ended(&out, "out"));
     return finish(&arrays);
 }
 
@@ -332,14 +420,10 @@ static PyObject *set_level(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef MATRIX_METHODS[] = {
-    {"times", matrix_times, METH_VARARGS, "times(v, out, C): out = X v."},
     {"transpose_times", matrix_transpose_times, METH_VARARGS, "transpose_times(r, out, C): out = X'r."},
     {"squares_transpose_times", matrix_squares_transpose_times, METH_VARARGS,
      "squares_transpose_times(r, out, C): out = X.^2'r."},
-    {"gram", matrix_gram, METH_VARARGS, "gram(h, H): H = X'diag(h)X."},
-    {"hvp", matrix_hvp, METH_VARARGS, "hvp(h, v, out): out = X'(h X v)."},
-    {"evaluate", matrix_evaluate, METH_VARARGS,
-     "evaluate(loss, w, z, g, H): the sum of the values; z = X w unless w is None, g and H unless they are None."},
+    {"gram", matrix_gram, METH_VARARGS, "gram(h, H): H = X'diag(h)X, (p, p) or its packed upper triangle."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -354,8 +438,12 @@ static PyType_Slot MATRIX_SLOTS[] = {
 static PyType_Spec MATRIX_SPEC = {"mpinewton.kernels.rows.Matrix", sizeof(Matrix), 0, Py_TPFLAGS_DEFAULT, MATRIX_SLOTS};
 
 static PyMethodDef FUNCTIONS[] = {
-    {"terms", terms, METH_VARARGS, "terms(loss, n, z, r, h): the sum of the values; r and h unless they are None."},
-    {"line", line, METH_VARARGS, "line(loss, n, z, dz, k, steps, out): the sums of the values at z + step dz."},
+    {"times", times, METH_VARARGS, "times(matrices, v, out, C): out = X v for every matrix."},
+    {"hvp", hvp, METH_VARARGS, "hvp(matrices, h, v, out): out = X'(h X v) for every matrix."},
+    {"evaluate", evaluate, METH_VARARGS,
+     "evaluate(matrices, losses, w, z, f, g, H): the sums of the values and their derivatives; z = X w unless w is None."},
+    {"terms", terms, METH_VARARGS, "terms(losses, z, f, r, h): what is not None of the sums of the values, r and h."},
+    {"line", line, METH_VARARGS, "line(losses, z, dz, k, steps, out): the sums of the values at z + step dz."},
     {"elementary", elementary, METH_VARARGS, "elementary(name, n, x, out): exp, p (log1p on [0, 1]) or log (from 1)."},
     {"level", set_level, METH_VARARGS, "level([name]): the instruction set in use, after a change to this one."},
     {NULL, NULL, 0, NULL},
@@ -380,7 +468,7 @@ PyMODINIT_FUNC PyInit_rows(void)
         return NULL;
     }
     Py_DECREF(names);
-    Py_DECREF(type);
+    matrix_type = type;
     (void)(use_level("avx512") || use_level("avx2"));
     return module;
 }

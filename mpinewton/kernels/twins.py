@@ -10,6 +10,7 @@ from scipy import sparse
 
 from mpinewton.arrays import Array
 
+Group: Any = None  # shards are evaluated one by one
 readers: Any = None  # the readers of mpinewton.data are written in numpy
 
 
@@ -41,14 +42,15 @@ class SparseRows:
         T = self._transposed
         return np.asarray(sparse.csr_array((T.data.astype(np.float64) ** 2, T.indices, T.indptr), T.shape) @ r)
 
-    def gram(self, h: Array) -> Array:
-        """X'diag(h)X, shape (p, p), exactly symmetric."""
+    def gram(self, h: Array, packed: bool = False) -> Array:
+        """X'diag(h)X, shape (p, p), exactly symmetric; packed: its upper triangle."""
         # (sqrt|h| x_j)(sign h sqrt|h| x_k) rounds the same with j and k exchanged: exactly symmetric.
         X, T, root = self.X, self._transposed, np.sqrt(np.abs(h))
         left = sparse.csr_array((T.data * root[T.indices], T.indices, T.indptr), shape=T.shape)
         counts = np.diff(X.indptr)
         right = sparse.csr_array((X.data * np.repeat(np.copysign(root, h), counts), X.indices, X.indptr), X.shape)
-        return np.asarray((left @ right).toarray())
+        H = np.asarray((left @ right).toarray())
+        return H[np.triu_indices(len(H))] if packed else H
 
     def hvp(self, h: Array, v: Array) -> Array:
         """X'diag(h)X v, shape (p,)."""

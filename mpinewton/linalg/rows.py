@@ -16,6 +16,7 @@ from mpinewton import kernels
 from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.span import Span
 from mpinewton.linalg.stored import StoredMatrix, affine
+from mpinewton.linalg.triangle import pack_triangle
 
 # Sums over sparse rows are added up in parts of about so many stored entries, in memory or not: a part fits in 32 MB.
 SEGMENT_ENTRIES = 1 << 20
@@ -128,7 +129,7 @@ class Rows:
         return total
 
     def evaluate(
-        self, formula: Formula, w: Array | None, z: Array, order: int
+        self, formula: Formula, w: Array | None, z: Array, order: int, packed: bool = False
     ) -> tuple[float, Array | None, Array | None]:
         """Sum of the values of a loss, X'r and X'diag(h)X, in one pass over the rows.
 
@@ -143,20 +144,22 @@ class Rows:
             Logits.
         order : int
             0: the value; 1: X'r too; 2: also X'diag(h)X, for one logit per row.
+        packed : bool
+            Whether X'diag(h)X is returned as its upper triangle, row by row.
 
         Returns
         -------
         value : float
         gradient : array, shape of w, or None
-        hessian : array, shape (p, p), or None
+        hessian : array, shape (p, p) or (p (p + 1) / 2,), or None
         """
         if self.sparse:
             if formula.compiled and not (order > 1 and self._full):
-                return self._evaluate_compiled(formula, w, z, order)
+                return self._evaluate_compiled(formula, w, z, order, packed)
             if w is not None:
                 z[...] = self.times(w)
             f, r, h = formula.terms(z, slice(None), order)
-            return f, None if r is None else self.transpose_times(r), None if h is None else self.gram(h)
+            return f, None if r is None else self.transpose_times(r), None if h is None else self.gram(h, packed)
         if order == 0 and w is None:
             return sum(formula.terms(z[rows], rows, 0)[0] for rows in self._parts), None, None
         f, g, H = (
@@ -173,16 +176,16 @@ class Rows:
                 g += block.T @ r
             if H is not None:
                 H += _square(block, h)
-        return f, g, H
+        return f, g, pack_triangle(H) if packed and H is not None else H
 
     def _evaluate_compiled(
-        self, formula: Formula, w: Array | None, z: Array, order: int
+        self, formula: Formula, w: Array | None, z: Array, order: int, packed: bool
     ) -> tuple[float, Array | None, Array | None]:
         if order == 0 and w is None:
             return sum(formula.terms(z[rows], rows, 0)[0] for rows in self._segments), None, None
         f, g, H = 0.0, None, None
         for rows, part in self._products:
-            value, more_g, more_H = part.evaluate(formula, w, z[rows], order, rows)
+            value, more_g, more_H = part.evaluate(formula, w, z[rows], order, rows, packed)
             f, g, H = f + value, more_g if g is None else _add(g, more_g), more_H if H is None else _add(H, more_H)
         return f, g, H
 
@@ -208,14 +211,17 @@ class Rows:
             total += block.T @ r[rows]
         return total
 
-    def gram(self, h: Array) -> Array:
-        """X'diag(h)X, shape (p, p), exactly symmetric, for row coefficients h of any sign, shape (n,)."""
+    def gram(self, h: Array, packed: bool = False) -> Array:
+        """X'diag(h)X, shape (p, p), exactly symmetric, for row coefficients h of any sign, shape (n,).
+
+        Packed: its upper triangle, row by row, shape (p (p + 1) / 2,).
+        """
         if self.sparse and not self._full:
-            return _added(part.gram(h[rows]) for rows, part in self._products)
+            return _added(part.gram(h[rows], packed) for rows, part in self._products)
         H = np.zeros((self.p, self.p))
         for rows, block in self._blocks():
             H += _square(block, h[rows])
-        return H
+        return pack_triangle(H) if packed else H
 
     @cached_property
     def squares(self) -> Array:
@@ -281,6 +287,12 @@ class Rows:
         if len(self._segments) == 1:
             return [(self._segments[0], kernels.SparseRows(self.X))]
         return [(rows, kernels.SparseRows(_view(self.X, rows))) for rows in self._segments]
+
+    @property
+    def in_one(self) -> Any:
+        """Products with all rows, where they are sparse, in memory and few enough for one part; else None."""
+        few = self.sparse and not self.stored and len(self._segments) == 1
+        return self._products_in_memory[0][1] if few else None
 
     @cached_property
     def _full(self) -> bool:

@@ -12,7 +12,13 @@ from mpinewton.arrays import Array
 
 def pack_triangle(H: Array) -> Array:
     """The upper triangle of H (d, d), row by row, shape (d (d + 1) / 2,)."""
-    return H[_upper(len(H))]
+    return np.concatenate([H[:0, 0:0].ravel(), *(row[j:] for j, row in enumerate(H))])
+
+
+def diagonal_of_triangle(d: int) -> NDArray[np.int64]:
+    """Where the diagonal of a matrix (d, d) is in its upper triangle, shape (d,)."""
+    j = np.arange(d)
+    return j * d - j * (j - 1) // 2
 
 
 def unpack_triangle(t: Array) -> Array:

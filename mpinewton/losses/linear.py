@@ -17,18 +17,15 @@ from mpinewton.data.shard import Shard
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.kernels import Kernel
 from mpinewton.linalg.rows import Formula, Rows
+from mpinewton.linalg.triangle import pack_triangle
 from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, subset_weights
 
 # A line search evaluates rows x steps in blocks of rows, with about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18
 # What methods may ask for, by the formula that makes it possible.
-PROVIDED_BY = {
+PROVIDED_BY = {name: {name} for name in ("hessian", "hessian_diagonal", "hessian_bound", "hessian_lipschitz")} | {
     "second_derivatives": {"hvp", "hessian", "hessian_diagonal", "second_derivatives"},
     "apply_second": {"hvp"},
-    "hessian": {"hessian"},
-    "hessian_diagonal": {"hessian_diagonal"},
-    "hessian_bound": {"hessian_bound"},
-    "hessian_lipschitz": {"hessian_lipschitz"},
     "majorants": {"majorant"},
 }
 # Other ways to evaluate the same formulas: a subclass with a formula of its own does not inherit them.
@@ -303,8 +300,7 @@ class LinearPoint:
     """
 
     def __init__(self, model: LinearModel, w: Array, z: Array | None) -> None:
-        self.model, self.w = model, w
-        self._z = z
+        self.model, self.w, self._z = model, w, z
         self._value: float | None = None
         self._gradient: Array | None = None
 
@@ -315,13 +311,13 @@ class LinearPoint:
             self._z = self.model.logits(self.w)
         return self._z
 
-    def _evaluate(self, order: int) -> tuple[float, Array | None, Array | None]:
+    def _evaluate(self, order: int, packed: bool = False) -> tuple[float, Array | None, Array | None]:
         """Value, gradient if `order` > 0, Hessian if `order` > 1; the first two are kept."""
         model, z, w = self.model, self._z, None
         if z is None:
             outputs = () if model.outputs == 1 else (model.outputs,)
             z, w = np.empty((model.rows.n, *outputs)), self.w.reshape(-1, *outputs)
-        f, g, H = model.rows.evaluate(model.formula, w, z, order)
+        f, g, H = model.rows.evaluate(model.formula, w, z, order, packed)
         self._z, self._value = z, f * model.formula.scale
         if g is not None:
             self._gradient = g.ravel() * model.formula.scale
@@ -346,6 +342,11 @@ class LinearPoint:
         """Weights of the rows times the second derivatives with respect to their one logit, shape (n,)."""
         return self.model.row_weight * self.second
 
+    @cached_property
+    def majorants(self) -> Array:
+        """`LinearLoss.majorants` of the rows, times their weights, shape (n,)."""
+        return self.model.row_weight * self.model.loss.majorants(self.z, self.model.t)
+
     def hvp(self, v: Array) -> Array:
         if self._own("apply_second"):
             return self.model.pull_back(self.model.loss.apply_second(self.second, self.model.logits(v)))
@@ -357,14 +358,14 @@ class LinearPoint:
             return np.column_stack([self.hvp(v) for v in V.T])
         return self.model.rows.transpose_times(self.curvature[:, None] * self.model.rows.times(V))
 
-    def hessian(self) -> Array:
+    def hessian(self, packed: bool = False) -> Array:
+        """Shape (d, d); packed: its upper triangle, row by row, shape (d (d + 1) / 2,)."""
         if self._own("hessian"):
-            return self.model.loss.hessian(self.model.rows, self.second, self.model.row_weight)
+            H = self.model.loss.hessian(self.model.rows, self.second, self.model.row_weight)
+            return pack_triangle(H) if packed else H
         if self._gradient is not None:
-            return self.model.rows.gram(self.curvature)
-        H = self._evaluate(2)[2]
-        assert H is not None
-        return H
+            return self.model.rows.gram(self.curvature, packed)
+        return np.asarray(self._evaluate(2, packed)[2])
 
     def _own(self, formula: str) -> bool:
         """Whether the loss has a formula of its own in place of the one from `second_derivatives`."""

@@ -54,6 +54,7 @@ def check_products(rng, X):
         H = ours.gram(h)
         np.testing.assert_array_equal(H, H.T)
         close(H, theirs.gram(h), "gram")
+        np.testing.assert_array_equal(ours.gram(h, packed=True), H[np.triu_indices(p)])
 
 
 def check_losses(rng, X, named):
@@ -88,6 +89,41 @@ def check_losses(rng, X, named):
     np.testing.assert_array_equal(g, compiled.SparseRows(X).transpose_times(fast.terms(z, slice(None), 1)[1]))
     if H is not None:
         np.testing.assert_array_equal(H, compiled.SparseRows(X).gram(fast.terms(z, slice(None), 2)[2]))
+        packed = compiled.SparseRows(X).evaluate(fast, W, logits, order, packed=True)[2]
+        np.testing.assert_array_equal(packed, H[np.triu_indices(p)])
+
+
+def check_group(rng, X, named):
+    """Several shards and their losses in one call: the bits of one after the other."""
+    from mpinewton.data.shard import Shard
+    from mpinewton.losses import make_loss
+    from mpinewton.losses.group import LinearGroup
+
+    n = X.shape[0]
+    loss, C = make_loss(named), int(rng.integers(3, 6))
+    cuts = np.sort(rng.integers(0, n + 1, int(rng.integers(1, 5))))
+    y, weight = rng.integers(0, C if "softmax" in named else 2, n).astype(float), rng.random(n)
+    classes = tuple(range(C)) if "softmax" in named else (0.0, 1.0) if loss.classifies else None
+    models = []
+    for rows in np.split(np.arange(n), cuts):
+        own = None if rng.random() < 0.5 else weight[rows]
+        models.append(loss.on_shard(Shard(X[rows], y[rows], own), classes))
+    group, d = LinearGroup.of(models), models[0].dim
+    assert group is not None
+    w, v, steps = rng.standard_normal(d), rng.standard_normal(d), rng.standard_normal(3)
+    points, at = [model.at(w) for model in models], group.at(w)
+    if rng.random() < 0.5:
+        np.testing.assert_array_equal(at.z, np.concatenate([point.z for point in points]))
+    for question in ("gradient", "value") if rng.random() < 0.5 else ("value", "gradient"):
+        np.testing.assert_array_equal(getattr(at, question)(), [getattr(point, question)() for point in points])
+    np.testing.assert_array_equal(at.hvp(v), [point.hvp(v) for point in points])
+    ray, rays = at.along(v), [point.along(v) for point in points]
+    np.testing.assert_array_equal(ray.losses(steps), [own.losses(steps) for own in rays])
+    np.testing.assert_array_equal(ray.at(0.3).gradient(), [own.at(0.3).gradient() for own in rays])
+    for own, point in zip(at.share(), points):
+        assert own.value() == point.value()
+        np.testing.assert_array_equal(own.z, point.z)
+    np.testing.assert_array_equal(group.join(points).gradient(), at.gradient())
 
 
 def spoiled(rng, value):
@@ -117,17 +153,19 @@ def call_wrongly(rng, X):
     outputs = C if number == 1 else 1
     labels = np.zeros(n, dtype=np.int64 if number == 1 else np.float64)
     loss = (number, 1.0, outputs, labels, np.zeros(n), np.ones(n), 1.0)
-    z, small = np.zeros((n, outputs)), p <= 40
+    small, k = p <= 40, int(rng.integers(1, 4))
+    many, losses, zs, g = (matrix,) * k, (loss,) * k, np.zeros((k, n, outputs)), np.zeros((k, p, outputs))
+    H = np.zeros((k, p, p) if rng.random() < 0.5 else (k, p * (p + 1) // 2)) if small else None
     calls = [
         (rows.Matrix, X.indptr, X.indices, X.data, p),
-        (matrix.times, np.zeros((p, C)), np.zeros((n, C)), C),
+        (rows.times, many, np.zeros((p, C)), np.zeros((k, n, C)), C),
         (matrix.transpose_times, np.zeros((n, C)), np.zeros((p, C)), C),
         (matrix.squares_transpose_times, np.zeros((n, C)), np.zeros((p, C)), C),
-        (matrix.hvp, np.zeros(n), np.zeros(p), np.zeros(p)),
+        (rows.hvp, many, np.zeros((k, n)), np.zeros(p), np.zeros((k, p))),
         (matrix.gram, np.zeros(n), np.zeros((p, p) if small else p)),
-        (matrix.evaluate, loss, np.zeros((p, outputs)), z, np.zeros((p, outputs)), np.zeros((p, p)) if small else None),
-        (rows.terms, loss, n, z, z.copy(), z.copy()),
-        (rows.line, loss, n, z, z.copy(), 2, np.zeros(2), np.zeros(2)),
+        (rows.evaluate, many, losses, np.zeros((p, outputs)), zs, np.zeros(k), g, H),
+        (rows.terms, losses, zs, np.zeros(k), zs.copy(), zs.copy()),
+        (rows.line, losses, zs, zs.copy(), 2, np.zeros(2), np.zeros((k, 2))),
         (rows.elementary, "exp", n, np.zeros(n), np.zeros(n)),
         (rows.level, "none"),
     ]
@@ -142,7 +180,7 @@ def call_wrongly(rng, X):
         for width in (1, 3):
             for good in (n, p):
                 try:
-                    made.times(np.ones(good * width), np.empty(n * width), width)
+                    rows.times((made,), np.ones(good * width), np.empty(n * width), width)
                 except ValueError:
                     continue
     return True
@@ -154,6 +192,7 @@ def fuzz(seed):
     X = random_matrix(rng)
     check_products(rng, X)
     check_losses(rng, X, LOSSES[seed % len(LOSSES)])
+    check_group(rng, X, LOSSES[seed % len(LOSSES)])
     return sum(not call_wrongly(rng, X) for _ in range(40))
 
 

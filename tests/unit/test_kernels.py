@@ -17,7 +17,10 @@ from launch import launch_serial
 from scipy import sparse
 
 from mpinewton import kernels
+from mpinewton.cli import run_command_line
+from mpinewton.data.pack import pack
 from mpinewton.data.shard import Shard
+from mpinewton.fleet.transport.session import LocalSession
 from mpinewton.losses import make_loss
 from mpinewton.losses.logistic import Logistic
 
@@ -143,10 +146,8 @@ def test_bits_depend_neither_on_the_order_of_the_questions_nor_on_known_logits(s
 def test_a_run_that_goes_on_with_other_loops_says_so(tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     run = ["-m", "mpinewton", "run", "newton", str(data), "--loss", "squared", "--tol", "0", "-o", str(out)]
-    packed = launch_serial(["-m", "mpinewton", "pack", "sklearn:diabetes", "-o", str(data), "--workers", "2"])
-    assert packed.returncode == 0, str(packed)
-    first = launch_serial([*run, "--max-iterations", "1"])
-    assert first.returncode == 0, str(first)
+    pack("sklearn:diabetes", data, 2)
+    assert run_command_line(LocalSession(), [*run[2:], "--max-iterations", "1"]) == 0
     assert json.loads((out / "result.json").read_text())["arithmetic"].endswith("rows compiled")
     again = launch_serial([*run, "--max-iterations", "2"], env={"MPINEWTON_KERNELS": "numpy"})
     assert again.returncode == 0, str(again)

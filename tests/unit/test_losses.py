@@ -44,6 +44,18 @@ def test_extreme_logits_stay_finite(text, a, b, number):
         assert results[2] >= 0
 
 
+@pytest.mark.parametrize("text", LINEAR)
+def test_values_and_derivatives_together_are_those_one_by_one(text):
+    loss, rng = make_loss(text), np.random.default_rng(4)
+    classes = CLASSES.get(loss.name)
+    t = loss.targets(rng.choice(classes or (0.0, 1.0, 3.0), 9), classes)
+    z = rng.standard_normal((9, loss.outputs(classes)) if loss.outputs(classes) > 1 else 9)
+    alone = loss.values(z, t), loss.derivatives(z, t), loss.second_terms(z, t)
+    for order in (0, 1, 2):
+        for a, b in zip(loss.value_and_derivatives(z, t, order), alone[: order + 1], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo(name):
     """Value, gradient and Hessian of the whole problem are the zoo's, and the gradient at its optimum is 0."""

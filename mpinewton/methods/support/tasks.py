@@ -8,20 +8,22 @@ from typing import Any, Literal
 import numpy as np
 
 from mpinewton.arrays import Array
-from mpinewton.fleet import Fleet, Problem, Worker
+from mpinewton.fleet import Fleet, Problem, Worker, batched
 from mpinewton.linalg.krylov import lanczos
-from mpinewton.linalg.triangle import pack_triangle
+from mpinewton.linalg.triangle import diagonal_of_triangle
 from mpinewton.losses.linear import LinearModel, LinearPoint
 from mpinewton.methods.support.method import State
 
 Sampling = Literal["fresh", "epochs"]
 
 
+@batched
 def move_to(worker: Worker, w: Array) -> None:
     """Move to w; no reply."""
     worker.move_to(w)
 
 
+@batched
 def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
     """Move to w; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.move_to(w)
@@ -30,8 +32,8 @@ def value_and_gradient(worker: Worker, w: Array) -> tuple[float, Array]:
 
 
 def rows_in_minibatch(rows: int, size: float | None) -> int:
-    """Number of rows in a minibatch of a worker with so many rows, where it has as many; `size` as in `minibatch`."""
-    return rows if size is None else int(size) if size >= 1 else max(1, round(size * rows))
+    """Number of rows in a minibatch of a worker with so many rows; `size` as in `minibatch`."""
+    return rows if size is None else int(min(size, rows)) if size >= 1 else max(1, round(size * rows))
 
 
 def iterations_per_epoch(problem: Problem, size: float | None) -> int:
@@ -72,6 +74,7 @@ def initial_state(fleet: Fleet, w: Array) -> State:
     return State(w, f, g)
 
 
+@batched
 def advance(worker: Worker, step: float) -> tuple[float, Array]:
     """Take a step along the direction of the search; f_i and its gradient there, shape (d,): d + 1 floats."""
     worker.advance(step)
@@ -79,23 +82,27 @@ def advance(worker: Worker, step: float) -> tuple[float, Array]:
     return worker.value(), g
 
 
+@batched
 def gradient_at(worker: Worker, w: Array) -> Array:
     """Move to w; the gradient of f_i there, shape (d,): d floats."""
     worker.move_to(w)
     return worker.gradient()
 
 
+@batched
 def current_gradient(worker: Worker) -> Array:
     """The gradient of f_i at the worker's weights, shape (d,): d floats."""
     return worker.gradient()
 
 
+@batched
 def value_at(worker: Worker, w: Array) -> float:
     """Move to w; f_i there: 1 float."""
     worker.move_to(w)
     return worker.value()
 
 
+@batched
 def move(worker: Worker, step: float) -> None:
     """Take a step along the direction of the search; no reply."""
     worker.advance(step)
@@ -104,7 +111,7 @@ def move(worker: Worker, step: float) -> None:
 def hessian_triangle(worker: Worker, w: Array) -> Array:
     """Move to w; the upper triangle of the Hessian of f_i there: d (d + 1) / 2 floats."""
     worker.move_to(w)
-    return pack_triangle(worker.hessian())
+    return worker.hessian_triangle()
 
 
 def value_gradient_hessian(worker: Worker, w: Array) -> tuple[float, Array, Array]:
@@ -115,7 +122,7 @@ def value_gradient_hessian(worker: Worker, w: Array) -> tuple[float, Array, Arra
 
 def derivatives(worker: Worker) -> tuple[float, Array, Array]:
     """f_i, its gradient and the upper triangle of its Hessian at the worker's weights: 1 + d + d (d + 1) / 2 floats."""
-    H = pack_triangle(worker.hessian())  # first, since the others come with it
+    H = worker.hessian_triangle()  # first, since the others come with it
     return worker.value(), worker.gradient(), H
 
 
@@ -132,6 +139,12 @@ def linear_model(worker: Worker) -> LinearModel:
     return worker.model
 
 
+def linear_point(worker: Worker) -> LinearPoint:
+    """The loss on the worker's rows at its weights, for methods that need "rows" or "majorant"."""
+    assert isinstance(worker.point, LinearPoint)
+    return worker.point
+
+
 def smoothness_constant(worker: Worker) -> float:
     """L_i, the largest eigenvalue of sum_j weight_j gamma_j a_j a_j' over the rows, gamma_j a bound of loss'': 1 float.
 
@@ -146,6 +159,7 @@ def smoothness_constant(worker: Worker) -> float:
     return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))
 
 
+@batched
 def hvp(worker: Worker, v: Array) -> Array:
     """The Hessian of f_i at the worker's weights times v, shape (d,): d floats."""
     return worker.hvp(v)
@@ -153,18 +167,16 @@ def hvp(worker: Worker, v: Array) -> Array:
 
 def majorant_triangle(worker: Worker) -> Array:
     """Upper triangle of the Hessian of a majorant of f_i at the worker's weights: d (d + 1) / 2 floats."""
-    H = linear_model(worker).rows.gram(_majorants(worker))
-    H[np.diag_indices_from(H)] += worker.l2_vector
-    return pack_triangle(H)
+    T = linear_model(worker).rows.gram(linear_point(worker).majorants, packed=True)
+    T[diagonal_of_triangle(len(worker.l2_vector))] += worker.l2_vector
+    return T
+
+
+def majorant_hessian(worker: Worker) -> Array:
+    """The Hessian of a majorant of f_i without l2 at the worker's weights, shape (d, d)."""
+    return linear_model(worker).rows.gram(linear_point(worker).majorants)
 
 
 def majorant_product(worker: Worker, v: Array) -> Array:
     """The Hessian of a majorant of f_i at the worker's weights times v, shape (d,): d floats."""
-    return linear_model(worker).rows.hvp(_majorants(worker), v) + worker.l2_vector * v
-
-
-def _majorants(worker: Worker) -> Array:
-    """`LinearLoss.majorants` of the rows, times their weights, shape (n,)."""
-    model, point = linear_model(worker), worker.point
-    assert isinstance(point, LinearPoint)
-    return model.row_weight * model.loss.majorants(point.z, model.t)
+    return linear_model(worker).rows.hvp(linear_point(worker).majorants, v) + worker.l2_vector * v

@@ -1,0 +1,67 @@
+"""The workers of a host as one, for tasks that run on all of them in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mpinewton.fleet.worker import Worker
+from mpinewton.losses.group import GroupRay, LinearGroup
+
+BATCH_NUMBERS = 1 << 22  # most numbers of all gradients of a batch: with more the calls themselves cost little
+
+
+class Batch(Worker):
+    """The workers of a host as one. What it returns has a first axis, that of the workers; bits are those of the loop.
+
+    It provides `move_to`, `set_direction`, `advance`, `value`, `gradient`, `hvp`, `losses` and `evaluate`. The state
+    belongs to the workers: `join` takes it from them before a task, and `hand_back` returns it to them.
+    """
+
+    def __init__(self, workers: Sequence[Worker], group: LinearGroup) -> None:
+        vars(self).update(vars(workers[0]))
+        self.workers, self.group = workers, group
+        self.model: Any = group
+        self._point: Any = None
+        self._ray: Any = None
+
+    @staticmethod
+    def of(workers: Sequence[Worker]) -> Batch | None:
+        """The workers as a batch; None where their models cannot be evaluated in one call, or it would not pay."""
+        if len(workers) * len(workers[0].l2_vector) > BATCH_NUMBERS:
+            return None
+        group = LinearGroup.of([worker.model for worker in workers])
+        return None if group is None else Batch(workers, group)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the workers still have the models of the batch."""
+        return all(worker.model is model for worker, model in zip(self.workers, self.group.models))
+
+    def join(self) -> None:
+        """Take the weights and the direction of the workers; none where they differ."""
+        first, workers = self.workers[0], self.workers
+        points: list[Any] = [worker._point for worker in workers]
+        rays: list[Any] = [worker._ray for worker in workers]
+        at, along = self._point, self._ray
+        self._steps, self._p, p = first._steps, first._p, first._p
+        if at is None or not all(own is point for own, point in zip(at.points, points)):
+            same = None not in points and all(worker._steps == first._steps for worker in workers)
+            self._point = at = self.group.join(points) if same else None
+        if at is None or p is None or None in rays:
+            self._ray = None
+        elif along is None or not all(own is ray for own, ray in zip(along.rays, rays)):
+            same = all(ray.p is p or np.array_equal(ray.p, p) for ray in rays)
+            self._ray = GroupRay(at, p, np.concatenate([ray.dz for ray in rays])) if same else None
+            if self._ray is not None:
+                self._ray.rays = rays
+
+    def hand_back(self) -> None:
+        """Give the workers the weights and the direction of the batch."""
+        point, ray = self._point, self._ray
+        points: list[Any] = [None] * len(self.workers) if point is None else point.share()
+        rays: list[Any] = [None] * len(self.workers) if ray is None else ray.rays
+        for worker, own, along in zip(self.workers, points, rays):
+            worker._point, worker._ray, worker._steps, worker._p = own, along, self._steps, self._p
