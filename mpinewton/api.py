@@ -26,7 +26,7 @@ from mpinewton.fleet.transport.session import join
 from mpinewton.inputs import Objective, RankFunction, RankRows, as_point, make_shards
 from mpinewton.launcher import promised_ranks, threads_per_rank
 from mpinewton.losses import Loss, make_loss
-from mpinewton.methods.support.method import AnyMethod, State
+from mpinewton.methods.support.method import Algorithm, State
 from mpinewton.runs.columns import change_columns
 from mpinewton.runs.ends import gap_bound
 from mpinewton.runs.evaluation import find_optimum, proposed_weights
@@ -47,7 +47,7 @@ STOPPED = "the callback asked to stop"
 
 
 def minimize(
-    method: str | AnyMethod,
+    method: str | Algorithm,
     data: Data,
     *,
     loss: str | Loss,
@@ -74,7 +74,7 @@ def minimize(
 
     Parameters
     ----------
-    method : str or Method
+    method : str, Method or Rule
         A name ("dino", "mine.py:MyMethod"), or a method with its settings (`Dino(solver="lanczos")`, one of your own).
     data : path, (X, y), (X, y, sample_weight), or list of Shard
         A folder that `mpinewton pack` wrote; or X, shape (n, p), an array, a scipy sparse matrix of any format or a
@@ -116,7 +116,8 @@ def minimize(
     -------
     OptimizeResult
         x, fun, jac (of the measured iterate of least objective, at the end the last one of those equal to rounding),
-        nit, success (kinds "converged" and "precision"), kind (see docs/ends.md), status (0 converged, 1 budget used
+        nit, method (the name of the one that ran, where `auto` chose it), success (kinds "converged" and "precision"),
+        kind (see docs/ends.md), status (0 converged, 1 budget used
         up, 2 failed, 3 the method makes no further progress, 4 stopped by the callback, 5 no further progress possible
         in float64, 6 no finite minimiser, 7 diverged), message; gap_bound (|jac|^2 / (2 l2), where l2 > 0 applies to
         all weights of a convex objective, else NaN); history (list of Row), ledger (Ledger), and classes (the labels,
@@ -152,7 +153,7 @@ def minimize_function(
     fun: Callable[[Array], Any] | None,
     x0: ArrayLike,
     *,
-    method: str | AnyMethod = "lbfgs",
+    method: str | Algorithm = "lbfgs",
     jac: Callable[[Array], Any] | bool | None = None,
     hessp: Callable[[Array, Array], Any] | None = None,
     hess: Callable[[Array], Any] | None = None,
@@ -181,7 +182,7 @@ def minimize_function(
         The function of this rank, or (value, gradient) where `jac` is True. None on a rank that has no function.
     x0 : array, shape (d,)
         Where to start, the same on every rank.
-    method : str or Method
+    method : str, Method or Rule
         Any method whose needs are met: a gradient suffices for "lbfgs", "newton-cg" needs `hessp` or `hess`, "newton"
         needs `hess`.
     jac : True, or function of x
@@ -325,14 +326,14 @@ def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: 
     best = ended.best_row
     return OptimizeResult(
         x=columns.outside(ended.best.w), fun=best.loss, jac=columns.gradient(ended.best.gradient),
-        nit=ended.row.iteration, kind=ended.kind,
+        nit=ended.row.iteration, method=method.name, kind=ended.kind,
         success=ended.kind in ("converged", "precision"), status=STATUS[ended.kind], message=ended.sentence,
         gap_bound=gap_bound(problem, best.grad_norm), history=history, ledger=fleet.ledger,
         classes=None if labels is None else np.array(labels),
     )  # fmt: skip
 
 
-PLAIN = ("fun", "nit", "success", "kind", "status", "message", "gap_bound")
+PLAIN = ("fun", "nit", "method", "success", "kind", "status", "message", "gap_bound")
 
 
 def _to_bytes(result: OptimizeResult) -> bytes:

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mpinewton.losses.loss import Loss
-    from mpinewton.methods.support.method import AnyMethod
+    from mpinewton.methods.support.method import Algorithm
 
 T = TypeVar("T")
 log = logging.getLogger("mpinewton")
 
 
-def methods() -> dict[str, type[AnyMethod]]:
+def methods() -> dict[str, type[Algorithm]]:
     """The methods, by name: those of mpinewton, and those that installed packages register."""
     from mpinewton.extensions import load_installed
-    from mpinewton.methods import METHODS, Method
+    from mpinewton.methods import METHODS, Algorithm
 
-    found: dict[str, type[AnyMethod]]
-    found, warnings = load_installed(Method, METHODS, "methods")  # type: ignore[type-abstract]
+    found: dict[str, type[Algorithm]]
+    found, warnings = load_installed(Algorithm, METHODS, "methods")  # type: ignore[type-abstract]
     return _listed(found, warnings)
 
 

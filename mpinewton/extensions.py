@@ -97,7 +97,7 @@ def find_class(text: str, base: type[T], known: Mapping[str, type[T]], group: st
     ConfigError
         If there is no such class, or two have the name.
     """
-    word, what = text.partition(":")[0], base.__name__.lower()
+    word, what = text.partition(":")[0], _public(base).lower()
     if word not in known and (found := REFERENCE.fullmatch(text)):
         return load_class(f"{found[1]}:{found[2]}", base), found[3] or ""
     name, _, settings = text.partition(":")
@@ -156,7 +156,7 @@ def load_class(text: str, base: type[T]) -> type[T]:
 def load_object(text: str, base: type = object) -> Any:
     """What `FILE.py:Name` or `package.module:Name` names; `base` is for messages. Raises ConfigError."""
     place, _, name = text.rpartition(":")
-    what = "" if base is object else f"{base.__name__.lower()} "
+    what = "" if base is object else f"{_public(base).lower()} "
     module = load_file(Path(place)) if place.endswith(".py") else _imported(place, f"{what}{text}")
     try:
         return attrgetter(name)(module)
@@ -169,14 +169,19 @@ def load_object(text: str, base: type = object) -> Any:
 def _check_class(found: Any, base: type, where: str) -> None:
     """Refuse what is no complete dataclass derived from `base`."""
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"{where} is not a subclass of mpinewton.{base.__name__}")
+        raise ConfigError(f"{where} is not a subclass of mpinewton.{_public(base)}")
     if inspect.isabstract(found):
         missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-        raise ConfigError(f"{where} does not define {missing}, which every {base.__name__} must have")
+        raise ConfigError(f"{where} does not define {missing}, which every {_public(base)} must have")
     if not isinstance(getattr(found, "name", None), str):
         raise ConfigError(f"{where} has no name: add a line as name = {found.__name__.lower()!r} to the class")
     if "__dataclass_params__" not in vars(found) and inspect.get_annotations(found):
         raise ConfigError(f"{where} has settings, but is no dataclass: write @dataclass(frozen=True) above the class")
+
+
+def _public(base: type) -> str:
+    """The name of the class that users derive from."""
+    return "Method" if base.__name__ == "Algorithm" else base.__name__
 
 
 class _OwnFile(SourceLoader):

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpinewton.cli.completion import complete_data, complete_loss, complete_method, complete_setting
-from mpinewton.cli.reading import reading_options, take_given
+from mpinewton.cli.reading import NETWORK_FORMS, reading_options, take_given
 from mpinewton.errors import ConfigError
 from mpinewton.launcher import END_VARIABLE, has_ulfm
 
 if TYPE_CHECKING:
     from mpinewton.data.manifest import Manifest
+    from mpinewton.fleet.transport.session import Session
     from mpinewton.runs.job import Job
 
+MEASURED = "measured"
+SIZES = (8, 1 << 17)  # bytes of the messages that are timed
 
 bits_option = click.option(
     "--bits",
@@ -65,7 +68,11 @@ bits_option = click.option(
 @click.option("--max-bits", type=float, help="Maximum number of bits on the link of the busiest worker.")
 @click.option("--max-seconds", type=float, help="Maximum time in seconds, without evaluation for the record.")
 @click.option(
-    "--network", metavar="LATENCY,RATE", help="Network that auto chooses for, as 20ms,100Mbit.  [default: one node]"
+    "--network",
+    metavar="NETWORK",
+    help=f"Network that auto chooses for: {NETWORK_FORMS}; or measured: that between the ranks, timed at the start. A "
+    "run that is resumed keeps what was measured; a new one may measure otherwise and choose another method.  "
+    "[default: one node]",
 )
 @click.option("--max-hours", type=float, help="Time limit in hours: write a checkpoint and end with exit code 3.")
 @click.option(
@@ -158,6 +165,8 @@ def command(
     from mpinewton.runs.execute import execute
 
     path = output or Path("runs") / f"{job.algorithm.name}-{Path(job.data).name}"
+    if options["network"] == MEASURED:
+        job, manifest = parse_job(config, pairs, measure_network(session, path), **options)
     result = execute(session, job, manifest, path, fresh, survive)
     code: int = result.pop("exit_code")
     if as_json:
@@ -165,7 +174,9 @@ def command(
     return code
 
 
-def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tuple[Job, Manifest]:
+def parse_job(
+    config: Path | None, pairs: tuple[str, ...], measured: dict[str, float] | None = None, **options: Any
+) -> tuple[Job, Manifest]:
     """The complete job of a command line, and the manifest of its data.
 
     Parameters
@@ -174,6 +185,8 @@ def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tu
         A TOML file of options; `options` take precedence.
     pairs : tuple of str
         Settings as `key=value`.
+    measured : dict, optional
+        The settings `latency` and `rate` of a network that was measured, for --network measured.
     **options
         Options by the names of the fields of `Job`; None if not given.
 
@@ -197,18 +210,37 @@ def parse_job(config: Path | None, pairs: tuple[str, ...], **options: Any) -> tu
     if network is not None:
         if content.get("method") != "auto":
             raise ConfigError("--network has no effect: of all methods only auto depends on the network")
-        content["settings"] |= parse_network(network)
+        content["settings"] |= parse_network(network) if network != MEASURED else measured or {}
     return load_job(Job.of(content, str(config) if config else "command line"))
 
 
 def parse_network(text: str) -> dict[str, float]:
-    """The settings `latency` and `rate` of a network such as "20ms,100Mbit". Raises ConfigError."""
-    from mpinewton.report.network import latency_and_bandwidth
+    """The settings `latency` and `rate` of auto for a network. Raises ConfigError, DataError."""
+    from mpinewton.report.network import read_network
 
-    found = latency_and_bandwidth(text)
-    if found is None:
-        raise ConfigError(f"--network {text!r}: expected a latency and a rate, such as 20ms,100Mbit or 50us,10Gbit")
-    return dict(zip(("latency", "rate"), found))
+    network = read_network(text)
+    return {"latency": network.latency, "rate": network.bandwidth}
+
+
+def measure_network(session: Session, path: Path) -> dict[str, float]:
+    """The settings `latency` and `rate` of the network between the ranks, to one digit; those of the run in the folder
+    `path`, where there is one. Raises ConfigError.
+    """
+    import numpy as np
+
+    from mpinewton.report.network import fit_network
+    from mpinewton.runs.job import read_options
+
+    if (path / "config.toml").exists():
+        settings = read_options(path / "config.toml").get("settings", {})
+        return {name: settings[name] for name in ("latency", "rate") if name in settings}
+    if session.ranks == 1:
+        raise ConfigError(
+            f"--network {MEASURED} times messages between ranks: start some with --nproc, or under mpiexec"
+        )
+    sizes, ranks, seconds = np.array([(e.size, e.ranks, e.seconds) for e in session.time_echoes(SIZES)], dtype=float).T
+    found, _ = fit_network(sizes, ranks, seconds)
+    return {"latency": float(f"{found.latency + found.message:.0e}"), "rate": float(f"{found.bandwidth:.0e}")}
 
 
 def launch(session: Any, nproc: int, on_failure: str = "stop") -> int:

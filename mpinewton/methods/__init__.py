@@ -32,7 +32,7 @@ from mpinewton.methods.ranl import Ranl
 from mpinewton.methods.sgd import LocalSgd, Sgd
 from mpinewton.methods.ship_data import ShipData
 from mpinewton.methods.star import MaxNewton, NewtonStar
-from mpinewton.methods.support.method import AnyMethod, Method, State
+from mpinewton.methods.support.method import Algorithm, Method, Rule, State
 
 
 class Family(NamedTuple):
@@ -40,7 +40,7 @@ class Family(NamedTuple):
 
     name: str
     suits: str
-    methods: tuple[type[AnyMethod], ...]
+    methods: tuple[type[Algorithm], ...]
 
 
 FAMILIES = (
@@ -59,8 +59,8 @@ FAMILIES = (
     Family("ours", "a rule that chooses; few Hessians; few rounds and bits; fewest bits up; centralised baseline", (
         Auto, LazyNewton, PreconditionedLbfgs, QuantisedBfgs, ShipData)),
 )  # fmt: skip
-METHODS: dict[str, type[AnyMethod]] = {method.name: method for family in FAMILIES for method in family.methods}
+METHODS: dict[str, type[Algorithm]] = {method.name: method for family in FAMILIES for method in family.methods}
 
-__all__ = ["FAMILIES", "METHODS", "Method", "State"]
+__all__ = ["FAMILIES", "METHODS", "Algorithm", "Method", "Rule", "State"]
 
 make_callable(__name__)

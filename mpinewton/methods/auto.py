@@ -5,29 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from mpinewton.arrays import Array
-from mpinewton.fleet import Fleet, Problem
+from mpinewton.fleet import Problem
 from mpinewton.losses import Loss
 from mpinewton.methods.lazy_newton import ROWS_PER_WEIGHT, LazyNewton
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.newton_cg import NewtonCG
 from mpinewton.methods.preconditioned_lbfgs import PRODUCTS, PreconditionedLbfgs
-from mpinewton.methods.support.method import AnyMethod, Method, State
+from mpinewton.methods.support.method import AnyMethod, Rule
 from mpinewton.settings import setting
 
-# A typical run to a relative gap of 1e-8: rounded medians over the problems of docs/papers/auto.md.
+# A typical run to a relative gap of 1e-8: rounded medians over the problems of jobs/auto.toml (docs/papers/auto.md).
 NEWTON_STEPS = 7  # iterations of newton
-# Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows of lazy-newton (a9a, w8a, ijcnn1).
-LAZY_ROUNDS, LAZY_TRIANGLES, LAZY_GRADIENTS, LAZY_HESSIANS = 27, 7, 9, 2.3
-LAZY_WHOLE = 27, 3.5, 12, 3.5  # the same without a sample
+# Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows of lazy-newton (a9a, w8a, ijcnn1);
+# the same without a sample, and with `levels`.
+LAZY, LAZY_WHOLE, LAZY_CODED = (27, 7, 9, 2.3), (27, 3.5, 12, 3.5), (23, 2, 10, 2)
 CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
 PAIRS = 12  # iterations of preconditioned-lbfgs
+LEVELS, REFRESH = 2**14, 0.6  # of lazy-newton in few bits: few levels fail where columns are correlated
+CODED, CODED_STORED = 12 / 64, 18 / 64  # length of an entry of such a Hessian in floats; of one of few that are not 0
 
 LARGEST = 5000  # weights up to which a Hessian of d x d is formed: 0.2 GB
 # Operations a second of one rank: products with the rows, pairs of stored entries, multiply-adds of dense rows and of
-# Cholesky factors. Round numbers below those of today's cores.
-SPEED, PAIRS_SPEED, DENSE_SPEED, CHOLESKY = 2e9, 8e8, 6e9, 1e10
+# Cholesky factors, entries of a Hessian in Rice's code. Round numbers below those of today's cores.
+SPEED, PAIRS_SPEED, DENSE_SPEED, CHOLESKY, CODING = 2e9, 8e8, 6e9, 1e10, 4e6
+EIGENVECTORS = 27  # time of eigenvalues and eigenvectors, in Cholesky factors
+FAN = 16  # messages that a rank sends or receives one after the other: the tree of the fleet
 
 
 class Cost(NamedTuple):
@@ -39,18 +42,21 @@ class Cost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Auto(Method[State]):
+class Auto(Rule):
     """`auto`: not a method, but a rule that chooses one by the loss, the number of weights and rows, and the network.
 
-    It chooses among `newton` and `lazy-newton`, where the loss is convex and d at most 5000; `newton-cg`, where the
-    loss is convex; and `preconditioned-lbfgs`. For a loss without a diagonal of the Hessian it is `lbfgs`. goal=rounds
-    and goal=bits take the one that needs fewest of them in a typical run, goal=seconds the one for which
+    It chooses among `newton` and `newton-cg`; `lazy-newton`, where the loss is convex, also with Hessians in few bits
+    (levels=16384, refresh=0.6); and `preconditioned-lbfgs`, where the loss is not convex or d > 5000, since the number
+    of its iterations depends on how alike the shards are. Those that form Hessians are left out for d > 5000. For a
+    loss without a diagonal of the Hessian it is `lbfgs`. goal=rounds and goal=bits take the one that needs fewest of
+    them in a typical run, goal=seconds the one for which
 
-        rounds * latency + bits / rate + time of computing
+        rounds * latency + min(m, 16) * bits / rate + time of computing
 
-    is least. A typical run is one to a relative gap of 1e-8. Its numbers of iterations and products are medians of
-    measured runs; floats and operations follow from them, d, the rows of the largest worker and the share of stored
-    entries. The source has these constants.
+    is least, for m workers: a rank sends to at most 16 others, one after the other. A typical run is one to a relative
+    gap of 1e-8. Its numbers of iterations and products are medians of measured runs; floats and operations follow from
+    them, d, the rows of the largest worker and the share of stored entries. docs/auto.md has the constants, and what
+    the rule costs beside the best method.
 
     The choice depends on the problem and these settings alone, so that it is the same on any number of ranks.
     """
@@ -60,7 +66,7 @@ class Auto(Method[State]):
         2e-4, ge=0, unit="seconds", help="time of one round; default: on one node", only_if={"goal": "seconds"}
     )
     rate: float = setting(
-        1e10, gt=0, unit="bits per second", help="of one link; default: on one node", only_if={"goal": "seconds"}
+        4e10, gt=0, unit="bits per second", help="of one link; default: on one node", only_if={"goal": "seconds"}
     )
 
     name = "auto"
@@ -70,14 +76,12 @@ class Auto(Method[State]):
         for method in self.candidates(loss, 1):
             method.validate_loss(loss)
 
-    def validate(self, problem: Problem) -> None:
-        self.choose(problem).validate(problem)
-
     def choose(self, problem: Problem) -> AnyMethod:
         def price(method: AnyMethod) -> float:
             cost = typical_cost(method, problem)
             if self.goal == "seconds":
-                return cost.rounds * self.latency + 64 * cost.floats / self.rate + cost.seconds
+                links = min(problem.n_workers, FAN)
+                return cost.rounds * self.latency + links * 64 * cost.floats / self.rate + cost.seconds
             return cost.rounds if self.goal == "rounds" else cost.floats
 
         return min(self.candidates(problem.loss, problem.dim), key=price)
@@ -86,18 +90,13 @@ class Auto(Method[State]):
         """The methods to choose from for a loss with d weights."""
         if not {"hvp", "hessian_diagonal"} <= loss.provides:
             return [Lbfgs()]
-        found: list[AnyMethod] = [PreconditionedLbfgs(likely=1 if self.goal == "bits" else 4)]
-        if loss.convex:
-            found.append(NewtonCG())
-        if loss.convex and "hessian" in loss.provides and dim <= LARGEST:
-            found += [Newton(), LazyNewton()]
-        return found
-
-    def start(self, fleet: Fleet, w: Array) -> State:
-        raise TypeError("auto is a rule: run the method that auto.choose(problem) returns")
-
-    def step(self, fleet: Fleet, now: State) -> State:
-        raise TypeError("auto is a rule: run the method that auto.choose(problem) returns")
+        found: list[AnyMethod] = [NewtonCG()]
+        small = "hessian" in loss.provides and dim <= LARGEST
+        if small:
+            found.append(Newton())
+        if small and loss.convex:
+            return [*found, LazyNewton(), LazyNewton(levels=LEVELS, refresh=REFRESH)]
+        return [*found, PreconditionedLbfgs(likely=1 if self.goal == "bits" else 4)]
 
 
 def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
@@ -111,9 +110,11 @@ def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
         return Cost(*(NEWTON_STEPS * part for part in each))
     if isinstance(method, LazyNewton):
         sampled = method.sample * sum(problem.rows) >= ROWS_PER_WEIGHT * d
-        lazy = (LAZY_ROUNDS, LAZY_TRIANGLES, LAZY_GRADIENTS, LAZY_HESSIANS) if sampled else LAZY_WHOLE
-        rounds, triangles, gradients, hessians = lazy
+        rounds, triangles, gradients, hessians = LAZY_CODED if method.levels else LAZY if sampled else LAZY_WHOLE
         seconds = hessians * hessian + gradients * product / SPEED + triangles * factor
+        if method.levels:
+            seconds += triangles * ((1 + problem.n_workers) * triangle / CODING + EIGENVECTORS * factor)
+            triangle *= min(CODED, CODED_STORED * rows * density**2)
         return Cost(rounds, triangles * triangle + rounds * d, seconds)
     if isinstance(method, NewtonCG):
         products = CG_PRODUCTS + 2 * CG_STEPS

@@ -6,14 +6,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Bytes
+from mpinewton.compress.hessian import Integers8, decode_hessian, encode_hessian, remove_noise
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import factor_semidefinite, forward_substitute, solve_factored, solve_semidefinite
 from mpinewton.linalg.lbfgs import append_pair, apply_inverse
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
+from mpinewton.linalg.triangle import add_diagonal, pack_triangle, unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
-from mpinewton.methods.support.tasks import advance, minibatch, move_to, value_and_gradient, value_gradient_hessian
+from mpinewton.methods.support.tasks import (
+    advance,
+    majorant_hessian,
+    majorant_triangle,
+    minibatch,
+    move_to,
+    value_and_gradient,
+    value_gradient_hessian,
+)
 from mpinewton.settings import setting
 
 # The start on the sample ends where a Newton step promises less than this part of the decrease so far: the minimiser of
@@ -52,12 +61,18 @@ class LazyNewton(Method[LazyNewtonState]):
     f_i and g_i in the same round trip. A step after which |L^-1 g| is not below `refresh` times its last value, or a
     search that fails, is followed by a new Hessian, without pairs: with refresh=0 this is Newton's method.
 
+    With `levels` the Hessians are sent in few bits: scaled to a unit diagonal, rounded, and in Rice's code, so that
+    small correlations take few bits. The gradients are exact.
+
     Lazy Hessians: Doikov, Chayti and Jaggi (2023). A start on a sample: Daneshmand, Lucchi and Hofmann (2016). Their
     combination with BFGS pairs is this project's own.
     """
 
     refresh: float = setting(0.3, ge=0, lt=1, help="decrease of |L^-1 g| in one step that spares a new Hessian")
-    sample: float = setting(0.125, ge=0, lt=1, help="share of every worker's rows in the sample; 0: no such start")
+    sample: float = setting(
+        0.125, ge=0, lt=1, help="share of every worker's rows in the sample; 0: no such start", only_if={"levels": (0,)}
+    )
+    levels: int = setting(0, ge=0, lt=2**31, help="levels of the entries of a Hessian, from 0 to 1; 0: floats are sent")
     search: Backtracking = setting(factory=Backtracking, help="line search, where step 1 is refused")
 
     name = "lazy-newton"
@@ -73,10 +88,14 @@ class LazyNewton(Method[LazyNewtonState]):
         return LazyNewtonState(w, f, g, L=UNKNOWN, S=none, Y=none)
 
     def step(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
-        if fleet.iteration == 1 and self.sample * sum(fleet.problem.rows) >= ROWS_PER_WEIGHT * fleet.dim:
+        if (
+            fleet.iteration == 1
+            and not self.levels
+            and self.sample * sum(fleet.problem.rows) >= ROWS_PER_WEIGHT * fleet.dim
+        ):
             return self.start_on_sample(fleet, now)
         if not now.L.size:
-            now = factored(now, fleet.mean(current_hessian))
+            now = factored(now, self.hessian(fleet))
             if now.trouble:
                 return now
         p, a = -apply_inverse(now.S, now.Y, now.gradient, lambda q: solve_factored(now.L, q)), 1.0
@@ -85,6 +104,8 @@ class LazyNewton(Method[LazyNewtonState]):
             fleet.send(move_to, now.w)
             if len(now.S):
                 return self.step(fleet, outdated(now))
+            if "majorant" in fleet.problem.loss.provides:
+                p = -solve_semidefinite(self.hessian(fleet, of_majorant=True), now.gradient).x
             a, p = search_or_descend(fleet, self.search, now, p)
             if not a:
                 return fail(now, no_step(now, p))
@@ -94,6 +115,25 @@ class LazyNewton(Method[LazyNewtonState]):
         before, left = (np.linalg.norm(forward_substitute(now.L, v)) for v in (now.gradient, g))
         return after if left < self.refresh * before else outdated(after)
 
+    def hessian(self, fleet: Fleet, of_majorant: bool = False) -> Array:
+        """The Hessian at the workers' weights, or that of the loss's majorant there, shape (d, d)."""
+        if not self.levels:
+            return unpack_triangle(fleet.mean(majorant_triangle if of_majorant else current_hessian))
+        among = np.flatnonzero(fleet.worker_share)
+        task = self.encode_majorant if of_majorant else self.encode_hessian
+        H = np.zeros((fleet.dim, fleet.dim))
+        for share, (exponents, data) in zip(fleet.worker_share[among], fleet.gather(task, among=among)):
+            H += share * decode_hessian(exponents, data, self.levels)
+        return add_diagonal(remove_noise(H), fleet.problem.l2_vector)
+
+    def encode_hessian(self, worker: Worker) -> tuple[Integers8, Bytes]:
+        """The Hessian of f_i without l2 at the worker's weights, in few bits: no floats."""
+        return encode_hessian(worker.point.hessian(), self.levels)
+
+    def encode_majorant(self, worker: Worker) -> tuple[Integers8, Bytes]:
+        """The same of the Hessian of the loss's majorant."""
+        return encode_hessian(majorant_hessian(worker), self.levels)
+
     def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         """The first iteration: at the minimiser of the sample, or at the same weights; with a Hessian of all rows."""
         w = self.minimise_sample(fleet, now.w)
@@ -101,7 +141,7 @@ class LazyNewton(Method[LazyNewtonState]):
         if not f <= now.loss:
             w = now.w
             f, g, H = fleet.mean(derivatives_of_all, w)
-        return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), H)
+        return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
 
     def minimise_sample(self, fleet: Fleet, w: Array) -> Array:
         """Newton's method from w on the sample, shape (d,)."""
@@ -139,8 +179,8 @@ def derivatives_of_all(worker: Worker, w: Array) -> tuple[float, Array, Array]:
 
 
 def factored(now: LazyNewtonState, H: Array) -> LazyNewtonState:
-    """The state with the factor of the Hessian there, whose upper triangle is given, shape (d (d + 1) / 2,)."""
-    L = factor_semidefinite(unpack_triangle(H))
+    """The state with the factor of the Hessian there, shape (d, d)."""
+    L = factor_semidefinite(H)
     return fail(now, "the Hessian has a negative eigenvalue or is not finite") if L is None else replace(now, L=L)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Worker
-from mpinewton.linalg.cholesky import solve_semidefinite
+from mpinewton.linalg.cholesky import solve_absolute, solve_semidefinite
 from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import Cost, Method, State, fail
@@ -29,7 +29,7 @@ class NewtonState(State):
 
 @dataclass(frozen=True)
 class Newton(Method[NewtonState]):
-    """Newton's method with Armijo's rule: any loss whose Hessian has no negative eigenvalue at the iterates.
+    """Newton's method with Armijo's rule: any loss with a Hessian, convex or not.
 
     The driver solves H p = -g by Cholesky, or by eigenvectors where H is singular: the part of g outside its range is
     then followed by a gradient step. The workers move by the largest step of the search, 1 by default, and send f_i,
@@ -37,6 +37,9 @@ class Newton(Method[NewtonState]):
     and search; for losses that are linear far from the label, as huber, then along the step of a quadratic majorant, by
     the triangle of its Hessian (iteratively reweighted least squares). With search=none all steps are 1 and only g_i
     and H_i are sent.
+
+    Where H has a negative eigenvalue, |H| takes its place, with the moduli of its eigenvalues, at least 1e-6 times the
+    largest of them (Paternain, Mokhtari and Ribeiro 2019): -|H|^-1 g leads away from saddle points.
     """
 
     search: Backtracking | None = setting(factory=Backtracking, help="line search; none: all steps are 1")
@@ -45,7 +48,10 @@ class Newton(Method[NewtonState]):
     any_units = True
     matrices = 3.5
     needs = ("gradient", "hessian")
-    cost = Cost("2", "d", "d*(d + 1)/2 + d + 1", "5 rounds more where the largest step is refused")
+    cost = Cost(
+        "2", "d", "d*(d + 1)/2 + d + 1",
+        "5 rounds more where the largest step is refused, and for huber another with d*(d + 1)/2 floats up",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,10 +69,10 @@ class Newton(Method[NewtonState]):
         if H is None:
             g, H = fleet.mean(self.gradient_and_hessian, now.w)
         solved = solve_semidefinite(unpack_triangle(H), g, now.loss if self.search else 0.0, fleet.problem.loss.convex)
-        if solved.status != "solved":
-            return fail(now, "the Hessian has a negative eigenvalue: newton needs a convex objective; use dino")
-        p = -solved.x
+        p = -solved.x if solved.status == "solved" else -solve_absolute(unpack_triangle(H), g)
         if self.search is None:
+            if solved.status != "solved":
+                return fail(now, "the Hessian has a negative eigenvalue: set search")
             if g.any() and not p.any():
                 return fail(now, "the gradient is outside the range of the Hessian, which is singular: set search")
             return replace(now, w=now.w + p, step=1.0)

@@ -76,7 +76,12 @@ class NewtonCG(Method[NewtonCGState]):
     name = "newton-cg"
     any_units = True
     needs = ("gradient", "hvp")
-    cost = Cost("2*k + 4", "(k + 1)*d + 1", "(k + 2)*d + 9", "d less up without preconditioner")
+    cost = Cost(
+        "2*k + 4",
+        "(k + 1)*d + 1",
+        "(k + 2)*d + 9",
+        "d less up without preconditioner; for huber about twice as much where step 1 is refused",
+    )
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)

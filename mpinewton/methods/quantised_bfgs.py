@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinewton.arrays import NAN, Array, Bytes
+from mpinewton.compress.hessian import Integers8, decode_hessian, encode_hessian, remove_noise
 from mpinewton.compress.rice import pack_integers, unpack_integers
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.lbfgs import bfgs_inverse
-from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.methods.support.method import Cost, Method, State
 from mpinewton.settings import setting
 
-Integers8 = NDArray[np.int8]
 NOT_FINITE = 32767  # exponent that stands for a gradient that is not finite
 
 
@@ -78,7 +77,7 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
         H = np.zeros((fleet.dim, fleet.dim))
         messages = fleet.gather(self.encode_hessian, w, float(levels), among=workers_with_rows(fleet))
         for share, (exponents, data) in zip(shares, messages):
-            H += share * self.decode_hessian(exponents, data, levels)
+            H += share * decode_hessian(exponents, data, levels)
         H = remove_noise(H) + np.diag(l2)
         scale = np.sqrt(np.diagonal(H))
         fleet.send(self.prepare, scale)
@@ -88,16 +87,7 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
     def encode_hessian(self, worker: Worker, w: Array, levels: float) -> tuple[Integers8, Bytes]:
         """Exponents of D_i, shape (d,), and the packed levels of the triangle of D_i^-1 H_i D_i^-1: no floats."""
         worker.move_to(w)
-        H = worker.point.hessian()
-        exponents = np.clip(np.frexp(np.sqrt(np.diagonal(H)))[1], -120, 120).astype(np.int8)
-        x = pack_triangle(multiply_both_sides(H, -exponents))  # between -1 and 1: |H_jk|^2 <= H_jj H_kk
-        dithered = np.sign(x) * np.floor(np.abs(x) * levels + worker.rng(0).random(len(x)))
-        return exponents, pack_integers(dithered.astype(np.int64))
-
-    def decode_hessian(self, exponents: Integers8, data: Bytes, levels: int) -> Array:
-        """H_i of such a message, shape (d, d)."""
-        d = len(exponents)
-        return multiply_both_sides(unpack_triangle(unpack_integers(data, d * (d + 1) // 2) / levels), exponents)
+        return encode_hessian(worker.point.hessian(), levels, worker.rng(0))
 
     def prepare(self, worker: Worker, scale: Array) -> None:
         """Keep the scale (d,), and 0 as the gradients sent; no reply."""
@@ -149,21 +139,3 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
 def workers_with_rows(fleet: Fleet) -> NDArray[np.intp]:
     """Indices of the workers with a positive share."""
     return np.flatnonzero(fleet.worker_share)
-
-
-def multiply_both_sides(H: Array, exponents: Integers8) -> Array:
-    """D H D, shape (d, d), for D the powers of two with these exponents (d,); exact."""
-    e = exponents.astype(np.int32)
-    return np.asarray(np.ldexp(H, e[:, None] + e))
-
-
-def remove_noise(H: Array) -> Array:
-    """H (d, d), a noisy positive semidefinite matrix, with eigenvalues raised to its noise, in units of its diagonal.
-
-    The true eigenvalues are not negative, so the most negative one shows the size of the noise.
-    """
-    size = np.sqrt(np.maximum(np.diagonal(H), 0.0))
-    size[size == 0] = 1.0
-    e, Q = np.linalg.eigh(H / size[:, None] / size)
-    noise = max(-e[0], 1e-12 * max(e[-1], 1.0))
-    return np.asarray((Q * np.maximum(e, noise)) @ Q.T * size[:, None] * size)

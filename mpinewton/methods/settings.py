@@ -12,24 +12,24 @@ import msgspec
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.extensions import find_class
 from mpinewton.methods import METHODS
-from mpinewton.methods.support.method import AnyMethod, Method
+from mpinewton.methods.support.method import Algorithm
 from mpinewton.settings import aliases_of
 
 BARE_POINT = re.compile(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # .3 and 3., which people write, JSON not
 
 
-def find_method(name: str) -> type[AnyMethod]:
+def find_method(name: str) -> type[Algorithm]:
     """The class of a method: a built-in name with hyphens or underscores, `FILE.py:Class`, `package.module:Class`, or a
     name that an installed package registers. Raises ConfigError where there is none.
     """
     name = name if ":" in name else name.replace("_", "-")
-    kind, rest = find_class(name, Method, METHODS, "methods")  # type: ignore[type-abstract]
+    kind, rest = find_class(name, Algorithm, METHODS, "methods")  # type: ignore[type-abstract]
     if rest:
         raise ConfigError(f"{name}: settings of a method are given by --set key=value, not after the name")
     return kind
 
 
-def make_method(name: str | type[AnyMethod], settings: Mapping[str, Any]) -> AnyMethod:
+def make_method(name: str | type[Algorithm], settings: Mapping[str, Any]) -> Algorithm:
     """A method with these settings.
 
     Parameters
@@ -53,7 +53,7 @@ def make_method(name: str | type[AnyMethod], settings: Mapping[str, Any]) -> Any
         raise ConfigError(f"{kind.name}: {_in_words(error, kind)}") from None
 
 
-def settings_of(method: AnyMethod) -> dict[str, Any]:
+def settings_of(method: Algorithm) -> dict[str, Any]:
     """All settings of a method, nested as `make_method` takes them."""
     settings: dict[str, Any] = msgspec.to_builtins(method)
     return settings

@@ -17,14 +17,14 @@ from mpinewton.extensions import Reference
 from mpinewton.launcher import launcher_environment, mpiexec
 from mpinewton.methods import METHODS
 from mpinewton.methods.settings import settings_of
-from mpinewton.methods.support.method import AnyMethod
+from mpinewton.methods.support.method import Algorithm
 from mpinewton.testing.problems import Problem, together
 from mpinewton.testing.report import CheckFailed
 
 LIMIT = 300  # seconds that a job may take
 
 
-def check_mpiexec(method: AnyMethod, problem: Problem, many: Sequence[int] = (2, 3, 5)) -> str:
+def check_mpiexec(method: Algorithm, problem: Problem, many: Sequence[int] = (2, 3, 5)) -> str:
     """`mpinewton run` gives the same history and model on many ranks as on 1."""
     with tempfile.TemporaryDirectory() as text:
         folder, whole = Path(text), together(problem.shards)
@@ -44,7 +44,7 @@ def check_mpiexec(method: AnyMethod, problem: Problem, many: Sequence[int] = (2,
     return f"history_sha256 {digests[1][0][:12]}"
 
 
-def _digests(method: AnyMethod, problem: Problem, folder: Path, ranks: int) -> tuple[str, str]:
+def _digests(method: Algorithm, problem: Problem, folder: Path, ranks: int) -> tuple[str, str]:
     """Digests of history and model after 6 iterations on so many ranks."""
     out = folder / f"run-{ranks}"
     arguments = ["run", _name(method), folder / "shards", "-o", out, "--loss", problem.loss.name, "--tol", "0"]
@@ -69,7 +69,7 @@ def _digests(method: AnyMethod, problem: Problem, folder: Path, ranks: int) -> t
     return result["history_sha256"], result["w_sha256"]
 
 
-def _name(method: AnyMethod) -> str:
+def _name(method: Algorithm) -> str:
     """How the command line names the class: a built-in name, `FILE.py:Class` or `package.module:Class`."""
     return method.name if METHODS.get(method.name) is type(method) else Reference.of(method).kind
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mpinewton.methods.settings import make_method
-from mpinewton.methods.support.method import AnyMethod, Method
+from mpinewton.methods.support.method import Algorithm, Method
 from mpinewton.testing import method_checks, run_checks
 from mpinewton.testing.jobs import check_mpiexec
 from mpinewton.testing.method_checks import Expected, takes
@@ -26,7 +26,7 @@ class Check(NamedTuple):
 
 
 def check_method(
-    method: AnyMethod | type[AnyMethod],
+    method: Algorithm | type[Algorithm],
     *,
     settings: dict[str, Any] | None = None,
     limit: int = 200,
@@ -93,7 +93,7 @@ def check_method(
     return report
 
 
-def checks(method: AnyMethod, expected: Expected, dense: bool = True) -> Iterator[Check]:
+def checks(method: Algorithm, expected: Expected, dense: bool = True) -> Iterator[Check]:
     """The checks of `check_method`, one by one.
 
     Parameters
@@ -104,7 +104,7 @@ def checks(method: AnyMethod, expected: Expected, dense: bool = True) -> Iterato
         Whether to try dense rows on one worker, beside CSR rows with weights on five.
     """
     yield Check("settings", "", partial(method_checks.check_settings, method))
-    if type(method).choose is not Method.choose:  # a rule: what it chooses is checked by its own name
+    if not isinstance(method, Method):  # a rule: what it chooses is checked by its own name
         yield Check("choice", "all problems", partial(method_checks.check_choice, method))
         return
     problem, plain = problem_for(method, "csr"), problem_for(method, "dense")
@@ -125,7 +125,7 @@ def checks(method: AnyMethod, expected: Expected, dense: bool = True) -> Iterato
             yield Check("descent", name, partial(method_checks.check_descent, method, problem, one))
 
 
-def problem_for(method: AnyMethod, storage: str) -> Problem:
+def problem_for(method: Algorithm, storage: str) -> Problem:
     """The problem for checks that need one alone, "csr" or "dense". Raises CheckFailed if the method accepts none."""
     for name in (*(f"{loss}-{storage}" for loss in PREFERRED), *ZOO):
         if name.endswith(storage) and takes(method, ZOO[name]):

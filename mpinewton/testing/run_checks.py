@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,8 @@ def check_resumption(method: AnyMethod, problem: Problem) -> str:
     return f"{expected.row.iteration} iterations, stopped at 0 and 3"
 
 
-def check_bits(method: AnyMethod, problem: Problem) -> str:
-    """The states are the same, bit by bit, in a second run and on 2, 3 and 5 simulated ranks."""
+def check_bits(method: AnyMethod, problem: Problem, many: Sequence[int] = (2, 3, 5)) -> str:
+    """The states are the same, bit by bit, in a second run and on so many simulated ranks."""
     once = _trail(method, on_many(problem), problem.start)
     again = _trail(travelled(method), on_many(problem), problem.start)
     _compare_trails(
@@ -149,13 +149,13 @@ def check_bits(method: AnyMethod, problem: Problem) -> str:
         "random numbers that are not from worker.rng or fleet.rng (np.random.*, random), the clock, or something that "
         "is kept on the class or in a module",
     )  # fmt: skip
-    for ranks in (2, 3, 5):
+    for ranks in many:
         there = _trail(travelled(method), on_ranks(problem, ranks), problem.start)
         _compare_trails(
             once, there, f"on {ranks} ranks",
             "tasks of the workers read what the driver keeps on the method: a rank has a copy with the settings alone",
         )  # fmt: skip
-    return f"{len(once) - 1} iterations, twice and on 2, 3, 5 simulated ranks"
+    return f"{len(once) - 1} iterations, twice and on {', '.join(map(str, many))} simulated ranks"
 
 
 def _trail(method: AnyMethod, fleet: LocalFleet, start: Array, count: int = 6) -> list[dict[str, Any]]:

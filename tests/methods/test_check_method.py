@@ -333,7 +333,7 @@ class Own(Method[State]):
 def test_jobs_under_mpiexec_have_the_bits_of_one_process(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     method = make_method(f"{tmp_path}/own.py:Own", {"rate": 0.2})
-    assert check_mpiexec(method, ZOO["logistic-csr"], [3]).startswith("history_sha256 ")
+    assert check_mpiexec(method, ZOO["logistic-csr"], [2]).startswith("history_sha256 ")
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ def test_inexact_dane_with_many_small_steps_is_dane():
     # SVRG at a small step follows the mean of its steps; where it ends is the minimum, that DANE finds exactly.
     problem = ZOO["squared-dense"]
     exact = iterates(Dane(mu=0.5), on_many(problem), problem.start, 1)[-1]
-    walked = iterates(InexactDane(mu=0.5, learning_rate=0.004, steps=2500), on_many(problem), problem.start, 1)[-1]
+    walked = iterates(InexactDane(mu=0.5, learning_rate=0.01, steps=600), on_many(problem), problem.start, 1)[-1]
     assert np.linalg.norm(walked - exact) < 0.1 * np.linalg.norm(exact - problem.start)
 
 
@@ -235,10 +235,26 @@ def test_minibatches_are_right_in_the_mean(name):
     fleet.adopt(method)
     w, g = problem.start, problem.objective(problem.start)[1]
     drawn = []
-    for fleet.iteration in range(1, 401):
+    for fleet.iteration in range(1, 101):
         drawn.append(w - method.step(fleet, method.start(fleet, w)).w)
     error = np.std(drawn, axis=0) / np.sqrt(len(drawn))
     assert (abs(np.mean(drawn, axis=0) - g) < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("draw", ["sgd", "fresh", "epochs"])
+def test_every_row_is_in_as_many_minibatches(draw, monkeypatch):
+    worker, drawn = on_one(ZOO["logistic-csr"]).host.workers[0], []  # of 120 rows
+    for name in ("subset", "sampled_gradient"):
+        monkeypatch.setattr(worker, name, lambda rows, *_: drawn.append(rows))
+    for worker.iteration in range(1, 1001):
+        if draw == "sgd":
+            Sgd(batch_fraction=0.1).minibatch_gradient(worker, np.zeros(6))
+        else:
+            tasks.minibatch(worker, 12, draw)
+    assert {len(set(rows)) for rows in drawn} == {12}
+    counts = np.bincount(np.concatenate(drawn), minlength=120)
+    assert len(counts) == 120 and (abs(counts - 100) < 45).all()  # 4.7 standard deviations of the binomial
+    assert draw != "epochs" or set(counts) == {100}
 
 
 def test_local_sgd_is_the_textbook():
@@ -362,7 +378,7 @@ def test_settings_out_of_range_are_refused(kind, settings, rule):
 
 def test_inexact_dane_says_when_it_diverges():
     problem = ZOO["squared-dense"]
-    fleet, method = on_many(problem), InexactDane(learning_rate=0.3, steps=20)
+    fleet, method = on_many(problem), InexactDane(learning_rate=1.0, steps=20)
     fleet.adopt(method)
     ended = run(method, fleet, problem.start, [Iterations(100)])
     assert ended.kind == "diverged"

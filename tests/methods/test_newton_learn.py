@@ -217,7 +217,11 @@ def test_the_learnt_hessian_majorises_the_true_one(method, name, settings):
             for worker, old in zip(fleet.host.workers, before)
         )
         before[:] = kept_h(fleet)
-        worst.append(np.linalg.eigvalsh(beta * now.H - now.C - weighted_gram(problem, h))[0])
+        bound = beta * now.H - now.C
+        worst.append(np.linalg.eigvalsh(bound - weighted_gram(problem, h))[0])
+        if method == "nl2":
+            step = np.linalg.solve(bound + problem.l2 * np.eye(6), problem.objective(now.w)[1])
+            np.testing.assert_allclose(after.w, now.w - step, atol=1e-12)
         H = weighted_gram(problem, np.concatenate(before) + 0.5)
         np.testing.assert_allclose(after.H, H, atol=1e-12 * np.abs(H).max())
 

@@ -42,12 +42,12 @@ def bits(result: dict) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_the_same_bits_after_a_stop_on_three_ranks(digits, tmp_path, capsys):
+def test_the_same_bits_after_a_stop_on_two_ranks(digits, tmp_path, capsys):
     """Other methods: on the ranks of tests/mpi, and on simulated ones in `check_bits`."""
     capsys.readouterr()
     one = trained(1, "nsisa", digits, tmp_path / "one", 8)
     assert "orthogonalises its own momentum" in "".join(capsys.readouterr())
-    half = trained(3, "nsisa", digits, tmp_path / "halves", 5)
+    half = trained(2, "nsisa", digits, tmp_path / "halves", 5)
     assert bits(half) != bits(one)
     assert bits(trained(1, "nsisa", digits, tmp_path / "halves", 8)) == bits(one)
 

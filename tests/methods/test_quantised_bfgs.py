@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from fleets import on_many
 
+from mpinewton.compress.hessian import decode_hessian, multiply_both_sides, remove_noise
 from mpinewton.linalg.lbfgs import bfgs_inverse
-from mpinewton.methods.quantised_bfgs import QuantisedBfgs, multiply_both_sides, remove_noise
+from mpinewton.methods.quantised_bfgs import QuantisedBfgs
 from mpinewton.runs.loop import run
 from mpinewton.runs.stopping import GradientBelow, Iterations
 from mpinewton.testing.problems import ZOO
@@ -56,7 +57,7 @@ def test_the_coarse_hessian_is_right_in_the_mean(levels):
     size = np.sqrt(np.diagonal(H))
     for worker.iteration in range(draws):
         exponents, data = method.encode_hessian(worker, PROBLEM.start, float(levels))
-        total = total + method.decode_hessian(exponents, data, levels)
+        total = total + decode_hessian(exponents, data, levels)
     # One entry errs by at most 2 |H_jj H_kk|^1/2 2^2 / levels, half of that in the root mean square.
     error = np.abs(total / draws - H) / np.outer(size, size)
     assert error.max() < 5 * 4 / (2 * levels * np.sqrt(draws))

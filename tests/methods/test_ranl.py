@@ -392,7 +392,7 @@ def test_minibatches_are_drawn_anew_and_right_in_the_mean():
     fleet = on_one(problem)
     method = make_method("ranl", {"batch": 10, "policy": "full"})
     worker, draws = fleet.host.workers[0], []
-    for worker.iteration in range(3000):
+    for worker.iteration in range(600):
         draws.append(method.full_gradient(worker, problem.start)[0])
     worker.move_to(problem.start)
     error = np.mean(draws, axis=0) - worker.gradient()

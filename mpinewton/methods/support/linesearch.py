@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from mpinewton.arrays import NAN, Array
-from mpinewton.fleet import Fleet, Worker
+from mpinewton.fleet import Fleet, Worker, batched
 from mpinewton.methods.support.method import State, fail
 from mpinewton.methods.support.tasks import advance
 from mpinewton.settings import Configured, setting
@@ -109,11 +109,13 @@ class Backtracking(Configured):
         best = np.argmax(good) if largest else np.argmin(np.where(good, losses, np.inf))
         return float(steps[best])
 
+    @batched
     def try_first(self, worker: Worker, p: Array) -> Array:
         """Set the direction p; f_i at the first steps of the grid along p: `first` floats."""
         worker.set_direction(p)
         return worker.losses(self.grid[: self.first])
 
+    @batched
     def try_others(self, worker: Worker, first: float) -> Array:
         """f_i at the other steps of the grid: 51 floats or more, less the first."""
         return worker.losses(self.grid[int(first) :])

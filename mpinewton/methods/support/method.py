@@ -94,10 +94,8 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Method(Configured, ABC, Generic[S]):
-    """Base of all methods. Fields are the settings, letters of the paper allowed; `start` and `step` run on the driver.
-
-    Derive from `Method[MyState]`, or from `Method[State]` if nothing but weights, loss and gradient is remembered.
+class Algorithm(Configured, ABC):
+    """What users name to solve a problem: a `Method`, or a `Rule` that chooses a method. Its fields are the settings.
 
     Attributes
     ----------
@@ -105,16 +103,66 @@ class Method(Configured, ABC, Generic[S]):
     needs : tuple of str
         What the loss must provide; see `Loss.provides`.
     convex_only : bool
-        Whether the method is meaningless for a loss that is not convex.
+        Whether the algorithm is meaningless for a loss that is not convex.
+    rows_travel : bool
+        Whether rows of the data leave their workers: such methods are compared apart from the others.
+    cost : Cost or None
+        Cost of an iteration; the docstring's last line is made of it, and a test compares it with the ledger.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("gradient",)
+    convex_only: ClassVar[bool] = False
+    rows_travel: ClassVar[bool] = False
+    cost: ClassVar[Cost | None] = None
+
+    @abstractmethod
+    def choose(self, problem: Problem) -> AnyMethod:
+        """The method that runs on this problem."""
+
+    @abstractmethod
+    def validate(self, problem: Problem) -> None:
+        """Refuse a problem that this algorithm cannot solve, before anything is started. Raises ConfigError."""
+
+    def validate_loss(self, loss: Loss) -> None:
+        """Refuse a loss that lacks what this method needs, and name losses that have it. Raises ConfigError."""
+        missing = [need for need in self.needs if need not in loss.provides]
+        if missing:
+            able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
+            raise ConfigError(
+                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
+                f"{loss.name} provides {', '.join(sorted(loss.provides))}: `mpinewton methods` lists what each needs"
+            )
+        if self.convex_only and not loss.convex:
+            raise ConfigError(
+                f"{self.name} needs a convex loss, and {loss.name} is not convex; use dino, lbfgs or giant with "
+                "negative=abs"
+            )
+
+
+class Rule(Algorithm):
+    """A rule that chooses a method for a problem, as `auto`. Derive from it and write `choose`.
+
+    `choose` depends on the problem and the settings alone, so that a run that is resumed, on any number of ranks, goes
+    on with the same method.
+    """
+
+    def validate(self, problem: Problem) -> None:
+        self.choose(problem).validate(problem)
+
+
+@dataclass(frozen=True)
+class Method(Algorithm, Generic[S]):
+    """Base of all methods. Fields are the settings, letters of the paper allowed; `start` and `step` run on the driver.
+
+    Derive from `Method[MyState]`, or from `Method[State]` if nothing but weights, loss and gradient is remembered.
+
+    Attributes
+    ----------
     shards_alike : bool
         Whether the method averages local models or directions, which helps only if shards resemble one another.
     any_units : bool
         Whether the run may centre and scale columns of very different units for it, as for methods with a line search
         whose settings have no units; see `mpinewton.runs.columns`.
-    rows_travel : bool
-        Whether rows of the data leave their workers: such methods are compared apart from the others.
-    cost : Cost or None
-        Cost of an iteration; the docstring's last line is made of it, and a test compares it with the ledger.
     matrices : float
         Peak memory of the driver or a worker in matrices of d x d float64, as measured; 0 where none is formed.
     remedy : str
@@ -123,12 +171,8 @@ class Method(Configured, ABC, Generic[S]):
         The class of what `start` and `step` return; taken from the class that `Method[...]` names.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("gradient",)
-    convex_only: ClassVar[bool] = False
     shards_alike: ClassVar[bool] = False
     any_units: ClassVar[bool] = False
-    rows_travel: ClassVar[bool] = False
-    cost: ClassVar[Cost | None] = None
     matrices: ClassVar[float] = 0.0
     remedy: ClassVar[str] = ""
     state: ClassVar[type[State]] = State
@@ -162,7 +206,7 @@ class Method(Configured, ABC, Generic[S]):
         return "rows" in self.needs
 
     def choose(self, problem: Problem) -> AnyMethod:
-        """The method that runs on this problem: this one itself, but for a rule, as `auto`, which chooses another."""
+        """This method itself."""
         return self
 
     def validate(self, problem: Problem) -> None:
@@ -183,21 +227,6 @@ class Method(Configured, ABC, Generic[S]):
                 "the rows",
                 self.name, problem.partition,
             )  # fmt: skip
-
-    def validate_loss(self, loss: Loss) -> None:
-        """Refuse a loss that lacks what this method needs, and name losses that have it. Raises ConfigError."""
-        missing = [need for need in self.needs if need not in loss.provides]
-        if missing:
-            able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
-            raise ConfigError(
-                f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
-                f"{loss.name} provides {', '.join(sorted(loss.provides))}: `mpinewton methods` lists what each needs"
-            )
-        if self.convex_only and not loss.convex:
-            raise ConfigError(
-                f"{self.name} needs a convex loss, and {loss.name} is not convex; use dino, lbfgs or giant with "
-                "negative=abs"
-            )
 
     def require_memory(self, problem: Problem, matrices: float) -> None:
         """Refuse to form so many matrices of d x d where they do not fit into memory. Raises ConfigError."""
@@ -227,7 +256,7 @@ class Method(Configured, ABC, Generic[S]):
 AnyMethod = Method[Any]
 
 
-def _accepts(method: AnyMethod, loss: Loss) -> bool:
+def _accepts(method: Algorithm, loss: Loss) -> bool:
     try:
         method.validate_loss(loss)
     except ConfigError:
