@@ -1,86 +1,68 @@
-"""Iterations in a minute on one node and over an emulated wide-area network: Table 3 of the DINO paper in form.
+"""Predicted and measured seconds over emulated wide-area networks; Table 3 of the DINO paper in form.
 
     python benchmarks/wide_area.py [-o DIR] [--page FILE.md]       make wan writes docs/wide-area.md
 
 Runs benchmarks/wide_area.toml, 6 ranks: on this machine as it is, and with every rank on a host of its own, joined by
 links with a delay and a rate (scripts/wan.sh). The processors are the same, so what differs is the network. Finished
-runs in DIR are not run again. Needs root for the network, and MPINEWTON_DATA or the data sets beside the checkout.
+runs in DIR are not run again. Needs root for the networks.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import math
 import os
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 from pathlib import Path
 
+import numpy as np
+
+from mpinewton.data.manifest import Manifest
 from mpinewton.experiments.grid import plain, read_experiment
+from mpinewton.experiments.plan import CANDIDATES, estimate
 from mpinewton.launcher import mpiexec
+from mpinewton.methods.auto import Auto
+from mpinewton.report.network import Network, read_network
 from mpinewton.report.reading import RunRecord, read_run
+from mpinewton.report.replay import replay
 from mpinewton.report.tables import Table
+from mpinewton.runs.job import Job, load_job, read_options
 
 HERE = Path(__file__).resolve()
-JOB, WAN, SHARED = (
-    HERE.with_suffix(".toml"),
-    HERE.parents[1] / "scripts" / "wan.sh",
-    HERE.parents[2] / "shared" / "data",
-)
-WORKERS = 5
-PROBLEMS = ("digits/softmax", "mnist/softmax")
-HOPS = math.ceil(math.log2(WORKERS + 1))  # from the first to the last of the ranks, by a binomial tree
+JOB, WAN = HERE.with_suffix(".toml"), HERE.parents[1] / "scripts" / "wan.sh"
+EXPERIMENT = read_experiment(JOB)
+LABELS = [method.label or method.method for method in EXPERIMENT.method]
+PROBLEM, WORKERS = "drawn/logistic", 5
+TURNS, CALIBRATION = ("1", "2"), "network.toml"
+GOAL = 1e-4  # |g| at most so many times the first, for `plan`
+CLOSE, NEAR = 0.25, 1.5  # of a prediction; of a choice, relative to the best
 # Change of the number of iterations in an hour, going from one node to six continents.
-PAPER = {
-    "DINO": "+300%",
-    "DINGO": "+300%",
-    "GIANT": "+350%",
-    "DiSCO": "+171%",
-    "InexactDANE": "+128%",
-    "AIDE": "+127%",
-    "SGD": "-32%",
-}
-SECOND_ORDER = tuple(PAPER)[:-1]
-BUSY, IDLE = ("DINO", "DINGO", "GIANT"), ("DiSCO", "InexactDANE", "AIDE", "SGD")
+PAPER = {"DINO": "+300%", "DINGO": "+300%", "GIANT": "+350%", "DiSCO": "+171%", "SGD": "-32%"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the ranks are: a delay in ms one way and a rate in Mbit/s, or all on one node."""
+    """A network: a delay in ms one way and a rate in Mbit/s; both 0: this machine as it is."""
 
-    name: str
-    delay: float = 0.0
-    rate: float = 0.0
-
-
-PLACES = (Place("one node"), Place("10 ms", 10, 100), Place("50 ms", 50, 100))
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What an iteration took: wall seconds, those of the slowest rank's work, rounds and floats of a worker's link."""
-
-    seconds: float
-    compute: float
-    rounds: float
-    floats: float
-    iterations: int
-    loss: float
+    delay: int = 0
+    rate: int = 0
 
     @property
-    def a_minute(self) -> float:
-        return 60 / self.seconds
+    def name(self) -> str:
+        return f"{self.delay} ms, {self.rate} Mbit/s" if self.delay else "one node"
 
-    def predicted(self, place: Place) -> float:
-        """Seconds an iteration over the network, of a pace on one node."""
-        return self.seconds + self.rounds * place.delay / 1e3 + self.floats * 64 / (place.rate * 1e6)
+    @property
+    def command(self) -> list[str]:
+        """What a command starts with here."""
+        return ["bash", str(WAN), "-n", str(WORKERS + 1), "-d", str(self.delay), "-r", str(self.rate)]
 
 
-Paces = dict[str, dict[str, Pace]]  # place -> method -> pace
+NODE, *NETWORKS = Place(), *(Place(delay, rate) for rate in (10, 100) for delay in (5, 20, 50))
 
 
 def main() -> None:
@@ -89,202 +71,204 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
-    os.environ.setdefault("MPINEWTON_DATA", str(SHARED))
-    if not Path(os.environ["MPINEWTON_DATA"]).exists():
-        print("skipped: no MPINEWTON_DATA, and the data sets are not beside the checkout")
-        return
     tried = subprocess.run(["bash", str(WAN), "-n", "1", "true"], env=environment(), capture_output=True, text=True)
     if tried.returncode == 2:
         print(f"skipped: {tried.stderr.strip()}")
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or Path(scratch)
-        for problem, place in itertools.product(PROBLEMS, PLACES):
-            run(place, folder / plain(place.name), problem)
-        problems = {problem: paces(folder, problem) for problem in PROBLEMS}
-    parts = [table for problem, found in problems.items() for table in tables(problem, found)]
-    judgement = claims(problems)
-    print("\n\n".join(f"{heading}\n{table.text()}" for heading, table in [*parts, ("claims", judgement)]))
-    if options.page:
-        options.page.write_text(page(parts, judgement))
+        for turn, place in itertools.product(TURNS, (NODE, *NETWORKS)):
+            run(place, folder / turn / plain(place.name))
+        calibrate(folder / CALIBRATION)
+        found = Comparison(folder)
+        print("\n\n".join(f"{heading}\n{table.text()}" for heading, table in found.tables()))
+        if options.page:
+            options.page.write_text(page(found))
+            draw(found, options.page.with_suffix(".png"))
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "MPIEXEC": mpiexec()}
 
 
-def run(place: Place, folder: Path, problem: str) -> None:
-    """Have one problem of the job run in this place, into this folder."""
-    compare = [sys.executable, "-m", "mpinewton", "compare", str(JOB), "-o", str(folder), "--only", problem]
-    if place.delay:
-        network = ["-n", str(WORKERS + 1), "-d", str(place.delay), "-r", str(place.rate)]
-        command = ["bash", str(WAN), *network, *compare]
-    else:
-        command = [*compare, "--nproc", str(WORKERS)]
-    print(f"{problem}, {place.name} ...", flush=True)
-    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
+def run(place: Place, folder: Path) -> None:
+    """Run the experiment in this place, into this folder."""
+    print(f"{place.name} ...", flush=True)
+    command = [sys.executable, "-m", "mpinewton", "compare", str(JOB), "-o", str(folder)]
+    whole = [*place.command, *command] if place.delay else [*command, "--nproc", str(WORKERS)]
+    subprocess.run(whole, env=environment(), check=True, stdout=subprocess.DEVNULL)
 
 
-def paces(folder: Path, problem: str) -> Paces:
-    """Every method's pace in every place."""
-    labels = [method.label or method.method for method in read_experiment(JOB).method]
-    return {
-        place.name: {label: pace(read_run(folder / plain(place.name) / problem / plain(label))) for label in labels}
-        for place in PLACES
-    }
+def calibrate(path: Path) -> None:
+    """Measure what a message takes on this machine, unless it has been measured."""
+    if not path.exists():
+        doctor = [sys.executable, "-m", "mpinewton", "doctor", str(path.parent), "--network", str(path)]
+        subprocess.run([*doctor, "--nproc", str(WORKERS)], check=True, stdout=subprocess.DEVNULL)
 
 
-def pace(record: RunRecord) -> Pace:
-    """The pace of a run, its start left out."""
-    columns, iterations = record.columns, int(record.last("iteration"))
-    if not iterations:
-        raise SystemExit(f"{record.folder}: no iteration was finished; give the runs more max_seconds in {JOB.name}")
-    with (record.folder / "ledger.csv").open(newline="") as file:
-        entries = [entry for entry in csv.DictReader(file) if int(entry["iteration"]) > 0]
-    rounds = len({entry["round"] for entry in entries})
-    floats = sum(int(entry["floats"]) for entry in entries)
-    compute = sum(float(entry["compute"]) for entry in entries)
-    seconds = float(columns["seconds"][-1] - columns["seconds"][0])
-    each = (total / iterations for total in (seconds, compute, rounds, floats))
-    return Pace(*each, iterations, float(columns["loss"][-1]))
+class Comparison:
+    """The runs of a folder, by place and method.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.runs = {
+            place: {label: faster(folder, f"{plain(place.name)}/{PROBLEM}/{plain(label)}") for label in LABELS}
+            for place in (NODE, *NETWORKS)
+        }
+        self.message = read_network(str(folder / CALIBRATION)).message
+        self.networks = {
+            place: Network(latency=place.delay / 1e3, bandwidth=place.rate * 1e6, message=self.message)
+            for place in NETWORKS
+        }
+
+    @cached_property
+    def seconds(self) -> dict[tuple[str, Place], tuple[float, float]]:
+        """Predicted and measured seconds to the last iterate of the run over the network, or of that on one node."""
+        found = {}
+        for place, network in self.networks.items():
+            for label, there in self.runs[place].items():
+                here = self.runs[NODE][label]
+                last = min(run.last("iteration") for run in (here, there))
+                rows = [int(np.searchsorted(run.columns["iteration"], last)) for run in (here, there)]
+                predicted = float(replay(here, network).seconds[rows[0]])
+                found[label, place] = predicted, float(there.columns["seconds"][rows[1]])
+        return found
+
+    @property
+    def close(self) -> int:
+        """Number of predictions that are close."""
+        return sum(abs(p / m - 1) <= CLOSE for p, m in self.seconds.values())
+
+    def tables(self) -> list[tuple[str, Table]]:
+        """All tables, under their headings."""
+        return [
+            ("Predicted and measured seconds", self.predictions()),
+            (f"The method that takes least to |g| <= {GOAL:g} |g_0|", self.choices()),
+            ("Iterations a minute", self.speeds()),
+            ("Claims of the DINO paper about Table 3", self.claims()),
+        ]
+
+    def predictions(self) -> Table:
+        """Predicted and measured seconds, and their difference."""
+        rows = []
+        for label in LABELS:
+            pairs = [self.seconds[label, place] for place in NETWORKS]
+            rows.append((label, *(f"{p:.3g} / {m:.3g} ({p / m - 1:+.0%})" for p, m in pairs)))
+        return Table(("method", *(place.name for place in NETWORKS)), rows)
+
+    def choices(self) -> Table:
+        """What `plan` and `auto` choose in each network, and what takes least as measured."""
+        rows = []
+        for place, network in self.networks.items():
+            names = [label for label in LABELS if method_of(self.runs[NODE][label]) in CANDIDATES]
+            taken = {label: seconds_to_goal(self.runs[place][label]) for label in names}
+            jobs = {label: job_of(self.runs[NODE][label]) for label in names}
+            plans = {label: estimate(self.runs[NODE][label], *jobs[label], network).seconds for label in names}
+            planned = min(plans, key=lambda label: plans[label][::-1])
+            job, manifest = jobs[planned]
+            rule = Auto(latency=network.latency, rate=network.bandwidth).choose(job.plan(manifest).problem()).name
+            chosen = next(label for label in names if method_of(self.runs[NODE][label]) == rule)
+            best = min(taken, key=taken.__getitem__)
+            predicted = f"{plans[planned][1]:.3g} s"
+            ratios = [f"{each}, {taken[each]:.3g} s, {taken[each] / taken[best]:.2f}" for each in (planned, chosen)]
+            rows.append((place.name, f"{best}, {taken[best]:.3g} s", predicted, *ratios))
+        header = ("network", "least, measured", "plan predicts", "plan's choice, measured, ratio", "auto's")
+        return Table(header, rows)
+
+    def pace(self, label: str, place: Place) -> float:
+        """Iterations a minute, the start left out."""
+        run = self.runs[place][label]
+        seconds = run.columns["seconds"]
+        return 60 * run.last("iteration") / float(seconds[-1] - seconds[0])
+
+    def speeds(self) -> Table:
+        """Iterations a minute, and what the paper has."""
+        rows = [(label, *(f"{self.pace(label, at):.3g}" for at in self.runs), PAPER.get(label, "")) for label in LABELS]
+        return Table(("method", *(place.name for place in self.runs), "change in the paper"), rows)
+
+    def claims(self) -> Table:
+        """What the paper says of its Table 3, put to the runs."""
+        rows: list[tuple[str, ...]] = []
+        for place in NETWORKS:
+            kept = {label: self.pace(label, place) / self.pace(label, NODE) for label in PAPER}
+            second_order = [share for label, share in kept.items() if label != "SGD"]
+            before, after = (self.pace("SGD", where) / self.pace("DINO", where) for where in (NODE, place))
+            rows += [
+                (claim, place.name, found, "holds" if truth else "does not hold")
+                for claim, found, truth in (
+                    (
+                        "second-order methods do more iterations over the network than on one node (003, 4)",
+                        f"{sum(share > 1 for share in second_order)} of {len(second_order)}",
+                        min(second_order) > 1,
+                    ),
+                    (
+                        "SGD loses more than any second-order method (003, Table 3)",
+                        ", ".join(f"{label} keeps {share:.1%}" for label, share in kept.items()),
+                        kept["SGD"] < min(second_order),
+                    ),
+                    (
+                        "SGD's lead over DINO in iterations shrinks (003, Table 3: from 581 times to 99)",
+                        f"from {before:.3g} times to {after:.3g}",
+                        after < before,
+                    ),
+                )
+            ]
+        return Table(("claim", "network", "what was found", "verdict"), sorted(rows, key=lambda row: row[0]), 4)
 
 
-def tables(problem: str, found: Paces) -> list[tuple[str, Table]]:
-    """The tables of a problem, under their headings."""
-    return [
-        (f"{problem}: iterations a minute", speeds(found)),
-        (f"{problem}: an iteration in milliseconds, and where they go", costs(found)),
-        (f"{problem}: loss at the end", losses(found)),
-    ]
+def faster(folder: Path, name: str) -> RunRecord:
+    """Of the turns, the run that took least for an iteration: what else computes here makes runs slower."""
+    runs = [read_run(folder / turn / name) for turn in TURNS]
+    return min(runs, key=lambda run: run.last("seconds") / max(1, run.last("iteration")))
 
 
-def speeds(found: Paces) -> Table:
-    """Iterations a minute, and what the network takes of them."""
-    node, far = found[PLACES[0].name], [place.name for place in PLACES[1:]]
-    rows = [
-        (
-            label,
-            f"{one.a_minute:.4g}",
-            *(f"{found[name][label].a_minute:.4g}" for name in far),
-            *(f"{found[name][label].a_minute / one.a_minute - 1:+.0%}" for name in far),
-            PAPER.get(label, ""),
-        )
-        for label, one in node.items()
-    ]
-    return Table(("method", "one node", *far, *(f"change at {name}" for name in far), "paper"), rows)
+def method_of(run: RunRecord) -> str:
+    return str(run.config["method"])
 
 
-def costs(found: Paces) -> Table:
-    """An iteration's rounds and floats, its milliseconds, and what they were predicted to be."""
-    node, far = found[PLACES[0].name], PLACES[1:]
-    rows = []
-    for label, one in node.items():
-        there = [(place, found[place.name][label]) for place in far]
-        rows.append(
-            (
-                *(label, f"{one.rounds:.4g}", f"{one.floats:.4g}", f"{1e3 * one.seconds:.3g}"),
-                f"{one.compute / one.seconds:.0%}",
-                *(f"{1e3 * s:.3g}" for place, pace in there for s in (one.predicted(place), pace.seconds)),
-                *("-" if math.isnan(times := excess(one, pace, place)) else f"{times:.2g}" for place, pace in there),
-            )
-        )
-    header = ["method", "rounds", "floats", "one node", "of it work"]
-    header += [cell for place in far for cell in (f"{place.name} predicted", "measured")]
-    return Table((*header, *(f"added / predicted at {place.name}" for place in far)), rows)
+def job_of(run: RunRecord) -> tuple[Job, Manifest]:
+    """The job of a run with the goal of `plan`, and the manifest of its data."""
+    return load_job(Job.of({**read_options(run.folder / "config.toml"), "rtol": GOAL}, str(run.folder)))
 
 
-def losses(found: Paces) -> Table:
-    """Where the methods were when time was up."""
-    node = found[PLACES[0].name]
-    rows = [(label, *(f"{found[place.name][label].loss:.4f}" for place in PLACES)) for label in node]
-    return Table(("method", *(place.name for place in PLACES)), rows)
+def seconds_to_goal(run: RunRecord) -> float:
+    """Seconds until the goal; infinite where it was not reached."""
+    norms = run.columns["grad_norm"]
+    reached = np.flatnonzero(norms <= GOAL * norms[0])
+    return float(run.columns["seconds"][reached[0]]) if len(reached) else inf
 
 
-def excess(one: Pace, other: Pace, place: Place) -> float:
-    """How many times the predicted seconds the network added; NaN where these are few beside the others."""
-    expected = one.predicted(place) - one.seconds
-    return math.nan if expected < one.seconds / 2 else (other.seconds - one.seconds) / expected
+def draw(found: Comparison, path: Path) -> None:
+    """Predicted against measured seconds, one mark for every method and network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for place, mark in zip(NETWORKS, "os^DvP"):
+        pairs = np.array([found.seconds[label, place] for label in LABELS])
+        axes.loglog(pairs[:, 0], pairs[:, 1], mark, label=place.name, alpha=0.8)
+    ends = np.array([0.8 * min(map(min, found.seconds.values())), 1.2 * max(map(max, found.seconds.values()))])
+    axes.plot(ends, ends, color="0.5", linewidth=1)
+    axes.fill_between(ends, ends / (1 + CLOSE), ends / (1 - CLOSE), color="0.9", label="within 25 %")
+    axes.set(xlabel="predicted seconds", ylabel="measured seconds", xlim=ends)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
 
 
-def claims(problems: dict[str, Paces]) -> Table:
-    """What the paper says of its Table 3, and we of ours, put to the runs."""
-    rows: dict[str, list[tuple[str, ...]]] = {}  # by claim
-    for (problem, paces_there), place in itertools.product(problems.items(), PLACES[1:]):
-        node, there = paces_there[PLACES[0].name], paces_there[place.name]
-        for claim, found, truth in [*judged(node, there), forecast(node, there, place)]:
-            words = "holds" if truth else "does not hold"
-            rows.setdefault(claim, []).append((claim, f"{problem}, {place.name}", found, words))
-    header = ("claim", "problem, network", "what was found", "verdict")
-    return Table(header, list(itertools.chain(*rows.values())), 4)
-
-
-def judged(node: dict[str, Pace], there: dict[str, Pace]) -> list[tuple[str, str, bool]]:
-    """Claims, what was found and whether they hold, for one problem and one network."""
-    kept = {label: there[label].a_minute / node[label].a_minute for label in node}
-    shares = {label: f"{label} {share:.1%}" for label, share in kept.items()}
-    faster = [label for label in SECOND_ORDER if kept[label] > 1]
-    busy, idle = min(BUSY, key=kept.__getitem__), max(IDLE, key=kept.__getitem__)
-    lowest = min(PAPER, key=lambda label: there[label].loss)
-    before, after = (paces["SGD"].a_minute / paces["DINO"].a_minute for paces in (node, there))
-    dino, adaptive, sgd = (there[label].loss for label in ("DINO", "DINO adaptive", "SGD"))
-    return [
-        (
-            "second-order methods do more iterations over the network than on one node (003, 4 and Table 3)",
-            f"{len(faster)} of {len(SECOND_ORDER)}",
-            len(faster) == len(SECOND_ORDER),
-        ),
-        ("SGD does fewer (003, Table 3)", f"keeps {shares['SGD']}", kept["SGD"] < 1),
-        (
-            "SGD loses more than any second-order method (003, Table 3)",
-            f"keep {', '.join(shares[label] for label in PAPER)}",
-            kept["SGD"] < min(kept[label] for label in SECOND_ORDER),
-        ),
-        (
-            "DINO, DINGO and GIANT, which compute most, keep most (003, 4)",
-            f"least of these {shares[busy]}, most of the others {shares[idle]}",
-            kept[busy] > kept[idle],
-        ),
-        (
-            "SGD's lead over DINO in iterations shrinks (003, Table 3: from 581 times to 99)",
-            f"from {before:.3g} times to {after:.3g}",
-            after < before,
-        ),
-        (
-            "(ours) at the end DINO has a lower loss than SGD (not claimed)",
-            f"DINO {dino:.4f}, SGD {sgd:.4f}; lowest of the paper's methods: {lowest}",
-            dino < sgd,
-        ),
-        (
-            "(ours) DINO adaptive has a lower loss then than DINO as published (not claimed)",
-            f"{adaptive:.4f}, {dino:.4f}",
-            adaptive < dino,
-        ),
-    ]
-
-
-def forecast(node: dict[str, Pace], there: dict[str, Pace], place: Place) -> tuple[str, str, bool]:
-    """The claim that rounds and bits tell what a network costs, up to the depth of the trees."""
-    factors = {label: excess(node[label], there[label], place) for label in node}
-    told = {label: factor for label, factor in factors.items() if not math.isnan(factor)}
-    claim = f"(ours) the network adds at most {HOPS} times what was predicted, the depth of the trees (not claimed)"
-    if not told:
-        return claim, "it should add little to any", True
-    least, most = min(told, key=told.__getitem__), max(told, key=told.__getitem__)
-    found = f"from {told[least]:.2g} times ({least}) to {told[most]:.2g} ({most})"
-    return claim, found, told[most] <= HOPS
-
-
-def page(parts: list[tuple[str, Table]], found: Table) -> str:
+def page(found: Comparison) -> str:
     """The page, in Markdown."""
-    experiment, cores = read_experiment(JOB), len(os.sched_getaffinity(0))
-    stop = experiment.stop
-    text = experiment.text.format(
+    stop, cores = EXPERIMENT.stop, len(os.sched_getaffinity(0))
+    text = EXPERIMENT.text.format(
         seconds=stop["max_seconds"], most=stop["max_iterations"], cores=cores, ranks=WORKERS + 1,
-        slower=max(1, WORKERS / cores), hops=HOPS,
+        message=1e6 * found.message, close=found.close, cells=len(found.seconds),
+        goal=GOAL,
     )  # fmt: skip
-    sections = [f"# {experiment.title}", text.strip(), "Written by the runs themselves; `make wan` does them again."]
-    sections += ["## Claims", found.markdown()]
-    for heading, table in parts:
+    sections = [f"# {EXPERIMENT.title}", text.strip(), "Written by the runs themselves; `make wan` does them again."]
+    for heading, table in found.tables():
         sections += [f"## {heading}", table.markdown()]
     return "\n\n".join(sections) + "\n"
 

@@ -12,6 +12,7 @@
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +110,7 @@ static void accept_from(int i) {
 static _Noreturn void join(int count, char **names) {
     ports = count;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* never outlive the script */
+    sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){1}); /* before what computes here, where that is permitted */
     for (int i = 0; i < ports; i++) listen_at(i, names[i]);
     for (;;) {
         double wait = forward() - now();

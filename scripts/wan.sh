@@ -71,6 +71,9 @@ make_network() {
             peer name "$link" netns "$switch" 2> "$work/why" || refuse "no links here: $(tail -n 1 "$work/why")"
         ip -n "$here" address add "10.77.0.$((i + 1))/24" dev eth0
         ip netns exec "$here" "$work/relay" plain eth0
+        # Long messages then depend on the network alone: other kernels may pace them (BBR), and forget after a pause.
+        ip netns exec "$here" sh -ec "cd /proc/sys/net/ipv4; echo reno > tcp_congestion_control
+            echo 0 > tcp_slow_start_after_idle" 2> "$work/why" || refuse "TCP cannot be set here: $(tail -n 1 "$work/why")"
         ip netns exec "$switch" "$work/relay" plain "$link"
         ip -n "$here" link set eth0 up
         ip -n "$switch" link set "$link" up

@@ -68,18 +68,14 @@ def table(found: Coefficients) -> list[dict[str, Any]]:
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     """The table as text, in columns."""
     from mpinewton.cli.pack import shown_name
+    from mpinewton.report.tables import Table
 
     def text(value: Any) -> str:
         return "" if value is None else shown_name(value) if isinstance(value, str) else f"{value:.6g}"
 
-    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells)]
+    cells = [tuple(text(value) for value in row.values()) for row in rows]
     words = sum(isinstance(value, str) for value in rows[0].values())
-    return [
-        "  ".join(cell.ljust(width) if place < words else cell.rjust(width) for place, (cell, width) in
-                  enumerate(zip(line, widths))).rstrip()
-        for line in cells
-    ]  # fmt: skip
+    return Table(tuple(rows[0]), cells, words).text().splitlines()
 
 
 def meaning(model: Model) -> str:

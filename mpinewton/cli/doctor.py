@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ def examine(session: Session, folder: Path) -> str:
     """
     ranks = [facts(), *session.each(facts, list(range(1, session.ranks)))]
     promised = promised_ranks()
-    timings = session.time_collectives(NUMBERS)
+    timings = while_fast(session.time_collectives, NUMBERS, lambda timing: timing.fixed)
     files, wrong_files = about_folder(session, folder)
     lines = [
         *about_versions(ranks[0]),
@@ -101,7 +101,7 @@ def describe_network(session: Session, path: Path) -> str:
 
     from mpinewton.report.network import fit_network
 
-    echoes = session.time_echoes(ECHO_SIZES)
+    echoes = while_fast(session.time_echoes, ECHO_SIZES, lambda echo: echo.seconds)
     sizes, ranks, seconds = np.array([(echo.size, echo.ranks, echo.seconds) for echo in echoes], dtype=float).T
     found, error = fit_network(sizes, ranks, seconds)
     line = (
@@ -117,6 +117,16 @@ def describe_network(session: Session, path: Path) -> str:
     except OSError as fault:
         raise ConfigError(f"{path} cannot be written: {fault.strerror}; give another --network FILE") from fault
     return f"{line}; written to {path}"
+
+
+def while_fast(measure: Any, sizes: Sequence[int], seconds: Callable[[Any], float]) -> list[Any]:
+    """What is measured of messages of these sizes, up to the first that a slow network lets take long."""
+    found: list[Any] = []
+    for size in sizes:
+        found += measure([size])
+        if found and seconds(found[-1]) > max(0.1, 1.5 * seconds(found[0])):
+            break
+    return found
 
 
 def facts(_: object = None) -> dict[str, Any]:

@@ -33,7 +33,10 @@ def command(model: Path, data: str, as_json: bool, **settings: Any) -> None:
 
     MODEL is the model.h5 of a run. DATA is a folder of shards or anything that `pack` reads.
     """
+    from textwrap import indent
+
     from mpinewton.data.loading import load_rows
+    from mpinewton.report.tables import Table
     from mpinewton.runs.model import read_model
 
     trained = read_model(model)
@@ -54,10 +57,8 @@ def command(model: Path, data: str, as_json: bool, **settings: Any) -> None:
         click.echo(f"confusion matrix: {len(names)} classes, see --json")
     elif table is not None:
         click.echo("confusion matrix (rows: label, columns: prediction)")
-        cells = [["", *names], *([name, *(f"{count:g}" for count in row)] for name, row in zip(names, table))]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        for line in cells:
-            click.echo("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths)))
+        cells = [(name, *(f"{count:g}" for count in row)) for name, row in zip(names, table)]
+        click.echo(indent(Table(("", *names), cells, 0).text(), "  "))
 
 
 def class_figures(model: Model, shard: Shard) -> dict[str, Any]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from typing import Any
-
 import click
 
-from mpinewton import settings
 from mpinewton.cli.completion import complete_loss
-from mpinewton.cli.facts import facts_of
+from mpinewton.cli.facts import show
 from mpinewton.extensions import find_class, load_installed
 from mpinewton.losses import LOSSES, Loss, describe
 
@@ -23,25 +18,15 @@ def command(name: str | None, as_json: bool) -> None:
 
     NAME is a name of the list, FILE.py:Class or package.module:Class.
     """
-    if name is not None:
-        kind, _ = find_class(name, Loss, LOSSES, "losses")  # type: ignore[type-abstract]
-        if as_json:
-            click.echo(json.dumps(facts(kind)))
-            return
-        about = f"convex: {'yes' if kind.convex else 'no'}\nprovides: {', '.join(sorted(kind.provides))}"
-        click.echo(f"{kind.name}\n\n{inspect.getdoc(kind)}\n\n{about}\n\nsettings (NAME:key=value,key=value):")
-        for key, default, meaning in settings.describe(kind):
-            click.echo(f"  {key} = {default}\n      {meaning}")
-        return
-    kinds, warnings = load_installed(Loss, LOSSES, "losses")  # type: ignore[type-abstract]
-    if as_json:
-        click.echo(json.dumps([facts(kind) for kind in kinds.values()]))
-        return
-    click.echo("\n".join(describe(kinds)))
-    for warning in warnings:
-        click.echo(warning, err=True)
-
-
-def facts(kind: type[Loss]) -> dict[str, Any]:
-    """What is known of a loss, JSON-able."""
-    return facts_of(kind, convex=kind.convex, provides=sorted(kind.provides))
+    show(
+        name,
+        as_json,
+        lambda name: find_class(name, Loss, LOSSES, "losses")[0],  # type: ignore[type-abstract]
+        lambda: load_installed(Loss, LOSSES, "losses"),
+        lambda kind: {"convex": kind.convex, "provides": sorted(kind.provides)},
+        lambda kind: (
+            f"convex: {'yes' if kind.convex else 'no'}\nprovides: {', '.join(sorted(kind.provides))}\n\n"
+            "settings (NAME:key=value,key=value):"
+        ),
+        lambda kinds: "\n".join(describe(kinds)),
+    )

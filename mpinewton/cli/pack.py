@@ -74,10 +74,11 @@ def command(
 ) -> None:
     """Write one HDF5 file (shard) per logical worker, and a manifest.
 
-    SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; images of an idx pair; Parquet),
-    sklearn:NAME (digits, iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic,
-    least-squares, blobs, poisson, pisa). text:FILE?context=32&from=0&to=100000 divides the characters from..to of a
-    text into rows of 32, labelled with the next character; python:topics is the text of Python's help.
+    SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; images of an idx pair; Parquet), a
+    public data set that `mpinewton datasets` lists (found in MPINEWTON_DATA, else downloaded), sklearn:NAME (digits,
+    iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic, least-squares, blobs, poisson,
+    pisa). text:FILE?context=32&from=0&to=100000 divides the characters from..to of a text into rows of 32, labelled
+    with the next character; python:topics is the text of Python's help.
 
     Columns of tables keep their names, and predict matches them by name. Missing values are empty cells, ?, NA, N/A,
     NaN and null. --categories onehot turns each word of a column into a feature that is 0 or 1. --missing mean replaces
@@ -131,14 +132,14 @@ def summary(packed: Packed) -> str:
     import numpy as np
 
     m = packed.manifest
-    share = packed.stored / (m.rows * m.features)
+    share = "" if packed.stored is None else f"{packed.stored} entries ({packed.stored / (m.rows * m.features):.2%}), "
     sizes = [entry.rows for entry in m.shards]
     width = np.dtype(m.dtype).itemsize
-    memory = packed.stored * (width + 4) + 8 * m.rows if m.sparse else m.rows * m.features * width
+    memory = (m.entries or 0) * (width + 4) + 8 * m.rows if m.sparse else m.rows * m.features * width
     kind = "sparse" if m.sparse else "dense"
     bytes_ = " (losses of torch keep bytes; other losses convert them to floats)" if m.dtype == "uint8" else ""
     lines = [
-        f"{m.rows} rows, {m.features} features, {packed.stored} entries ({share:.2%}), {kind} {m.dtype}",
+        f"{m.rows} rows, {m.features} features, {share}{kind} {m.dtype}",
         f"  shards   {m.workers}, rows {min(sizes)} / {statistics.median(sizes):g} / {max(sizes)} (min/median/max)",
         f"  memory   about {(memory + 8 * m.rows * (2 if m.weighted else 1)) / 2**20:.1f} MiB for all rows{bytes_}",
         f"  digest   {m.data_sha256}",

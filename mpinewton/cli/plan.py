@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpinewton.cli.reading import NETWORK_FORMS
 from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     "name",
     required=True,
     metavar="NETWORK",
-    help="node, infiniband, ethernet, continents or phones; LATENCY,RATE as 20ms,100Mbit; or a TOML file.",
+    help=f"{NETWORK_FORMS}.",
 )
 @click.option("--methods", metavar="A,B,...", help="Methods to try.  [default: eight that are often the fastest]")
 @click.option("--loss", help="Loss, as of `mpinewton run`.")

@@ -1,4 +1,4 @@
-"""The options of all commands that read rows: `pack`, `predict`, `evaluate`, `coefficients`, and `run` for --test."""
+"""Options that several commands have: how rows are read (`pack`, `predict`, `evaluate`, `run` for --test); networks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ OPTIONS = (
     click.option("--weight-column", help="Name or number of the column of weights of a table.  [default: none]"),
     click.option("--allow-partial-last-line", is_flag=True, help="Accept a text without a newline at its end."),
 )
+NETWORK_FORMS = "node, infiniband, ethernet, continents or phones; LATENCY,RATE as 20ms,100Mbit; or a TOML file"
 NAMES = ("format", "header", "delimiter", "label_column", "weight_column", "allow_partial_last_line")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from mpinewton.cli.reading import NETWORK_FORMS
 from mpinewton.errors import ConfigError
 
 PARTS = ("latency", "bandwidth", "compute", "driver")
@@ -23,7 +24,7 @@ PARTS = ("latency", "bandwidth", "compute", "driver")
     multiple=True,
     required=True,
     metavar="NETWORK",
-    help="node, infiniband, ethernet, continents or phones; LATENCY,RATE as 20ms,100Mbit; or a TOML file. Repeatable.",
+    help=f"{NETWORK_FORMS}. Repeatable.",
 )
 @click.option("--ranks", type=click.IntRange(1), help="Worker ranks there.  [default: one for each worker]")
 @click.option(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,15 +86,11 @@ def _write(page: Page, output: Path, quiet: bool) -> None:
 
 
 def _tables(page: Page, suffix: str) -> str:
-    from mpinewton.report.tables import tables
+    from mpinewton.report.tables import Table, tables
 
+    mark, write = ("## ", Table.markdown) if suffix == ".md" else ("", Table.text)
     parts: list[str] = []
     for problem, runs in page.problems.items():
-        last: Sequence[str] = ()
-        for heading, table in tables(runs, page.bits_per_float):
-            above = tuple(filter(None, (problem, heading)))
-            if above != last:
-                parts.append(f"## {', '.join(above)}" if suffix == ".md" else ", ".join(above))
-            last = above
-            parts.append(table.markdown() if suffix == ".md" else table.text())
+        for heading, group in tables(runs, page.bits_per_float).items():
+            parts += [mark + ", ".join(filter(None, (problem, heading))), *map(write, group)]
     return "\n\n".join(parts) + "\n"

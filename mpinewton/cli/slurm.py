@@ -29,8 +29,8 @@ set -u
 {modules}
 # --mpi=pmi2 is for MPICH, as installed by `pip install mpinewton[mpich]`; --mpi=pmix for Open MPI at most sites. If it
 # does not match, mpinewton stops with an error; `srun --mpi=... mpinewton doctor` shows more.
-# The same command starts and resumes the run.
-srun --mpi={mpi} mpinewton {command}
+# The same command starts and resumes the run. --wait ends the others 60 s after a rank that leaves too early.
+srun --mpi={mpi} --wait=60 mpinewton {command}
 code=$?
 
 # 3: stopped by the signal, with a checkpoint. Otherwise it is final: 0 finished, 1 failed, 2 invalid settings or data.
@@ -71,7 +71,9 @@ word = matching(r"[\w.,:+=@/-]+", "a name without blanks")
 )
 @click.option("--cpus-per-task", type=click.IntRange(1), default=1, show_default=True, help="Threads per rank.")
 @click.option("--time", "limit", default="04:00:00", show_default=True, help="Time limit; the job is then requeued.")
-@click.option("--notice", type=click.IntRange(1), default=300, show_default=True, help="Seconds from signal to limit.")
+@click.option(
+    "--notice", type=click.IntRange(1, 65535), default=300, show_default=True, help="Seconds from signal to limit."
+)
 @click.option("--mpi", type=click.Choice(["pmi2", "pmix"]), default="pmi2", show_default=True, help="Plugin of srun.")
 @click.option("--name", default="mpinewton", callback=word, show_default=True, help="Name of the job.")
 @click.option("--nodes", callback=matching(r"\d+(-\d+)?", "a number or a range, as 2 or 2-4"), help="Number of nodes.")
@@ -94,6 +96,9 @@ def command(
     """
     if seconds(limit) <= notice:
         raise ConfigError(f"--time {limit} is {seconds(limit)} s: it must be longer than --notice {notice}")
+    nodes = [int(number) for number in (more["nodes"] or "0").split("-")]
+    if nodes != sorted(nodes):
+        raise ConfigError(f"--nodes {more['nodes']}: the first number is larger than the second")
     if arguments[0] not in ("run", "compare"):
         raise ConfigError(
             f"slurm prints job scripts for `run` and `compare`, not for {arguments[0]!r}; "

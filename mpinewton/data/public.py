@@ -128,6 +128,12 @@ def fetch(name: str, folder: Path) -> Path:
     return target
 
 
+def fetch_whole(name: str, folder: Path) -> Path:
+    """`fetch`, for images with the file of their labels."""
+    labels = name.replace("images-idx3", "labels-idx1")
+    return [fetch(part, folder) for part in (labels, name)][-1]
+
+
 def _known(name: str) -> PublicData:
     if name not in PUBLIC:
         raise ConfigError(f"unknown public data set {name!r}{did_you_mean(name, PUBLIC)}; see `mpinewton datasets`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from mpinewton.data.blocks import Reading
 from mpinewton.data.manifest import FILE, Manifest
 from mpinewton.data.pack import pack
 from mpinewton.durable import alone_in
-from mpinewton.errors import ConfigError, DataError, Interrupted, MpinewtonError
+from mpinewton.errors import ConfigError, DataError, FolderBusyError, Interrupted, MpinewtonError
 from mpinewton.experiments.claims import verdicts
 from mpinewton.experiments.contents import Contents, page_of, write_contents
 from mpinewton.experiments.grid import Cell, Data, Experiment, all_cells, cells, packed_folder, plain
@@ -27,11 +28,12 @@ from mpinewton.report.tables import tables, write_runs
 from mpinewton.runs.execute import execute, introduce
 from mpinewton.runs.folder import RunFolder
 from mpinewton.runs.job import Job, load_job
-from mpinewton.signals import catch_signals
+from mpinewton.signals import Signals, catch_signals
 
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
+BUSY_SECONDS = 5.0  # between two looks at runs of other processes
 log = logging.getLogger("mpinewton")
 
 
@@ -79,8 +81,23 @@ def compare(
             _pack(data, folder, session, fresh)
         ready = [_prepare(cell, folder, fresh) for cell in chosen]
         contents = write_contents(experiment, all_cells(experiment, folder), folder)
-        codes = []
-        for position, (cell, job, manifest) in enumerate(ready, 1):
+        code = _run_all(session, ready, folder, fresh, signals)
+        if code == 3:
+            return code
+        if number is None:
+            with alone_in(folder / ".reporting", "is writing the report"):
+                _report(contents, folder, page_file)
+    return code
+
+
+def _run_all(
+    session: Session, ready: Sequence[tuple[Cell, Job, Manifest]], folder: Path, fresh: bool, signals: Signals
+) -> int:
+    """Run the cells; those that another process runs come last, when it has ended. Returns the exit code of all."""
+    left, codes = list(enumerate(ready, 1)), [0]
+    while left:
+        busy = []
+        for position, (cell, job, manifest) in left:
             if signals.name:
                 log.info("signal %s: run the same command again to continue", signals.name)
                 return 3
@@ -88,12 +105,17 @@ def compare(
                 log.info("[%d of %d] %s draws no random numbers: left out", position, len(ready), cell.name)
                 continue
             log.info("[%d of %d] %s", position, len(ready), cell.name)
-            codes.append(_run_cell(session, job, manifest, folder / cell.name, fresh))
+            try:
+                codes.append(_run_cell(session, job, manifest, folder / cell.name, fresh))
+            except FolderBusyError:
+                log.info("another process runs it; back to it later")
+                busy.append((position, (cell, job, manifest)))
             if codes[-1] == 3:
                 return 3
-        if number is None:
-            _report(contents, folder, page_file)
-    return max(codes, default=0)
+        if len(busy) == len(left):
+            time.sleep(BUSY_SECONDS)
+        left = busy
+    return max(codes)
 
 
 def _pack(data: Data, folder: Path, session: Session, fresh: bool) -> None:
@@ -109,8 +131,9 @@ def _pack(data: Data, folder: Path, session: Session, fresh: bool) -> None:
 def _pack_missing(data: Data, target: Path, session: Session, fresh: bool) -> None:
     assert data.source is not None
     note = target.with_name(f"{data.name}.toml")
-    options = msgspec.to_builtins(msgspec.structs.replace(data, test=None))
-    packing = tomli_w.dumps({name: value for name, value in options.items() if value is not None})
+    options = msgspec.to_builtins(data)
+    about_test = ("test", "test_reading")
+    packing = tomli_w.dumps({k: value for k, value in options.items() if value is not None and k not in about_test})
     if (target / FILE).exists():
         if note.exists() and note.read_text(encoding="utf-8") == packing:
             return
@@ -150,12 +173,14 @@ def _seed_makes_no_difference(cell: Cell, before: Sequence[Cell], folder: Path) 
 
 
 def _run_cell(session: Session, job: Job, manifest: Manifest, path: Path, fresh: bool) -> int:
-    """Run one cell. Returns 0 if it finished, 1 if it failed, 3 if it was interrupted."""
+    """Run one cell. Returns 0 if it finished, 1 if it failed, 3 if it was interrupted. Raises FolderBusyError."""
     try:
         code: int = execute(session, job, manifest, path, fresh)["exit_code"]
     except Interrupted as error:
         log.info("%s", error)
         return error.exit_code
+    except FolderBusyError:
+        raise
     except MpinewtonError as error:
         log.error("failed: %s", error)
         return 1
@@ -168,8 +193,9 @@ def _report(contents: Contents, folder: Path, page_file: Path | None) -> None:
     width = contents.bits_per_float
     figures = _draw_figures(contents, problems, folder)
     for problem, records in problems.items():
-        for heading, table in tables(records, width):
-            log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
+        for heading, group in tables(records, width).items():
+            for table in group:
+                log.info("\n%s %s\n%s", problem, heading and f"({heading.lower()})", table.text())
     if contents.claim:
         log.info("\n%s", verdicts(contents.claim, problems, width).text())
     for file in filter(None, (folder / "tables.md", page_file)):

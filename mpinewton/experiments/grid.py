@@ -11,7 +11,8 @@
     measure_every  number of iterations between measurements of what a method does not compute itself; 1 by default
     [[data]]  `name`, and `folder` (packed shards) or `source` with options of `mpinewton pack` by their names: workers,
               partition, sample, seed, scale, dtype, storage, rows, features, format, label_column,
-              allow_partial_last_line; `test`: test data
+              allow_partial_last_line; `test`: test data; `test_reading`: how they are read, a table of format, header,
+              delimiter, label_column, weight_column, allow_partial_last_line
     [[objective]]  `loss`; `name`, for headings and files, by default that of the loss; `l2`, a number or a list;
               `intercept`; `start`; `data`: names of data sets, by default all
     [[method]]     `method`; `label`; `settings`, where a list means one run for each value; `on`: patterns of problems,
@@ -44,7 +45,7 @@ from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.experiments.claims import Claim
 from mpinewton.extensions import located, shown
 from mpinewton.report.curves import axis_title
-from mpinewton.runs.job import Job, read_options
+from mpinewton.runs.job import Job, ReadingOptions, read_options
 
 STOPS = ("tol", "rtol", "gap", "reference", "max_iterations", "max_rounds", "max_bits", "max_seconds")
 NAMED_STARTS = ("auto", "zero")
@@ -61,6 +62,7 @@ class Data(Section, frozen=True, kw_only=True):
     name: str
     folder: str | None = None
     test: str | None = None
+    test_reading: ReadingOptions = ReadingOptions()
     source: str | None = None
     workers: int | None = None
     partition: str = "iid"
@@ -278,6 +280,7 @@ def _cells_of(experiment: Experiment, data: Data, objective: Objective, folder: 
             content = {
                 "method": runner.method, "settings": settings, "seed": seed,
                 "data": str(packed_folder(data, folder)), "test": data.test,
+                "test_reading": msgspec.to_builtins(data.test_reading),
                 "loss": objective.loss, "l2": l2, "intercept": objective.intercept, "start": objective.start,
                 "bits": experiment.bits,
                 "measure_every": experiment.measure_every or 1,
@@ -324,7 +327,7 @@ def _check_consistency(experiment: Experiment, path: Path) -> None:
             raise ConfigError(f"{where}: give either folder (packed shards) or source (to pack)")
         if data.source is not None and data.workers is None:
             raise ConfigError(f"{where}: workers is missing: the number of workers to pack {data.source} for")
-        packing = [name for name in Data.__struct_fields__ if name not in ("name", "folder", "test")]
+        packing = [name for name in Data.__struct_fields__ if name not in ("name", "folder", "test", "test_reading")]
         given = [name for name in packing if getattr(data, name) != getattr(Data(name=""), name)]
         if data.folder is not None and given:
             raise ConfigError(f"{where}: {given[0]} has no effect on shards that are packed already; remove it")

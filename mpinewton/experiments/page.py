@@ -32,12 +32,9 @@ def markdown_page(contents: Contents, problems: Mapping[str, Sequence[RunRecord]
         parts.append(f"## {problem}")
         if problem in figures:
             parts.append(f"![{problem}: curves of the runs]({figures[problem]})")
-        last = None
-        for heading, table in tables(runs, width):
-            if heading != last and heading:
-                parts.append(f"### {heading}")
-            last = heading
-            parts.append(table.markdown())
+        for heading, group in tables(runs, width).items():
+            parts += [f"### {heading}"] if heading else []
+            parts += [table.markdown() for table in group]
     if claims:
         parts += ["## Claims by problem", table_of_claims.markdown()]
     parts.append(_provenance([run for runs in problems.values() for run in runs], contents.digest))
@@ -49,7 +46,8 @@ def latex_tables(problems: Mapping[str, Sequence[RunRecord]], bits_per_float: in
     return "\n".join(
         f"% {problem}{heading and f', {heading.lower()}'}\n{table.latex()}\n"
         for problem, runs in problems.items()
-        for heading, table in tables(runs, bits_per_float)
+        for heading, group in tables(runs, bits_per_float).items()
+        for table in group
     )
 
 

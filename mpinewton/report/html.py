@@ -112,11 +112,9 @@ class Page:
         parts = [f'<h2 id="{anchor}">{escape(name)}</h2>']
         try:
             parts.append(self._figure(name, runs))
-            last = ""
-            for heading, table in tables(runs, self.bits_per_float):
-                parts += [f"<h3>{escape(heading)}</h3>"] if heading != last else []
-                parts.append(_table(table))
-                last = heading
+            for heading, group in tables(runs, self.bits_per_float).items():
+                parts += [f"<h3>{escape(heading)}</h3>"] if heading else []
+                parts += map(_table, group)
         except DataError as error:  # no run has recorded an iterate yet
             parts.append(f"<p>{escape(str(error))}</p>")
         return "\n".join([*parts, *(_settings(f"{anchor}-{n}", run) for n, run in enumerate(runs))])

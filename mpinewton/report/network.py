@@ -3,6 +3,8 @@
 The model is LogGP (Alexandrov, Ionescu, Schauser and Scheiman 1995). A message of b bits takes `message` seconds of a
 processor and b / bandwidth seconds of a link at the end where messages follow one another, and `latency` seconds on the
 way. Ranks form a tree, as those of a run do: every rank sends to, and adds up the answers of, at most `fan` others.
+Vectors above 16 KB go down by MPI's broadcast: along a binomial tree of up to 7 processes; among more they are
+scattered, and the parts gathered by all (Thakur, Rabenseifner and Gropp 2005).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import re
 import tomllib
 from functools import cached_property
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
 
 FAN = 16  # as in mpinewton.fleet.transport
+FRAME = 1 << 14  # bytes: the vectors of longer orders travel by MPI's broadcast
+HEAD = 200  # bytes of an order or a status without its vectors
 UNITS = {"s": "", "ms": "e-3", "us": "e-6", "bit": "", "kbit": "e3", "Mbit": "e6", "Gbit": "e9"}
 PAIR = re.compile(r"(\d+(?:\.\d+)?)(s|ms|us),(\d+(?:\.\d+)?)([kMG]?bit)(?:/s)?")
 
@@ -77,12 +82,6 @@ NETWORKS = {
 }
 
 
-def latency_and_bandwidth(text: str) -> tuple[float, float] | None:
-    """Seconds and bits per second of a text such as "20ms,100Mbit"; None if it is no such text."""
-    pair = PAIR.fullmatch(text.replace(" ", ""))
-    return pair and (float(pair[1] + UNITS[pair[2]]), float(pair[3] + UNITS[pair[4]]))
-
-
 def read_network(text: str, ranks: int | None = None) -> Network:
     """The network of a name, a file or two numbers.
 
@@ -108,8 +107,8 @@ def read_network(text: str, ranks: int | None = None) -> Network:
 def _read_network(text: str) -> Network:
     if text in NETWORKS:
         return NETWORKS[text]
-    if pair := latency_and_bandwidth(text):
-        return Network(latency=pair[0], bandwidth=pair[1])
+    if pair := PAIR.fullmatch(text.replace(" ", "")):
+        return Network(latency=float(pair[1] + UNITS[pair[2]]), bandwidth=float(pair[3] + UNITS[pair[4]]))
     if not text.endswith(".toml"):
         raise ConfigError(
             f"network {text!r}{did_you_mean(text, NETWORKS)}: expected latency and bandwidth such as 20ms,100Mbit, a "
@@ -149,23 +148,25 @@ def fit_network(sizes: Array, ranks: Array, seconds: Array) -> tuple[Network, fl
 
     Notes
     -----
-    In the model of this module it takes 2 L + 2 k (o + 8 s / B) seconds for k ranks and s bytes, with latency L,
-    `message` o and bandwidth B. Nonnegative least squares on relative differences.
+    In the model of this module it takes 2 L + (k + 1) (o + 8 s / B) seconds for k ranks and s bytes, with latency L,
+    `message` o and bandwidth B: the answer of the first rank comes while others receive. Nonnegative least squares on
+    relative differences.
     """
     from scipy.optimize import nnls
 
-    terms = np.stack([np.full(len(sizes), 2.0), 2.0 * ranks, 16.0 * ranks * sizes], axis=1) / seconds[:, None]
+    ends = ranks + 1.0
+    terms = np.stack([np.full(len(sizes), 2.0), ends, 8 * ends * sizes], axis=1) / seconds[:, None]
     scale = np.linalg.norm(terms, axis=0)
     latency, message, per_bit = nnls(terms / scale, np.ones(len(sizes)))[0] / scale
     error = float(np.median(np.abs(terms @ [latency, message, per_bit] - 1.0)))
-    fastest = float(np.max(16.0 * ranks * sizes / seconds))
+    fastest = float(np.max(8 * ends * sizes / seconds))
     # Where the size is less than a thousandth of the time, the bandwidth cannot be measured, but is at least this.
     bandwidth = 1.0 / per_bit if per_bit * fastest > 1e-3 else fastest
     return Network(latency=float(latency), bandwidth=float(bandwidth), message=float(message)), error
 
 
 class Tree:
-    """Seconds of messages between the driver and so many ranks.
+    """Seconds of exchanges between the driver and so many ranks.
 
     Parameters
     ----------
@@ -176,6 +177,57 @@ class Tree:
 
     def __init__(self, network: Network, ranks: int) -> None:
         self.network, self.ranks = network, ranks
+        self._known: dict[tuple[float, float, bool], float] = {}
+
+    def exchange(self, down: float, up: float, direct: bool = False) -> float:
+        """Seconds from an order to the sum of the answers, if no rank works in between: all work equally long.
+
+        A rank that has the order early answers early: its answer travels while others receive the order.
+
+        Parameters
+        ----------
+        down, up : float
+            Bytes of the order and of one rank's answer.
+        direct : bool
+            Whether every rank answers the driver itself, without a sum on the way.
+        """
+        key = down, up, direct
+        if key not in self._known:
+            self._known[key] = self._gather(down, up) if direct else self._sum(down, up)
+        return self._known[key]
+
+    def down(self, size: float) -> float:
+        """Seconds until the last rank has an order of so many bytes."""
+        return self._broadcast(size)[-1] if size > FRAME else self._along_the_tree(self._parts(size))
+
+    def _gather(self, down: float, up: float) -> float:
+        end, way = self._parts(up)
+        first = self._broadcast(down)[0] if down > FRAME else sum(self._parts(down))
+        return way + max(first + self.ranks * end, self.down(down) + end)
+
+    def _sum(self, down: float, up: float) -> float:
+        if down <= FRAME:
+            return self._along_the_tree(self._parts(down), self._parts(up))
+        ready = self._broadcast(down)
+        if len(ready) == self.ranks <= self.network.fan:
+            return _received(ready, *self._parts(up))
+        return ready[-1] + self._along_the_tree((0.0, 0.0), self._parts(up))
+
+    def _parts(self, size: float) -> tuple[float, float]:
+        """Seconds of a message of so many bytes at one end, and on the way."""
+        waits = 2 * self.network.latency if size > self.network.handshake else 0.0
+        return self.network.message + 8 * size / self.network.bandwidth, self.network.latency + waits
+
+    def _along_the_tree(self, down: tuple[float, float], up: tuple[float, float] | None = None) -> float:
+        """Seconds until the last rank has a message, or the driver the sum of the answers.
+
+        down, up: seconds of a message at an end, and on the way.
+        """
+        taken: dict[int, float] = {}
+        for run, branches in self._branches.items():
+            times = [(i + 1) * down[0] + down[1] + taken[below] for i, below in enumerate(branches)]
+            taken[run] = _received(times, *up) if up else max(times, default=0.0)
+        return taken[self.ranks + 1]
 
     @cached_property
     def _branches(self) -> dict[int, list[int]]:
@@ -189,31 +241,28 @@ class Tree:
             open_ |= set(found[size]) - found.keys()
         return dict(sorted(found.items()))
 
-    def _parts(self, size: float) -> tuple[float, float]:
-        """Seconds of a message of so many bytes at one end, and on the way."""
-        waits = 2 * self.network.latency if size > self.network.handshake else 0.0
-        return self.network.message + 8 * size / self.network.bandwidth, self.network.latency + waits
+    def _broadcast(self, size: float) -> list[float]:
+        """Seconds until ranks have a vector by MPI's broadcast, in order; one number where all have it at that time.
 
-    def down(self, size: float) -> float:
-        """Seconds until the last rank has a message of so many bytes."""
+        Up to 7 processes form a binomial tree. Among more, the vector is scattered, and its parts are gathered by all.
+        """
         end, way = self._parts(size)
-        taken: dict[int, float] = {}
-        for run, branches in self._branches.items():
-            taken[run] = max((i * end + end + way + taken[below] for i, below in enumerate(branches)), default=0.0)
-        return taken[self.ranks + 1]
+        start = min(self.network.fan, self.ranks) * self._parts(HEAD)[0]  # the order goes before it
+        if self.ranks >= 7:
+            steps = ceil(log2(self.ranks + 1))
+            return [start + 2 * (steps * (way + self.network.message) + end)]
+        free, ready = {0: start}, []
+        for distance in (4, 2, 1):
+            for rank in [r for r in free if r + distance <= self.ranks]:
+                free[rank] += end
+                ready.append(free[rank] + way)
+                free[rank + distance] = ready[-1]
+        return sorted(ready)
 
-    def up(self, size: float) -> float:
-        """Seconds until the driver has the sum of messages of so many bytes."""
-        end, way = self._parts(size)
-        taken: dict[int, float] = {}
-        for run, branches in self._branches.items():
-            now = 0.0
-            for ready in sorted(taken[below] for below in branches):
-                now = max(now, ready + way) + end  # a link receives one message after the other
-            taken[run] = now
-        return taken[self.ranks + 1]
 
-    def gather(self, size: float) -> float:
-        """Seconds until the driver has a message of so many bytes of every rank, each sent to it directly."""
-        end, way = self._parts(size)
-        return way + self.ranks * end
+def _received(ready: list[float], end: float, way: float) -> float:
+    """Seconds until messages that are ready at these times have come, one after the other."""
+    now = 0.0
+    for time in sorted(ready):
+        now = max(now, time + way) + end
+    return now

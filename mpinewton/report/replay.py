@@ -18,10 +18,8 @@ import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.errors import DataError
-from mpinewton.report.network import Network, Tree
+from mpinewton.report.network import HEAD, Network, Tree
 from mpinewton.report.reading import RunRecord
-
-HEAD = 200  # bytes of an order or a status, where the run was in one process and sent none
 
 
 class Exchange(NamedTuple):
@@ -85,17 +83,21 @@ def replay(run: RunRecord, network: Network) -> Replay:
         place = int(np.searchsorted(rows, call.iteration))
         if place == len(rows):
             break  # after the last iterate that was recorded
-        times = 1 + ((call.kind, call.task) not in known and call.kind != "gather")  # a first call asks for the layout
+        first = (call.kind, call.task) not in known and call.kind != "gather"
         known.add((call.kind, call.task))
-        up = tree.gather if call.kind == "gather" else tree.up
-        idle = free.gather if call.kind == "gather" else free.up
-        slow = free.down(call.down) + idle(call.up) + (times - 1) * (free.down(HEAD) + free.gather(HEAD))
-        whole = tree.down(call.down) + up(call.up) + (times - 1) * (tree.down(HEAD) + tree.gather(HEAD))
+        slow, whole = (_messages(where, call, first) for where in (free, tree))
         work = call.compute * share / (network.speed * network.slowest)
         costs[:, place] += slow, whole - slow, work, -call.seconds
     costs[3] += np.diff(run.columns["seconds"], prepend=0.0)
     costs[3] = np.maximum(costs[3], 0.0) / network.speed
     return Replay(*np.cumsum(costs, axis=1))
+
+
+def _messages(tree: Tree, call: Exchange, first: bool) -> float:
+    """Seconds of the messages of a call; the first of its kind asks for the layout of the answers before the sum."""
+    if first:
+        return tree.exchange(call.down, HEAD, direct=True) + tree.exchange(HEAD, call.up)
+    return tree.exchange(call.down, call.up, call.kind == "gather")
 
 
 def read_exchanges(path: Path, ranks: int) -> Iterator[Exchange]:

@@ -148,22 +148,18 @@ def split_by_travel(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return {heading: [run for run in runs if run.rows_travel is travel] for travel, heading in HEADINGS.items()}
 
 
-def tables(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> list[tuple[str, Table]]:
-    """Headings and tables of the runs of one problem: status and cost, rounds and bits to reach each level.
+def tables(runs: Sequence[RunRecord], bits_per_float: int | None = None) -> dict[str, list[Table]]:
+    """Tables of the runs of one problem, by heading: status and cost, rounds and bits to reach each level.
 
     Methods whose rows travel to the driver have tables of their own.
     """
-    return [
-        (heading, table)
-        for heading, group in split_by_travel(runs).items()
-        if group
-        for table in (
-            summary(group, bits_per_float),
-            rounds_to(group),
-            kilobits_to(group, bits_per_float=bits_per_float),
-        )
-        if len(table.header) > 1  # some level is reached
-    ]
+    found = {}
+    for heading, group in split_by_travel(runs).items():
+        if group:
+            costs = (rounds_to(group), kilobits_to(group, bits_per_float=bits_per_float))
+            reached = [table for table in costs if len(table.header) > 1]  # some level is reached
+            found[heading] = [summary(group, bits_per_float), *reached]
+    return found
 
 
 def _cost_to(

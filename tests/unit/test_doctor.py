@@ -58,8 +58,9 @@ def test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_many_ranks_time_their_messages(tmp_path: Path) -> None:
-    finished = launch(3, ["-m", "mpinewton", "doctor", tmp_path])
+def test_many_ranks_time_their_messages_and_calibrate_a_network_that_replay_reads(tmp_path: Path) -> None:
+    file = tmp_path / "here.toml"
+    finished = launch(3, ["-m", "mpinewton", "doctor", tmp_path, "--network", file])
     assert finished.returncode == 0, str(finished)
     lines = finished.stdout.splitlines()
     assert any(line.startswith("launcher") and "started 3 ranks, MPI sees 3" in line for line in lines)
@@ -68,6 +69,12 @@ def test_many_ranks_time_their_messages(tmp_path: Path) -> None:
     assert [" ".join(words[1:3]) for words in times] == ["8 B", "1 kB", "1 MB"]
     assert all(float(words[3]) > 0 for words in times)
     assert times[2].count("MB/s") == 3
+    (line,) = (line for line in lines if line.startswith("network"))
+    assert str(file) in line
+    found = read_network(str(file))
+    assert 0 <= found.latency < 1
+    assert found.bandwidth > 1e6
+    assert Tree(found, 3).down(8) > 0
 
 
 def test_a_healthy_job_has_no_warnings() -> None:
@@ -165,8 +172,9 @@ def test_ulfm(library: str, words: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_network_is_found_from_what_its_messages_take() -> None:
     true = Network(latency=3e-5, bandwidth=1e10, message=5e-6)
     sizes, ranks = (grid.ravel() for grid in np.meshgrid([8.0, 1024, 1 << 17, 1 << 20], [1.0, 2, 4, 8]))
-    tree = [Tree(true, int(k)) for k in ranks]
-    seconds = np.array([each.down(size) + each.up(size) for each, size in zip(tree, sizes)])
+    seconds = 2 * 3e-5 + (ranks + 1) * (5e-6 + 8 * sizes / 1e10)
+    short = [Tree(true, int(k)).exchange(size, size) for k, size in zip(ranks, sizes) if size <= 1024]
+    np.testing.assert_allclose(seconds[sizes <= 1024], short, rtol=1e-12)
     found, error = fit_network(sizes, ranks, seconds)
     np.testing.assert_allclose(
         [found.latency, found.bandwidth, found.message], [3e-5, 1e10, 5e-6], rtol=1e-9
@@ -179,20 +187,7 @@ def test_a_network_is_found_from_what_its_messages_take() -> None:
 
 def test_a_network_without_visible_bandwidth_has_the_best_rate_that_was_seen() -> None:
     found, _ = fit_network(np.array([8.0, 1e6]), np.array([1.0, 1.0]), np.array([1e-3, 1e-3]))
-    assert found.bandwidth == 16e6 / 1e-3
-
-
-@pytest.mark.slow
-def test_ranks_calibrate_a_network_that_replay_reads(tmp_path: Path) -> None:
-    file = tmp_path / "here.toml"
-    finished = launch(4, ["-m", "mpinewton", "doctor", tmp_path, "--network", file])
-    assert finished.returncode == 0, str(finished)
-    (line,) = (line for line in finished.stdout.splitlines() if line.startswith("network"))
-    assert str(file) in line
-    found = read_network(str(file))
-    assert 0 <= found.latency < 1
-    assert found.bandwidth > 1e6
-    assert Tree(found, 3).down(8) > 0
+    assert found.bandwidth == 2 * 8e6 / 1e-3
 
 
 def test_one_process_has_no_network(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import logging
 import os
@@ -303,6 +304,30 @@ def test_data_are_packed_once(written: Callable[..., Path], tmp_path: Path) -> N
     assert run(*packed, into=tmp_path / "d")["workers"] == 4
     with pytest.raises(DataError, match=r"nowhere\.csv"):
         run(("sklearn:iris", "nowhere.csv"), into=tmp_path / "e")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_what_another_process_runs_comes_last(
+    written: Callable[..., Path], tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / NAMES[0]
+    first.mkdir(parents=True)
+    other = (first / "log.txt").open("a")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    monkeypatch.setattr("mpinewton.experiments.compare.time.sleep", lambda seconds: other.close())
+    experiment = read_experiment(written(("l2 = [1e-2, 0.1]", "l2 = 1e-2")))
+    assert compare(LocalSession(), experiment, tmp_path) == 0
+    visits = [message for message in log.messages if message.startswith(("[", "another"))]
+    assert visits[1] == "another process runs it; back to it later"
+    assert [visit[:8] for visit in visits if visit[0] == "["] == [
+        "[1 of 3]",
+        "[2 of 3]",
+        "[3 of 3]",
+        "[1 of 3]",
+        "[1 of 3]",
+    ]
+    assert result_of(first)["kind"] in ("converged", "budget")
+    assert not (tmp_path / ".reporting").exists()
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -18,7 +18,9 @@ from click.testing import CliRunner
 
 from mpinewton.cli.datasets import command
 from mpinewton.data import public
+from mpinewton.data.pack import pack
 from mpinewton.data.public import PublicData, fetch, public_folder
+from mpinewton.data.sources import absolute
 from mpinewton.errors import ConfigError, DataError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -135,6 +137,23 @@ def test_the_command(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {line.split()[-1] for line in run().splitlines() if line.startswith("text ")} == {"text"}
     with pytest.raises(ConfigError, match="unknown public data set 'a9'"):
         run("a9")
+
+
+def test_a_name_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"+1 1:1\n-1 2:1\n+1 1:2\n"
+    monkeypatch.setitem(
+        public.PUBLIC, "rows", PublicData("http://nowhere", hashlib.sha256(content).hexdigest(), 3, 2, "")
+    )
+    monkeypatch.setenv("MPINEWTON_DATA", str(tmp_path))
+    (tmp_path / "rows.bz2").write_bytes(bz2.compress(content))
+    assert pack("rows", tmp_path / "p", 2).manifest.rows == 3
+    assert absolute("rows", Path("/jobs")) == "rows"
+    monkeypatch.chdir(tmp_path)
+    Path("rows").write_bytes(content[:14])  # a file of that name comes first
+    assert pack("rows", tmp_path / "q", 2).manifest.rows == 2
+    assert absolute("rows", tmp_path) == str(tmp_path / "rows")
+    with pytest.raises(DataError, match=r"a9b: no such file, nor a public data set \(did you mean 'a9a'\?\)"):
+        pack("a9b", tmp_path / "r", 2)
 
 
 def test_without_pooch_the_extra_and_the_variable_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

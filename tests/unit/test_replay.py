@@ -12,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from mpinewton.cli.replay import command
+from mpinewton.cli.run import parse_network
 from mpinewton.errors import ConfigError, DataError
 from mpinewton.report.figures import draw
-from mpinewton.report.network import NETWORKS, Network, Tree, read_network
+from mpinewton.report.network import HEAD, NETWORKS, Network, Tree, read_network
 from mpinewton.report.reading import read_run
-from mpinewton.report.replay import HEAD, replay
+from mpinewton.report.replay import replay
 
 SLOW = Network(latency=0.05, bandwidth=1e8, message=1e-4)
 
@@ -24,18 +25,21 @@ SLOW = Network(latency=0.05, bandwidth=1e8, message=1e-4)
 def test_up_to_the_fan_a_message_takes_one_latency_and_its_turn() -> None:
     for ranks in (1, 5, 16):
         tree = Tree(SLOW, ranks)
-        end = 1e-4 + 8 * 1000 / 1e8
+        short, end = 1e-4 + 8 * 200 / 1e8, 1e-4 + 8 * 1000 / 1e8
         assert tree.down(1000) == pytest.approx(0.05 + ranks * end, rel=1e-12)
-        assert tree.up(1000) == pytest.approx(0.05 + ranks * end, rel=1e-12)
-        assert tree.gather(1000) == pytest.approx(0.05 + ranks * end, rel=1e-12)
+        # The first answer comes while others receive the order: the longer of the two messages takes its turns.
+        for direct in (False, True):
+            assert tree.exchange(1000, 200, direct) == pytest.approx(0.1 + ranks * end + short, rel=1e-12)
+            assert tree.exchange(200, 1000, direct) == pytest.approx(0.1 + short + ranks * end, rel=1e-12)
 
 
 def test_the_depth_of_the_tree_grows_with_the_logarithm() -> None:
     far = Network(latency=1.0, bandwidth=np.inf)
     for ranks, depth in ((16, 1), (17, 2), (16 + 16**2, 2), (17 + 16**2, 3), (100_000, 5)):
-        assert (Tree(far, ranks).down(10), Tree(far, ranks).up(10)) == (depth, depth), ranks
+        assert (Tree(far, ranks).down(10), Tree(far, ranks).exchange(10, 10)) == (depth, 2 * depth), ranks
+        assert Tree(far, ranks).exchange(10, 10, direct=True) == depth + 1
     flat = msgspec.structs.replace(far, fan=1_000_000)
-    assert Tree(flat, 100_000).up(10) == 1.0
+    assert Tree(flat, 100_000).exchange(10, 10) == 2.0
     chain = msgspec.structs.replace(far, fan=1)
     assert Tree(chain, 50).down(10) == 50.0
 
@@ -44,14 +48,27 @@ def test_a_rank_passes_on_what_it_has_and_the_last_branch_decides() -> None:
     # Ranks 1 and 3 hear the driver after 1 + 1 and 2 + 1 seconds; each sends to one more rank.
     two = Network(latency=1.0, bandwidth=8.0, fan=2)
     assert Tree(two, 4).down(1) == 2 + 1 + 1 + 1
-    # Each of both has its child's message after 2 seconds; the driver receives theirs one after the other.
-    assert Tree(two, 4).up(1) == 2 + 1 + 1 + 1
+    # Ranks 2 and 4 hear at 4 and 5; ranks 1 and 3 have their answers at 6 and 7, the driver at 8 and 9.
+    assert Tree(two, 4).exchange(1, 1) == 9
+
+
+def test_long_vectors_go_down_by_a_broadcast() -> None:
+    size = 100_000.0
+    end, head = 8 * size / 1e6, 8 * HEAD / 1e6
+    slow = Network(latency=1.0, bandwidth=1e6)
+    # Of 6 processes, 0 sends to 4, 2 and 1; 2 sends to 3, and 4 to 5: they have it at these times.
+    times = sorted([1 + end, 1 + 2 * end, 1 + 3 * end, 2 + 2 * end, 2 + 3 * end])
+    assert Tree(slow, 5).down(size) == pytest.approx(5 * head + times[-1])
+    assert Tree(slow, 5).exchange(size, 0) == pytest.approx(5 * head + times[-1] + 1)
+    assert Tree(slow, 5).exchange(size, 0, direct=True) == pytest.approx(5 * head + times[-1] + 1)
+    # Of 12 processes, all have it after 4 steps of scattering and 4 of gathering, each of which takes it once in all.
+    assert Tree(slow, 11).exchange(size, 0) == pytest.approx(11 * head + 8 + 2 * end + 1)
 
 
 def test_long_messages_wait_for_the_receiver() -> None:
     asked = msgspec.structs.replace(SLOW, handshake=1000)
-    assert Tree(asked, 3).up(1000) == Tree(SLOW, 3).up(1000)
-    assert Tree(asked, 3).up(1001) == pytest.approx(Tree(SLOW, 3).up(1001) + 2 * 0.05)
+    assert Tree(asked, 3).exchange(8, 1000) == Tree(SLOW, 3).exchange(8, 1000)
+    assert Tree(asked, 3).exchange(8, 1001) == pytest.approx(Tree(SLOW, 3).exchange(8, 1001) + 2 * 0.05)
 
 
 def test_names_pairs_and_files(tmp_path: Path) -> None:
@@ -61,6 +78,9 @@ def test_names_pairs_and_files(tmp_path: Path) -> None:
     (tmp_path / "n.toml").write_text('like = "ethernet"\nlatency = 0.001\nranks = 40\n')
     expected = msgspec.structs.replace(NETWORKS["ethernet"], latency=0.001, ranks=40)
     assert read_network(str(tmp_path / "n.toml")) == expected
+    # `run --network` takes the same for auto.
+    assert parse_network(str(tmp_path / "n.toml")) == {"latency": 0.001, "rate": 1e10}
+    assert parse_network("20ms,100Mbit") == {"latency": 0.02, "rate": 1e8}
 
 
 @pytest.mark.parametrize(
@@ -131,9 +151,10 @@ def test_a_ledger_on_a_network(folder: Path) -> None:
 
 def test_bits_take_their_time_on_the_links(folder: Path) -> None:
     found = replay(read_run(folder), Network(latency=0.0, bandwidth=8.0))
-    head = 4 * HEAD  # four ranks, one after the other
-    first = (head + 4 * 80) + (head + 4 * 160) + 2 * head
-    assert found.bandwidth[1] == pytest.approx(first + (head + 4 * 8) + head + 2 * head)
+    # Four ranks, one after the other, by the longer of order and answer, and the shorter one of one rank. A first call
+    # asks for the layout of the answers, HEAD bytes of each, before the sum.
+    first = (4 * (HEAD + 80) + HEAD) + (HEAD + 4 * (HEAD + 160))
+    assert found.bandwidth[1] == pytest.approx(first + (4 * (HEAD + 8) + HEAD) + 5 * HEAD)
     np.testing.assert_allclose(found.latency, 0, atol=1e-9)
 
 
