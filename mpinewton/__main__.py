@@ -7,8 +7,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from mpinewton.errors import MpinewtonError
-from mpinewton.launcher import END_VARIABLE, end_with_parent, leave, one_thread_per_rank
 from mpinewton.signals import record_signals
 
 if TYPE_CHECKING:
@@ -17,7 +15,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point: rank 0 reads the command line, the other ranks serve it."""
-    record_signals()
+    record_signals()  # before more is imported
+    from mpinewton.errors import MpinewtonError
+    from mpinewton.launcher import END_VARIABLE, end_with_parent, leave, one_thread_per_rank
+
     if END_VARIABLE in os.environ:
         end_with_parent(signal.SIGKILL)
     one_thread_per_rank()

@@ -18,6 +18,10 @@ class ConfigError(MpinewtonError):
     exit_code = 2
 
 
+class FolderBusyError(ConfigError):
+    """Another process runs in the folder."""
+
+
 class DataError(MpinewtonError):
     """Data that cannot be read, or do not fit the loss or method. Exit code 2: nothing was started."""
 

@@ -31,6 +31,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mpinewton.launcher import launcher_environment, mpiexec, one_thread_per_rank
+
+one_thread_per_rank()  # as the ranks of a job: other numbers of threads give other bits
+# ruff: noqa: E402
 import h5py
 import numpy as np
 
@@ -44,7 +48,7 @@ from mpinewton.runs import checkpoint
 from mpinewton.runs.model import read_model
 from mpinewton.runs.storage import SEAL_BYTES, _digest
 
-MINUTE = 60  # seconds after which a case in this process counts as a hang
+MINUTE = 60  # seconds after which a case in this process counts as a hang, on an idle machine
 Verdict = str
 
 
@@ -75,8 +79,13 @@ class Chance:
         return sorted(int(i) + 1 for i in self.rng.permutation(limit)[:count])
 
 
+def load() -> float:
+    """Processes that wait for a core, at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 class Hang(BaseException):
-    """A case took more than a minute."""
+    """A case took too long."""
 
 
 def called(action: Callable[[], Any]) -> tuple[str, Any]:
@@ -86,7 +95,7 @@ def called(action: Callable[[], Any]) -> tuple[str, Any]:
         raise Hang
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(MINUTE)
+    signal.alarm(int(MINUTE * load()))
     try:
         return "value", action()
     except MpinewtonError as error:
@@ -420,8 +429,6 @@ def kill_setup(folder: Path) -> None:
 
 def kill(rng: Chance, folder: Path, numbers: tuple[int, ...] = (signal.SIGKILL,)) -> Verdict:
     """Runs that are killed at random moments and resumed on other ranks end with the digests of an undisturbed run."""
-    from mpinewton.launcher import launcher_environment, mpiexec
-
     name, settings, expected = undisturbed(rng, folder)
     if not isinstance(expected, dict):
         return expected
@@ -440,7 +447,7 @@ def kill(rng: Chance, folder: Path, numbers: tuple[int, ...] = (signal.SIGKILL,)
             at_start = rng.uniform() < 0.2  # now and then before there is a row
             while child.poll() is None and not at_start and rows <= target and time.monotonic() - start < 120:
                 rows = history.read_bytes().count(b"\n") if history.exists() else 0
-                time.sleep(0.001)
+                time.sleep(0.003)
             time.sleep(rng.uniform(0, 1.0) if at_start else rng.uniform(0, 0.01))
             number = rng.choice(numbers)
             for pid in victims(rng, child.pid, out, number):
@@ -454,7 +461,8 @@ def kill(rng: Chance, folder: Path, numbers: tuple[int, ...] = (signal.SIGKILL,)
             return f"WRONG {name}: no end within 300 s on {ranks} ranks"
         # A signal that comes before Python runs our code ends the process as it ends any other.
         early = attempt < moments and "BAD TERMINATION" in said and f"EXIT CODE: {int(number)}\n" in said
-        if number_of_errors(said) or (child.returncode == 2 and not early):
+        ours = re.search(r"/mpinewton/(?!__main__|__init__|signals)\w+", said) or "KeyboardInterrupt" not in said
+        if (number_of_errors(said) and ours) or (child.returncode == 2 and not early):
             if attempt == moments or "another mpinewton" not in said:
                 return f"WRONG {name} on {ranks} ranks: exit code {child.returncode}: {said[-2000:]}"
             time.sleep(1)
@@ -463,14 +471,13 @@ def kill(rng: Chance, folder: Path, numbers: tuple[int, ...] = (signal.SIGKILL,)
     left = [path.name for path in out.glob("*.tmp-*")]
     if not same or left:
         return f"WRONG {name}: {result.get('reason')}; temporary files {left}"
-    return f"ok {name}, {sent} sent"
+    return f"ok same digests, {name}, {sent} sent"
 
 
 def undisturbed(rng: Chance, folder: Path) -> tuple[str, Path, dict[str, Any] | Verdict]:
     """A method's name, the configuration of its run, and result.json of that run in one process, or why it has none."""
     import tomli_w
 
-    from mpinewton.launcher import launcher_environment
     from mpinewton.runs.job import _without_none
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -485,9 +492,7 @@ def undisturbed(rng: Chance, folder: Path) -> tuple[str, Path, dict[str, Any] | 
     if unsuited.exists():
         return undisturbed(rng, folder)
     if not (whole / "result.json").exists():
-        alone = [sys.executable, "-m", "mpinewton", "run", "--config", settings, "-o", whole]  # one BLAS thread
-        done = subprocess.run(alone, capture_output=True, text=True, env=launcher_environment(1), timeout=300)
-        code, said = done.returncode, done.stdout + done.stderr
+        code, said = command("run", "--config", settings, "-o", whole)
         if code == 2:
             unsuited.touch()
             return undisturbed(rng, folder)
@@ -503,8 +508,6 @@ def signals(rng: Chance, folder: Path) -> Verdict:
 
 def survivals(rng: Chance, folder: Path) -> Verdict:
     """Ranks are killed; the others continue, and end with the digests of an undisturbed run. With Open MPI alone."""
-    from mpinewton.launcher import launcher_environment
-
     name, settings, expected = undisturbed(rng, folder)
     if not isinstance(expected, dict):
         return expected
@@ -519,7 +522,7 @@ def survivals(rng: Chance, folder: Path) -> Verdict:
     for rank in dead:
         target = rng.below(10)
         while child.poll() is None and rows(out) <= target and not (sent and at_once):
-            time.sleep(0.001)
+            time.sleep(0.003)
         time.sleep(rng.uniform(0, 0.02))
         with contextlib.suppress(OSError, ValueError, IndexError):
             alive = json.loads((out / "env.json").read_text())["ranks"]
@@ -657,15 +660,14 @@ def failures(rng: Chance, folder: Path) -> Verdict:
     if not mark.exists():
         return f"WRONG {what}: never struck: {finished}"
     seconds = end - float(mark.read_text())
-    load = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     said, results = finished.stdout + finished.stderr, [folder / "whole" / "result.json", out / "result.json"]
     digests = [json.loads(file.read_text())["history_sha256"] for file in results if file.exists()]
     complete = len(digests) == 2 and digests[0] == digests[1]
     wrong = []
     if fault == "stop" and rank == 0:
         wrong += [] if finished.returncode == 0 and complete else ["does not continue"]
-    elif seconds > load * (PROMPT if fault != "stop" else PROMPT + 8):
-        wrong.append(f"ended after {seconds:.1f} s at {load:.1f} processes a core")
+    elif seconds > load() * (PROMPT if fault != "stop" else PROMPT + 8):
+        wrong.append(f"ended after {seconds:.1f} s at {load():.1f} processes a core")
     if (finished.returncode == 0) != complete and not (phase == "end" and complete):
         wrong.append("success" if finished.returncode == 0 else "failure in spite of the result")
     if finished.returncode in (2, 3):
@@ -719,13 +721,76 @@ def links(rng: Chance, folder: Path) -> Verdict:
     return f"ok ended with a message, {what}" if for_ever and named else f"WRONG {what}: {str(finished)[-3000:]}"
 
 
+# -- slurm: chains of jobs on a cluster of virtual nodes ---------------------------------------------------------------
+
+
+def slurm(rng: Chance, folder: Path) -> Verdict:
+    """A job that is signalled, requeued, or loses its node, 1 to 3 times, ends without help, with the right digests."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+    from slurm import Cluster
+
+    name, settings, expected = undisturbed(rng, folder)
+    if not isinstance(expected, dict):
+        return expected
+    out, place = folder / "chain", folder / "cluster"
+    for old in (out, place):
+        shutil.rmtree(old, ignore_errors=True)
+    job = ("--time", 30, "--ntasks", rng.between(2, 6), "--nodes", rng.between(1, 2))
+    code, script = command("slurm", *job, "run", "--config", settings, "-o", out)
+    assert code == 0, script
+    events, happened = [rng.choice(("signal", "requeue", "node")) for _ in range(rng.between(1, 3))], 0
+    what = f"{name}, {' '.join(events)}"
+    try:
+        with Cluster(place) as cluster:
+            number = cluster.submit(script, place)
+            for event in events:
+                happened += disturbed(cluster, number, event, out, max(rows(out), 1) + rng.below(4))
+            found = cluster.wait(number, 600)
+    except (TimeoutError, RuntimeError) as error:
+        return f"WRONG {what}: {str(error)[-3000:]}"
+    said = (place / f"mpinewton-{number}.log").read_text()
+    result = json.loads((out / "result.json").read_text()) if (out / "result.json").exists() else {}
+    same = all(result.get(key) == expected[key] for key in ("history_sha256", "w_sha256"))
+    how = f"{happened} happened, {found['Restarts']} restarts, {found['JobState']}, exit code {found['ExitCode']}"
+    if not same or found["ExitCode"] != f"{expected_code(expected)}:0" or number_of_errors(said):
+        return f"WRONG {what}: {how}: {said[-3000:]}"
+    return f"ok ended without help, {what}: {how}"
+
+
+def disturbed(cluster: Any, number: str, event: str, out: Path, target: int) -> bool:
+    """Disturb a job of SLURM once it has more than so many rows, and wait until it is queued again or over."""
+    from slurm import END
+
+    cluster.until(lambda: rows(out) > target or cluster.job(number)["JobState"] in END, 600)
+    before = cluster.job(number)
+    if before["JobState"] != "RUNNING":
+        return False
+    node = ["scontrol", "update", f"NodeName={before['BatchHost']}"]
+    change = {
+        "signal": ["scancel", "--signal=USR1", number],
+        "requeue": ["scontrol", "requeue", number],
+        "node": [*node, "State=DOWN", "Reason=campaign"],
+    }
+    if event == "node":
+        cluster.kill(before["BatchHost"])
+    cluster(*change[event], check=False)  # SLURM itself would notice a dead node after a while
+
+    def over() -> bool:
+        now = cluster.job(number)
+        return now["JobState"] in END or now["Restarts"] != before["Restarts"]
+
+    cluster.until(over, 600)
+    if event == "node":
+        cluster.start(before["BatchHost"])
+        cluster(*node, "State=RESUME", check=False)  # it may have come back by itself
+    return True
+
+
 # -- soak: one long run ------------------------------------------------------------------------------------------------
 
 
 def soak(minutes: float, out: Path) -> int:
     """Memory of all ranks of a run with checkpoints: kB at a tenth of the time and at its end, and the growth."""
-    from mpinewton.launcher import launcher_environment
-
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -741,6 +806,8 @@ def soak(minutes: float, out: Path) -> int:
             folder / "run",
             "--nproc",
             "3",
+            "--set",
+            "batch_size=32",  # never at rest
         ]
         limits = ["--max-iterations", "1000000000", "--tol", "1e-300", "--checkpoint-seconds", "0.5"]
         with subprocess.Popen([*words, *limits], env=launcher_environment(4), stdout=subprocess.DEVNULL) as child:
@@ -758,7 +825,7 @@ def soak(minutes: float, out: Path) -> int:
         growth = [after - before for before, after in zip(first, last)]
         verdict = "ok" if code == 3 and max(growth) < 1024 else "WRONG"
         text = f"{verdict} {minutes:g} min, {done} iterations: kB {first} to {last}, growth {growth}; exit code {code}"
-    (out / "soak.jsonl").write_text(json.dumps({"seed": 0, "case": 0, "verdict": text}) + "\n")
+    (out / "soak.jsonl").write_text(json.dumps(note("soak", 0, 0, text)) + "\n")
     print(text)
     return int(verdict != "ok")
 
@@ -1065,6 +1132,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[Chance, Path], Verdict], Callable[[Path], N
     "survivals": (survivals, kill_setup, 50),
     "failures": (failures, failures_setup, 300),
     "links": (links, failures_setup, 20),
+    "slurm": (slurm, kill_setup, 20),
 }
 
 
@@ -1078,16 +1146,32 @@ def cases(name: str, seed: int, first: int, count: int) -> Iterator[tuple[int, V
             yield number, case(Chance(seed, name, number), Path(folder))
 
 
+JOBS = ("kill", "signals", "survivals", "failures", "links", "slurm", "soak")  # campaigns whose runs have many ranks
+
+
+def library() -> str:
+    """The MPI library of the launcher."""
+    said = subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, check=False).stdout
+    return "Open MPI" if "Open MPI" in said else "MPICH"
+
+
+def note(name: str, seed: int, number: int, verdict: Verdict) -> dict[str, Any]:
+    """A line of a file of verdicts."""
+    mpi = {"mpi": library()} if name in JOBS else {}
+    return {"seed": seed, **mpi, "case": number, "verdict": verdict}
+
+
 def campaign(name: str, seed: int, count: int, out: Path) -> int:
     """Continue a campaign. Returns 1 if a verdict is WRONG."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.jsonl"
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = [line for line in done if line["seed"] == seed]
+    same = note(name, seed, 0, "")
+    done = [line for line in done if all(line.get(key) == same.get(key) for key in ("seed", "mpi"))]
     wrong = sum(line["verdict"].startswith("WRONG") for line in done)
     with file.open("a") as lines:
         for number, verdict in cases(name, seed, len(done), count):
-            lines.write(json.dumps({"seed": seed, "case": number, "verdict": verdict}) + "\n")
+            lines.write(json.dumps(same | {"case": number, "verdict": verdict}) + "\n")
             lines.flush()
             if verdict.startswith("WRONG"):
                 wrong += 1
@@ -1097,18 +1181,18 @@ def campaign(name: str, seed: int, count: int, out: Path) -> int:
 
 
 def page(out: Path, file: Path) -> None:
-    """Write the figures into the table of the page."""
-    lines = ["| campaign | cases | wrong | verdicts |", "|---|---|---|---|"]
+    """Write the figures into the table of the page, a row for each campaign and MPI library."""
+    lines = ["| campaign | MPI | cases | wrong | verdicts |", "|---|---|---|---|---|"]
     for name in (*CAMPAIGNS, "soak"):
         path = out / f"{name}.jsonl"
-        if not path.exists():
-            lines.append(f"| {name} | not run | | |")
-            continue
-        verdicts = [json.loads(line)["verdict"] for line in path.read_text().splitlines()]
-        counted = Counter(re.split(r"[:,]", verdict)[0] for verdict in verdicts)
-        most = "; ".join(f"{kind} {count}" for kind, count in counted.most_common(6))
-        wrong = sum(verdict.startswith("WRONG") for verdict in verdicts)
-        lines.append(f"| {name} | {len(verdicts)} | {wrong} | {most} |")
+        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        for mpi in sorted({line.get("mpi", "") for line in found}):
+            verdicts = [line["verdict"] for line in found if line.get("mpi", "") == mpi]
+            counted = Counter(re.split(r"[:,]", verdict)[0] for verdict in verdicts)
+            most = "; ".join(f"{kind} {count}" for kind, count in counted.most_common(6))
+            wrong = sum(verdict.startswith("WRONG") for verdict in verdicts)
+            lines.append(f"| {name} | {mpi} | {len(verdicts)} | {wrong} | {most} |")
+        lines += [] if found else [f"| {name} | | not run | | |"]
     head, _, rest = file.read_text().partition("<!-- figures -->\n")
     _, _, tail = rest.partition("<!-- end of figures -->")
     file.write_text(f"{head}<!-- figures -->\n" + "\n".join(lines) + f"\n<!-- end of figures -->{tail}")
@@ -1123,6 +1207,8 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/faults"))
     parser.add_argument("--page", type=Path, default=Path("docs/reliability.md"))
     asked = parser.parse_args()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs so, and runs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if asked.campaign == "page":
         page(asked.output, asked.page)
         return 0

@@ -136,6 +136,7 @@ class Idx(Source):
         self.labelled = reading.labels or (name != path.name and self.labels.exists())
         if self.labelled and (name == path.name or not self.labels.exists()):
             raise DataError(f"{path}: expected a file of images, ...images-idx3..., and its labels beside it, {name}")
+        self.files = (self.labels,) if self.labelled else ()
 
     def blocks(self) -> Iterator[Block]:
         with open_bytes(self.path) as images, open_bytes(self.labels if self.labelled else self.path) as labels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -145,6 +146,7 @@ class Source(ABC):
     sizes: tuple[int, ...] | None = None  # rows of each worker, if the source prescribes them
     columns: Columns | None = None  # of a table
     label_name: str | None = None
+    files: tuple[Path, ...] = ()  # which it reads
     notes: tuple[str, ...] = ()  # what a user should know of how the source was read
 
     def __init__(self, name: str, reading: Reading) -> None:

@@ -61,6 +61,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Name of the label column of a table; its number, counted from 1, if the table has no header.
     shift, factor : tuple of float, shape (features,), or None
         Standardisation: stored features are read as (x - shift) * factor; shift None: sparse rows, x * factor.
+    request_sha256 : str or None
+        Digest of the arguments of `pack` but for compression, and of size and time of change of the source's files.
     manifest_sha256 : str
         Digest of all other fields.
     """
@@ -79,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     weighted: bool
     shards: tuple[ShardEntry, ...]
     data_sha256: str
+    request_sha256: str | None = None
     sample: int | None = None
     entries: int | None = None
     columns: Columns | None = None
@@ -192,7 +195,7 @@ def _contradiction(m: Manifest) -> str | None:
             return f"{name} is not a finite number for each feature"
     if m.data_sha256 != data_digest(m.shards, m.shift, m.factor):
         return "data_sha256 is not the digest of the shards' digests"
-    if m.manifest_sha256 not in ("", m.digest):
+    if m.manifest_sha256 != m.digest:
         return "a field has changed since it was written (manifest_sha256 differs)"
     return None
 

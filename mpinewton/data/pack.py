@@ -25,6 +25,7 @@ from mpinewton.data.manifest import (
     Manifest,
     ShardEntry,
     data_digest,
+    digest_of,
     read_manifest,
     scale_when_read,
     write_manifest,
@@ -59,11 +60,11 @@ def one_by_one(task: Callable[[Item], Item], items: Sequence[Item]) -> list[Item
 class Packed:
     """Result of `pack`: the manifest, the number of stored entries (non-zeros of dense rows), rows of each class.
 
-    `notes` say what a user should know of how the source was read.
+    `notes` say what a user should know of how the source was read. `stored` is None if nothing had to be packed.
     """
 
     manifest: Manifest
-    stored: int
+    stored: int | None
     class_rows: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
 
@@ -96,6 +97,8 @@ def pack(
 ) -> Packed:
     """Write one shard per worker and a manifest into the folder `target`, which is created complete or not at all.
 
+    If it holds the same data, packed with the same arguments, nothing is written.
+
     Parameters
     ----------
     source : a file, `sklearn:NAME`, `synthetic:NAME?key=value&...`, `text:FILE?key=value&...` or `python:topics`
@@ -108,7 +111,7 @@ def pack(
     standardize : features are read with mean 0 and standard deviation 1 (sparse rows: the latter only)
     class_weight : factor of the weights of each class: "label=factor,...", 1 for labels that are not named; or
         "balanced", the same total weight for each class
-    overwrite : replace an earlier pack; other files are never replaced
+    overwrite : replace an earlier pack, the same one too; other files are never replaced
     each : (task, items) -> results in the order of the items
         Runs a module-level function on items that are JSON values: in this process, or on others that share the files.
 
@@ -120,10 +123,15 @@ def pack(
     """
     target = Path(target).absolute()
     _check_settings(workers, seed, storage, dtype, standardize)
-    _check_target(target, overwrite)
-    origin = open_source(source, reading or Reading())
+    reading = reading or Reading()
+    options = (workers, partition, sample, seed, scale, storage, dtype, standardize, class_weight)
+    origin = open_source(source, reading)
+    request = _request(source, reading, options, origin.files)
+    if found := _look_at(target, overwrite, request):
+        return found
     with _workspace(target) as work:
-        _check_target(target, overwrite)  # again: after waiting for another process
+        if found := _look_at(target, overwrite, request):  # again: after waiting for another process
+            return found
         dtype = "float64" if dtype == "auto" and standardize else origin.dtype if dtype == "auto" else dtype
         rows = _sample(_spool(origin, scale, dtype, work, each), sample, seed, work, origin.name)
         y, classes, names = _label(rows, origin)
@@ -148,7 +156,7 @@ def pack(
             **asdict(header) | {"scale": scale}, partition=partition, seed=seed, workers=workers, sparse=to_sparse,
             class_names=names, weighted=rows.weighted, shards=entries, sample=sample,
             data_sha256=data_digest(entries, shift, divisor), columns=columns, label_name=origin.label_name,
-            shift=shift, factor=divisor, entries=rows.stored if to_sparse else None,
+            shift=shift, factor=divisor, entries=rows.stored if to_sparse else None, request_sha256=request,
         )  # fmt: skip
         _put_in_place(manifest, work, target)
     return Packed(manifest, rows.stored, None if classes is None else _rows_of_classes(y, classes), origin.notes)
@@ -193,20 +201,32 @@ def _check_settings(workers: int, seed: int, storage: str, dtype: str, standardi
         raise ConfigError(f"--workers {workers}, --seed {seed}: expected at least 1 worker and a seed of at least 0")
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _request(source: str, reading: Reading, options: Sequence[object], files: Sequence[Path]) -> str:
+    """`request_sha256` of a manifest."""
+    states = [(found.st_size, found.st_mtime_ns) for found in (path.stat() for path in files)]
+    return digest_of(map(repr, (source, reading, *options, *states)))
+
+
+def _look_at(target: Path, overwrite: bool, request: str) -> Packed | None:
+    """What the target holds, if it was packed by the same request. Raises ConfigError if it may not be replaced."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
+        return None
     if not target.is_dir() or not (target / FILE).exists():
         raise ConfigError(f"{target}: exists and is not a folder made by pack; choose another name for -o")
+    manifest = read_manifest(target)
+    known, there = {FILE, *(entry.file for entry in manifest.shards)}, {path.name for path in target.iterdir()}
+    if not overwrite and manifest.request_sha256 == request and known <= there:
+        return Packed(manifest, None, None, ("packed before, from the same source with the same options",))
     if not overwrite:
         raise ConfigError(
-            f"{target}: holds an earlier pack; pass --overwrite to replace it, or choose another name for -o"
+            f"{target}: holds an earlier pack, of other data or options;"
+            " pass --overwrite to replace it, or choose another name for -o"
         )
-    known = {FILE, *(entry.file for entry in read_manifest(target).shards)}
-    if strange := sorted({path.name for path in target.iterdir()} - known):
+    if strange := sorted(there - known):
         raise ConfigError(
             f"{target}: also holds {', '.join(strange[:5])}, not made by pack; move these files away first"
         )
+    return None
 
 
 def _put_in_place(manifest: Manifest, work: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources by name: a file, `sklearn:NAME`, `synthetic:NAME`, `text:FILE` or `python:topics`."""
+"""Sources by name: a file, a public data set, `sklearn:NAME`, `synthetic:NAME`, `text:FILE` or `python:topics`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mpinewton.data.blocks import Reading, Source
 from mpinewton.data.csv_text import DELIMITERS, CsvText
 from mpinewton.data.libsvm import LibsvmText
 from mpinewton.data.lines import UTF8_MARK, first_bytes, is_compressed, plain_name
+from mpinewton.data.public import PUBLIC, fetch_whole, public_folder
 from mpinewton.data.synthetic import synthetic
 from mpinewton.data.tables import Parquet
 from mpinewton.data.text import TEXTS, text_source
@@ -40,14 +41,14 @@ RECIPES = ("sklearn:", "synthetic:", "python:")
 
 def absolute(source: str, base: Path) -> str:
     """The name of a source that holds in any folder: files, also of `text:FILE`, get their absolute path."""
-    if source.startswith(RECIPES):
+    if source.startswith(RECIPES) or (source in PUBLIC and not (base / source).exists()):
         return source
     kind = "text:" if source.startswith("text:") else ""
     return kind + str((base / Path(source.removeprefix(kind)).expanduser()).resolve())
 
 
 def open_source(name: str, reading: Reading) -> Source:
-    """The source that a file name, `sklearn:NAME`, `synthetic:NAME?key=value` or `text:FILE?key=value` names.
+    """The source that a name stands for: a file, a public data set, or what `RECIPES` and `TEXTS` begin with.
 
     Raises
     ------
@@ -67,17 +68,22 @@ def open_source(name: str, reading: Reading) -> Source:
     if name.startswith(TEXTS):
         return text_source(name, reading)
     path = Path(name)
+    if name in PUBLIC and not path.exists():
+        path = fetch_whole(name, public_folder())
     if path.is_dir():
         raise DataError(f"{name}: is a folder, but not a packed one (it has no manifest.json); expected a file of rows")
     if not path.is_file():
         raise DataError(
-            f"{name}: no such file, and the name does not begin with sklearn:, synthetic:, text: or python:"
+            f"{name}: no such file, nor a public data set{did_you_mean(name, PUBLIC)}, and the name does not begin "
+            "with sklearn:, synthetic:, text: or python:"
         )
     form = guess_format(path) if reading.format == "auto" else reading.format
     if form in ("npz", "npy", "parquet") and is_compressed(path):
         raise ConfigError(f"{name}: {form} files must not be compressed; decompress it first")
     _refuse_table_options(name, reading, {"csv": (), "parquet": TEXT_OPTIONS}.get(form, TABLE_OPTIONS))
-    return FORMATS[form](path, reading)
+    source = FORMATS[form](path, reading)
+    source.files = (path, *source.files)
+    return source
 
 
 def _refuse_table_options(name: str, reading: Reading, options: tuple[str, ...]) -> None:

@@ -162,9 +162,11 @@ class Table(Source):
             if by_name or self.width - (self.weight is not None) == expected:
                 return None
         if trained is not None and not by_name and self.width < len(trained) + 1:
+            without = "the training data" if self.names else "it"
             raise DataError(
-                f"{self.name}: has {self.width} columns; expected {len(trained)} of features, as in the training data,"
-                " and one of labels"
+                f"{self.name}: has {self.width} columns, and they are matched by position, since {without} had no "
+                f"header; expected {len(trained)} of features, as in the training data"
+                f"{', and one of labels' if reading.labels else ''}"
             )
         if given is None:
             raise DataError(

@@ -39,7 +39,9 @@ def text_source(name: str, reading: Reading) -> Source:
     if reading.features not in (None, chosen["context"]):
         raise ConfigError(f"{name}: a row has {chosen['context']} characters: set context=... instead of --features")
     text = _topics(name) if kind == "python" else _read(Path(what))
-    return Text(name, reading, text, chosen["context"], slice(chosen["from"], chosen["to"] or None))
+    source = Text(name, reading, text, chosen["context"], slice(chosen["from"], chosen["to"] or None))
+    source.files = () if kind == "python" else (Path(what),)
+    return source
 
 
 class Text(Source):

@@ -39,6 +39,7 @@ NO_MINIMISER = (
     "run ended; separated classes, or counts that are all 0, cause this; l2 > 0 prevents it"
 )
 STEADY = 1e-3  # relative change of a weight that is not rounding error: that is far smaller
+FLAT = 1e-12  # curvature along a step, relative to that of its coordinates, that is rounding error
 POLISH = 5  # Newton steps after which that search is given up
 
 
@@ -254,10 +255,17 @@ def without_minimiser(fleet: Fleet, w: Array) -> str:
             return NO_MINIMISER
         if last is not None and abs(g @ steps[0]) <= SLACK * abs(f):
             steady = np.abs(steps[0] - last) <= 0.1 * np.abs(last)
-            if (steady & (np.abs(steps[0]) > STEADY * np.abs(w))).any():
+            if (steady & (np.abs(steps[0]) > STEADY * np.abs(w))).any() and not _is_flat(fleet, w, steps[0]):
                 return NO_MINIMISER
         w, last = w + steps[0], steps[0]
     return ""
+
+
+def _is_flat(fleet: Fleet, w: Array, p: Array) -> bool:
+    """Whether the Hessian at w is 0 to rounding along p (d,), as along the shift of all intercepts of softmax."""
+    if not {"hvp", "hessian_diagonal"} <= fleet.problem.loss.provides:
+        return False
+    return bool(p @ fleet.mean(hvp_at, w, p) <= FLAT * (p * p) @ fleet.mean(diagonal_at, w))
 
 
 def _falls_for_ever(fleet: Fleet, w: Array, p: Array) -> bool:

@@ -157,7 +157,7 @@ def _solve(fleet: Fleet, columns: Columns, pause: Callable[[], str]) -> Referenc
             break
         w, target = ended.state.w, min(target, ended.row.grad_norm) / 10
         limit = 5 if exact else limit
-    if not best.row.grad_norm <= 1e-6:
+    if not (best.row.grad_norm <= 1e-6 or best.kind == "precision"):  # the norm has the units of the columns
         raise ConfigError(
             f"--reference auto: the optimum was not found (gradient norm {best.row.grad_norm:.3g}: {best.reason}); "
             "give the optimal value, or set --l2 greater than 0"

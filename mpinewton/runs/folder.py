@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from mpinewton.bits import differences, signature
 from mpinewton.durable import explain, open_regular, remove_temporary_files, write_whole
-from mpinewton.errors import ConfigError, DataError, MpinewtonError
+from mpinewton.errors import ConfigError, DataError, FolderBusyError, MpinewtonError
 from mpinewton.fleet import Entry, Fleet
 from mpinewton.methods.support.method import State
 from mpinewton.output import Lines
@@ -206,7 +206,7 @@ class RunFolder:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
+            raise FolderBusyError(
                 f"{self.path}: another mpinewton is running in this folder; wait for it, or choose another with -o"
             ) from None
         except OSError as error:  # some parallel file systems have no locks: the user must then avoid a second run
@@ -216,7 +216,7 @@ class RunFolder:
     def _check_unchanged(self) -> None:
         now, then = [saved.number for saved in self._candidates()], self.checkpoint
         if now[:1] != ([then.number] if then else []):
-            raise ConfigError(f"{self.path}: another mpinewton has changed this folder; run the command again")
+            raise FolderBusyError(f"{self.path}: another mpinewton has changed this folder; run the command again")
 
     def _write_setup(self, config: str, environment: Mapping[str, Any]) -> None:
         # The old result is removed first: with a new configuration beside it, the run would count as finished.

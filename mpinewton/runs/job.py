@@ -21,7 +21,7 @@ from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
 from mpinewton.methods import METHODS
 from mpinewton.methods.settings import make_method, settings_of
-from mpinewton.methods.support.method import AnyMethod
+from mpinewton.methods.support.method import Algorithm
 from mpinewton.runs import stopping
 from mpinewton.runs.memory import parse_size
 
@@ -74,7 +74,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     IDENTITY = ("method", "settings", "loss", "l2", "intercept", "seed", "dtype", "sums", "bits", "start")
 
     @cached_property
-    def algorithm(self) -> AnyMethod:
+    def algorithm(self) -> Algorithm:
         """The method with its settings. Raises ConfigError."""
         return make_method(self.method, self.settings)
 

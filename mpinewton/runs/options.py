@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError
 from mpinewton.extensions import Reference
-from mpinewton.methods import Method
 from mpinewton.methods.settings import make_method
-from mpinewton.methods.support.method import AnyMethod
+from mpinewton.methods.support.method import Algorithm
 from mpinewton.runs.history import Row
 from mpinewton.runs.stopping import default_stops
 
@@ -28,7 +27,7 @@ Callback = Callable[[Row, Array], Any]
 class Options:
     """The options of a run that do not depend on the objective."""
 
-    method: AnyMethod
+    method: Algorithm
     limits: dict[str, float | None]
     w0: Array | None
     seed: int
@@ -39,7 +38,7 @@ class Options:
     @classmethod
     def of(
         cls,
-        method: str | AnyMethod,
+        method: str | Algorithm,
         settings: Mapping[str, Any] | None,
         w0: ArrayLike | None,
         seed: int,
@@ -49,18 +48,18 @@ class Options:
         **limits: float | None,
     ) -> Options:
         """The validated options. Raises ConfigError."""
-        if isinstance(method, Method) and settings:
+        if isinstance(method, Algorithm) and settings:
             raise ConfigError(
                 "settings are for a method given by name; give those of a method object to its constructor"
             )
-        if not isinstance(method, str | type | Method):
+        if not isinstance(method, str | type | Algorithm):
             raise ConfigError(f"method = {method!r}: expected the name of a method, or a method")
         if not isinstance(settings, Mapping | None) or not all(isinstance(name, str) for name in settings or ()):
             raise ConfigError(f"settings = {settings!r}: expected a dict of names and values")
         if not (callback is None or callable(callback)):
             raise ConfigError(f"callback = {callback!r}: expected a function of (Row, w)")
         plain = msgspec.to_builtins(dict(settings or {}), enc_hook=plain_number)
-        made = method if isinstance(method, Method) else make_method(method, plain)
+        made = method if isinstance(method, Algorithm) else make_method(method, plain)
         known = {name: number(name, limit) for name, limit in limits.items()}
         for name in known.keys() & {"max_iterations", "max_rounds"}:
             known[name] = None if known[name] is None else whole_number(name, known[name], 0)

@@ -26,14 +26,12 @@ OPEN_MPI = "Open MPI" in subprocess.run([mpiexec(), "--version"], capture_output
 
 # A method as a user may write one, and the faults that can be planted in it.
 METHOD = """
-import os, signal, sys, time
+import os
 from dataclasses import dataclass, replace
 from mpinewton.methods import State, Method
 
 def divide(): return 1 // 0
-def leave(): sys.exit(3)
 def drop(): os._exit(5)
-def killed(): os.kill(os.getpid(), signal.SIGKILL); time.sleep(1000)
 def nothing(): pass
 
 @dataclass(frozen=True)
@@ -123,26 +121,22 @@ def assert_ended(finished: Finished, code: int, said: Sequence[str], count: int)
     assert "left behind: 0" in finished.stdout, str(finished)
 
 
-def test_the_planted_method_does_no_harm_by_itself(tmp_path: Path, shards: Path) -> None:
-    assert_ended(run_planted(tmp_path, shards, "nothing", 0), 0, [], 0)
-
-
 def test_an_exception_in_a_task(tmp_path: Path, shards: Path) -> None:
-    """Of any worker, and that the fleet stays usable: tests/mpi/test_fleet_mpi.py."""
-    finished = run_planted(tmp_path, shards, "divide", 3)
+    """After a run without one. Of any worker, and that the fleet stays usable: tests/mpi/test_fleet_mpi.py."""
+    code = """
+callback = None
+mpinewton.minimize(Planted("nothing", 0), data, loss="squared", l2=0.1, tol=0.0, max_iterations=10)
+print("the planted method does no harm by itself")
+"""
+    finished = run_planted(tmp_path, shards, "divide", 3, code)
     said = ["WorkerError: worker 3 (rank 2) failed in work:", "ZeroDivisionError: "]
     assert_ended(finished, 1, said, 2)  # the driver's, and in its message that of the worker
+    assert "no harm" in finished.stdout, str(finished)
     assert not [text for text in ABORTED if text in finished.stderr]  # in good order
 
 
-def test_sys_exit_in_a_task(tmp_path: Path, shards: Path) -> None:
-    finished = run_planted(tmp_path, shards, "leave", 2)
-    assert_ended(finished, 1, ["WorkerError: worker 2 (rank 2) failed in work:", "SystemExit: 3"], 2)
-
-
-@pytest.mark.parametrize("fault", ["drop", "killed"])
-def test_a_rank_that_dies_in_a_task(tmp_path: Path, shards: Path, fault: str) -> None:
-    finished = run_planted(tmp_path, shards, fault, 1)
+def test_a_rank_that_dies_in_a_task(tmp_path: Path, shards: Path) -> None:
+    finished = run_planted(tmp_path, shards, "drop", 1)
     assert_ended(finished, finished.returncode or -1, [], 0)
 
 
@@ -204,16 +198,15 @@ def endless(shards: Path, folder: Path) -> list[str | Path]:
     return ["-m", "mpinewton", "run", "gradient-descent", shards, "-o", folder, *options]
 
 
-@pytest.mark.parametrize(("launcher", "worker"), [("mpiexec", 3), ("nproc", 0)])
-def test_a_damaged_shard(tmp_path: Path, shards: Path, worker: int, launcher: str) -> None:
+def test_a_damaged_shard(tmp_path: Path, shards: Path) -> None:
+    """Of any rank: tests/mpi/test_fleet_mpi.py."""
     for path in shards.iterdir():
         content = bytearray(path.read_bytes())
-        if path.name == f"shard-{worker:04d}.h5":
+        if path.name == "shard-0003.h5":
             content[len(content) // 2] ^= 1
         (tmp_path / path.name).write_bytes(content)
-    command = endless(tmp_path, tmp_path / "run")
-    finished = run_ranks(*command) if launcher == "mpiexec" else run(sys.executable, *command, "--nproc", "2")
-    assert_ended(finished, 2, ["mpinewton: ", f"shard-{worker:04d}.h5"], 0)
+    finished = run(sys.executable, *endless(tmp_path, tmp_path / "run"), "--nproc", "2")
+    assert_ended(finished, 2, ["mpinewton: ", "shard-0003.h5"], 0)
 
 
 def with_own(folder: Path) -> dict[str, str]:
@@ -239,17 +232,16 @@ def pid_of(run_folder: Path, rank: int) -> int:
     return pid
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_killed_under_mpiexec(tmp_path: Path, shards: Path, rank: int) -> None:
+def test_a_rank_killed_under_mpiexec(tmp_path: Path, shards: Path) -> None:
     folder = tmp_path / "run"
-    finished = killed(folder, rank, mpiexec(), "-n", "3", sys.executable, *endless(shards, folder))
+    finished = killed(folder, 2, mpiexec(), "-n", "3", sys.executable, *endless(shards, folder))
     assert_ended(finished, finished.returncode or -1, [], 0)
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_killed_under_nproc(tmp_path: Path, shards: Path, rank: int) -> None:
+def test_the_driver_killed_under_nproc(tmp_path: Path, shards: Path) -> None:
+    """Another rank: `test_a_job_that_lost_a_rank_is_restarted_to_the_same_bits`."""
     folder = tmp_path / "run"
-    finished = killed(folder, rank, sys.executable, *endless(shards, folder), "--nproc", "2")
+    finished = killed(folder, 0, sys.executable, *endless(shards, folder), "--nproc", "2")
     assert_ended(finished, 1, ["mpinewton: the job died: the launcher ended with ", "the same command resumes"], 0)
 
 
@@ -269,8 +261,10 @@ def test_a_rank_that_leaves_without_a_word_is_no_success(tmp_path: Path, shards:
     assert_ended(finished, 1, ["mpinewton: the job died", "the same command resumes"], 0)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("end", ["sys.modules['mpi4py'] = None", "sys.modules['mpinewton.bits'] = Broken()"])
+NO_MPI4PY, NO_BITS = "sys.modules['mpi4py'] = None", "sys.modules['mpinewton.bits'] = Broken()"
+
+
+@pytest.mark.parametrize(("rank", "end"), [(1, NO_MPI4PY), (0, NO_BITS), (1, NO_BITS)])
 def test_a_rank_that_ends_before_mpi_is_up_ends_the_others(tmp_path: Path, shards: Path, rank: int, end: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -281,7 +275,7 @@ def test_a_rank_that_ends_before_mpi_is_up_ends_the_others(tmp_path: Path, shard
     )
     command = [mpiexec(), "-n", "3", sys.executable, *endless(shards, tmp_path / "run")]
     finished = run(*command, env={"PYTHONPATH": str(tmp_path)})
-    if "mpi4py" in end:
+    if end == NO_MPI4PY:
         said, tracebacks = f"mpinewton: rank {rank} on ", 0
     else:  # the driver's own error is told by the command line, without a traceback
         said, tracebacks = ("mpinewton: out of memory (planted)", 0) if rank == 0 else ("MemoryError: planted", 1)
@@ -343,20 +337,19 @@ def test_no_rank_outlives_the_command_that_started_it(tmp_path: Path, shards: Pa
 
 
 def test_a_job_that_lost_a_rank_is_restarted_to_the_same_bits(tmp_path: Path, shards: Path) -> None:
-    results = []
-    for name, more in (("once", []), ("twice", ["--on-failure", "restart-fewer"])):
-        folder = tmp_path / name
-        command = [sys.executable, *endless(shards, folder), "--nproc", "2", "--checkpoint-seconds", "0", *more]
-        command[command.index("100000000")] = "300"
-        finished = killed(folder, 2, *command) if more else run(*command)
-        said = ["the job died", "starting again, on 2 ranks; restarts left: 2"] if more else []
-        assert_ended(finished, 0, said, 0)
-        results.append(json.loads((folder / "result.json").read_text()))
-    assert [result["ranks"] for result in results] == [3, 2]
+    once, twice = endless(shards, tmp_path / "once"), endless(shards, tmp_path / "twice")
+    for command in (once, twice):
+        command[command.index("100000000")] = "150"
+    twice += ["--nproc", "2", "--checkpoint-seconds", "0", "--on-failure", "restart-fewer"]
+    finished = killed(tmp_path / "twice", 2, sys.executable, *twice)
+    assert_ended(finished, 0, ["the job died", "starting again, on 2 ranks; restarts left: 2"], 0)
+    assert launch_serial(once, LIMIT).returncode == 0
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("once", "twice")]
+    assert [result["ranks"] for result in results] == [1, 2]
     assert results[0]["history_sha256"] == results[1]["history_sha256"]
 
 
-@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
 def test_a_signal_during_the_start_ends_the_run_with_a_checkpoint(tmp_path: Path, shards: Path, name: str) -> None:
     code = (
         "import os, signal, sys\n"
@@ -368,6 +361,20 @@ def test_a_signal_during_the_start_ends_the_run_with_a_checkpoint(tmp_path: Path
     finished = launch_serial(["-c", code, *endless(shards, tmp_path / "run")[2:]], LIMIT)
     assert finished.returncode == 3 and f"signal {name}" in finished.stdout, str(finished)
     assert list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_signals_are_recorded_before_anything_else_is_imported() -> None:
+    code = """
+import signal, sys
+class First:
+    def find_spec(self, name, path, target=None):
+        if name.startswith("mpinewton.") and name not in ("mpinewton.__main__", "mpinewton.signals"):
+            sys.exit(str(signal.getsignal(signal.SIGTERM)))
+sys.meta_path.insert(0, First())
+from mpinewton.__main__ import main
+main()
+"""
+    assert "<mpinewton.signals.Signals object" in launch_serial(code, LIMIT).stderr
 
 
 @pytest.mark.parametrize("size", ["PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
@@ -420,6 +427,37 @@ def test_a_run_ends_when_the_driver_dies(tmp_path: Path, shards: Path) -> None:
     folder = tmp_path / "run"
     finished = killed(folder, 0, *surviving(shards, folder))
     assert_ended(finished, 1, ["mpinewton: the driver died, which a run does not survive"], 0)
+
+
+@pytest.mark.skipif(not OPEN_MPI, reason="only Open MPI has ULFM")
+@pytest.mark.parametrize("code", [1, 3])
+def test_the_driver_hears_while_the_ranks_left_come_together(tmp_path: Path, shards: Path, code: int) -> None:
+    """A rank dies, and another stops on the way: --rank-timeout or a signal ends the job."""
+    folder, more, stopped = tmp_path / "run", ["--rank-timeout", "15"] if code == 1 else [], tmp_path / "stopped"
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, signal, sys, threading, time
+from mpinewton.fleet.transport import watch
+watch.GRACE = 1.0
+def stop(link):
+    open({str(stopped)!r}, "w").close()
+    os.kill(os.getpid(), signal.SIGSTOP)
+def plant():
+    while not hasattr(sys.modules.get("mpinewton.fleet.transport.server"), "Server"):
+        time.sleep(0.01)
+    sys.modules["mpinewton.fleet.transport.mpi"].Link.shrink = stop
+if os.environ.get("PMIX_RANK") == "1":
+    threading.Thread(target=plant, daemon=True).start()
+""")
+    command = [sys.executable, "-c", WATCH, *surviving(shards, folder), *more]
+    command[command.index("300")] = "100000000"
+    with Job(command, timeout=LIMIT, env=with_own(tmp_path)) as job:
+        job.until(lambda: rows_of(folder) > 5)
+        os.kill(pid_of(folder, 3), signal.SIGKILL)
+        job.until(stopped.exists)
+        if code == 3:
+            os.kill(pid_of(folder, -1), signal.SIGTERM)
+        finished = job.wait()
+    assert_ended(finished, code, ["ranks 1 to 3 on ", " not answered for "], 0)
 
 
 @pytest.mark.parametrize("more", [[], ["--nproc", "3"]])

@@ -24,18 +24,11 @@ pytestmark = pytest.mark.mpi
 """
 
 
-def run_planted(folder: Path, code: str, limit: float = 5) -> Finished:
+def run_planted(folder: Path, code: str, limit: float = 2) -> Finished:
     """The planted tests on 2 ranks; within 60 s of own time, or `launch` fails."""
     shutil.copy(TESTS / "mpi" / "conftest.py", folder)
     (folder / "test_planted.py").write_text(HEAD + code)
     return launch_tests(2, folder, timeout=60, env={"MPI_TEST_TIMEOUT": str(limit)})
-
-
-@pytest.mark.slow
-def test_a_sound_test_passes(tmp_path: Path) -> None:
-    finished = run_planted(tmp_path, "def test_sound(): world.Barrier()")
-    assert finished.returncode == 0, str(finished)
-    assert finished.stdout.count("1 passed") == 2, str(finished)
 
 
 @pytest.mark.slow
@@ -77,13 +70,6 @@ def test_next():
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_job(tmp_path: Path) -> None:
-    code = "def test_killed():\n    if world.rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n    world.Barrier()"
-    finished = run_planted(tmp_path, code, limit=300)
-    assert finished.returncode != 0 and finished.seconds < 30
-
-
-@pytest.mark.slow
 def test_a_test_without_the_marker_is_refused_since_it_would_be_skipped(tmp_path: Path) -> None:
     finished = run_planted(tmp_path, "pytestmark = []\ndef test_unmarked(): pass")
     assert finished.returncode != 0
@@ -111,8 +97,8 @@ open(os.path.join({str(tmp_path)!r}, f"{{os.getpid()}} {{child.pid}}"), "w").clo
 print("still here", flush=True)
 time.sleep(1000)
 """
-    with pytest.raises(AssertionError, match=r"(?s)still ran after 5 s.*still here"):
-        launch(2, code, timeout=5)
+    with pytest.raises(AssertionError, match=r"(?s)still ran after 2 s.*still here"):
+        launch(2, code, timeout=2)
     pids = [int(pid) for path in tmp_path.iterdir() for pid in path.name.split()]
     assert len(pids) == 4
     assert not [pid for pid in pids if alive(pid)]
@@ -141,9 +127,9 @@ def test_a_job_that_waits_for_a_processor_is_not_late() -> None:
 @pytest.mark.slow
 def test_own_time_is_that_of_the_busiest_process() -> None:
     """Two processes of a job, both busy; their processor times do not add up."""
-    busy = "import time\nwhile time.process_time() < 1.5: pass\n"
+    busy = "import time\nwhile time.process_time() < 1: pass\n"
     code = f"import subprocess, sys\nother = subprocess.Popen([sys.executable, '-c', {busy!r}])\n{busy}other.wait()"
-    assert launch_serial(code, timeout=2.5).seconds < 2.5
+    assert launch_serial(code, timeout=1.8).seconds < 1.8
 
 
 @pytest.mark.slow
@@ -165,10 +151,9 @@ def test_waiting_for_what_a_job_does_ends_with_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(1000)"])
-def test_a_test_that_hangs_is_ended_and_named(code: str, tmp_path: Path) -> None:
+def test_a_test_that_hangs_is_ended_and_named(tmp_path: Path) -> None:
     shutil.copy(TESTS / "conftest.py", tmp_path)
-    (tmp_path / "test_planted.py").write_text(f"def test_stuck():\n    {code}")
+    (tmp_path / "test_planted.py").write_text("import time\ndef test_stuck():\n    time.sleep(1000)")
     finished = launch_serial(["-m", "pytest", "-c", TESTS.parent / "setup.cfg", "--timeout=1", tmp_path])
     assert finished.returncode != 0 and "in test_stuck" in finished.stdout + finished.stderr, str(finished)
 

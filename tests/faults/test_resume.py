@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from launch import Job, launch, mpiexec, rows_of
+from launch import Job, mpiexec, rows_of
 
 from mpinewton.cli import run_command_line
 from mpinewton.data.pack import pack
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 # Long enough to be killed in the middle, every iterate saved.
 RUNS = {
-    "giant": ["giant", "--tol", "1e-13", "--max-iterations", "40"],
     "dino": ["dino", "--set", "solver=lanczos", "--tol", "1e-13", "--max-iterations", "25"],
     "lbfgs": ["lbfgs", "--tol", "1e-13", "--max-iterations", "70"],
     "ranl": ["ranl", "--set", "policy=resources", "--set", "budget=640,99", "--tol", "1e-13", "--max-iterations", "40"],
@@ -70,24 +69,22 @@ def killed_in_mid_run(arguments: list[str], ranks: int, victim: int, out: Path, 
     assert not (out / "result.json").exists()
 
 
-def go_on(ranks: int, method: str, shards: Path, out: Path) -> None:
-    """The same command again, on so many ranks; one is this process."""
-    if ranks == 1:
-        assert run_command_line(LocalSession(), command(method, shards, out)[2:]) == 0
-    else:
-        resumed = launch(ranks, command(method, shards, out))
-        assert resumed.returncode == 0, str(resumed)
+def resume(method: str, shards: Path, out: Path) -> None:
+    """The same command again, in this process."""
+    assert run_command_line(LocalSession(), command(method, shards, out)[2:]) == 0
     assert "resuming from the checkpoint" in (out / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
-    ("method", "victim", "ranks", "again"),
-    [("dino", 0, 2, 3), ("lbfgs", 1, 2, 1), ("ranl", 2, 3, 1)],
+    ("method", "kills"),
+    [("dino", [(2, 0), (3, 1)]), ("ranl", [(3, 2)])],
 )  # other methods and numbers of ranks: tests/mpi/test_methods_mpi.py, without a kill
-def test_killed_and_resumed_on_other_ranks(method, victim, ranks, again, shards, undisturbed, tmp_path):
+def test_killed_and_resumed_on_other_ranks(method, kills, shards, undisturbed, tmp_path):
+    """Once, or again and again on other layouts, one run."""
     whole, out = undisturbed(method), tmp_path / "killed"
-    killed_in_mid_run(command(method, shards, out), ranks, victim, out, rows=3)
-    go_on(again, method, shards, out)
+    for kill, (ranks, victim) in enumerate(kills):
+        killed_in_mid_run(command(method, shards, out), ranks, victim, out, rows=3 + 7 * kill)
+    resume(method, shards, out)
     (result, ledger), (expected, expected_ledger) = outcome(out), outcome(whole)
     assert result["history_sha256"] == expected["history_sha256"]
     assert result["w_sha256"] == expected["w_sha256"]
@@ -98,17 +95,7 @@ def test_killed_and_resumed_on_other_ranks(method, victim, ranks, again, shards,
     assert (out / "history.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
-def test_killed_again_and_again(shards, undisturbed, tmp_path):
-    """Two kills on two layouts, one run."""
-    whole, out = undisturbed("giant"), tmp_path / "killed"
-    for kill, (ranks, victim) in enumerate([(2, 1), (3, 0)], start=1):
-        killed_in_mid_run(command("giant", shards, out), ranks, victim, out, rows=7 * kill)
-    go_on(1, "giant", shards, out)
-    assert outcome(out)[0]["history_sha256"] == outcome(whole)[0]["history_sha256"]
-    assert outcome(out)[1] == outcome(whole)[1]
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_with_a_checkpoint_and_code_3(number, shards, undisturbed, tmp_path):
     whole, out = undisturbed("lbfgs"), tmp_path / "stopped"
     with Job([sys.executable, *command("lbfgs", shards, out)]) as job:
@@ -118,7 +105,7 @@ def test_a_signal_stops_with_a_checkpoint_and_code_3(number, shards, undisturbed
     assert stopped.returncode == 3, str(stopped)
     assert "run the same command again" in stopped.stdout
     assert json.loads((out / "result.json").read_text())["kind"] == "interrupted"
-    go_on(1, "lbfgs", shards, out)
+    resume("lbfgs", shards, out)
     assert outcome(out)[0]["history_sha256"] == outcome(whole)[0]["history_sha256"]
 
 

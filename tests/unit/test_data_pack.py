@@ -207,6 +207,29 @@ def test_nothing_is_left_behind_by_an_interrupt_and_the_earlier_pack_stays(tmp_p
     assert read_manifest(tmp_path / "p") == before
 
 
+def test_the_same_pack_again_writes_nothing(tmp_path: Path) -> None:
+    """Other arguments, a changed source and a missing shard are noticed."""
+    text, target = tmp_path / "t.csv", tmp_path / "p"
+    text.write_text("1,0\n2,1\n3,0\n4,1\n")
+    first = pack(str(text), target, 2, reading=Reading(header=False))
+    before = {path: path.stat().st_mtime_ns for path in target.iterdir()}
+    again = pack(str(text), target, 2, reading=Reading(header=False), each=None)  # type: ignore[arg-type]
+    assert again.manifest == read_manifest(target) and "packed before" in again.notes[0]
+    assert again.manifest.data_sha256 == first.manifest.data_sha256
+    assert before == {path: path.stat().st_mtime_ns for path in target.iterdir()}
+    with pytest.raises(ConfigError, match="holds an earlier pack, of other data or options"):
+        pack(str(text), target, 2, reading=Reading(header=False), seed=1)
+    (target / "shard-0001.h5").rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match="holds an earlier pack"):
+        pack(str(text), target, 2, reading=Reading(header=False))
+    (tmp_path / "away").rename(target / "shard-0001.h5")
+    text.write_text("1,0\n2,1\n3,0\n5,1\n")
+    with pytest.raises(ConfigError, match="holds an earlier pack"):
+        pack(str(text), target, 2, reading=Reading(header=False))
+    other = pack(str(text), target, 2, reading=Reading(header=False), overwrite=True)
+    assert other.manifest.data_sha256 != first.manifest.data_sha256
+
+
 def test_only_an_earlier_pack_is_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "p"
     target.mkdir()

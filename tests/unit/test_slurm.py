@@ -51,7 +51,7 @@ def test_options_stand_in_the_script(capsys: pytest.CaptureFixture[str]) -> None
         "qos=long",
     ):
         assert f"#SBATCH --{line}" in text
-    assert "srun --mpi=pmix mpinewton run newton shards/a9a -o 'a folder'\n" in text
+    assert "srun --mpi=pmix --wait=60 mpinewton run newton shards/a9a -o 'a folder'\n" in text
     assert "\nmodule load gcc/14\nmodule load mpich\n" in text
 
 
