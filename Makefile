@@ -8,7 +8,8 @@
 #   TORCH    1: PyTorch as well, its CPU build (0.2 GB); without it the tests of it are skipped, and say so
 #   ARGS     more arguments for pytest, as in `make test ARGS='-k dino -x'`
 #   FAST     1: without the tests marked slow
-#   JOBS     processes that run tests (default: one per core, at most 8; 0: none but pytest's own, as a debugger needs)
+#   JOBS     processes that run tests (default: one per core and one more, since many wait, at most 8; 0: none but
+#            pytest's own, as a debugger needs)
 #   NPROC    worker processes of `make run` (default: 4)
 
 MPI ?= mpich
@@ -17,7 +18,7 @@ LOCK ?=
 TORCH ?=
 ARGS ?=
 FAST ?=
-JOBS ?= auto
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 NPROC ?= 4
 
 VENV_mpich = .venv
@@ -120,7 +121,7 @@ docs: $(STAMP) $(DOCS_STAMP)
 	@echo 'build/docs/html/index.html'
 
 faults: $(STAMP)
-	set -e; for campaign in kill signals failures links checkpoints corrupt fuzz configurations hostile; do $(BIN)/python scripts/faults.py $$campaign; done
+	set -e; for campaign in kill signals failures links checkpoints corrupt fuzz configurations hostile slurm; do $(BIN)/python scripts/faults.py $$campaign; done
 	$(BIN)/python scripts/faults.py soak --minutes 30
 	$(BIN)/python scripts/faults.py page
 

@@ -134,11 +134,11 @@ def needs(kind: Any) -> str:
     lines = [f"- From the loss: {', '.join(f'{NEEDS[need]} (`{need}`)' for need in kind.needs)}."]
     if kind.convex_only:
         lines.append("- The loss must be convex.")
-    if kind.shards_alike:
+    if getattr(kind, "shards_alike", False):  # a rule has none of its own
         lines.append("- Shards should resemble one another; otherwise convergence is slow or incomplete.")
     if kind.rows_travel:
         lines.append("- Rows of the data leave their workers.")
-    if kind.matrices:
+    if getattr(kind, "matrices", 0):
         lines.append(f"- Memory: {kind.matrices:g} matrices of d x d floats on one process.")
     able = [f"[{loss.name}](../losses/{loss.name}.md)" for loss in LOSSES.values() if usable(kind, loss)]
     lines.append(f"- Losses, with the default settings: {', '.join(able)}.")

@@ -23,7 +23,6 @@ RUNS = {
     ("a9a", "newton"): (3, ["--tol", "1e-9"]),
     ("a9a", "dino"): (2, ["--tol", "0", "--max-iterations", "5"]),
     ("w8a", "lbfgs"): (2, ["--tol", "1e-9"]),
-    ("w8a", "giant"): (2, ["--tol", "0", "--max-iterations", "5"]),
 }
 pytestmark = [
     pytest.mark.shared,

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import launch, launch_serial
+from launch import launch
 from splits import SHARED, optimum, placed
 
+from mpinewton.cli import run_command_line
+from mpinewton.fleet.transport.session import LocalSession
 from mpinewton.methods import ranl
 from mpinewton.methods.settings import make_method
 from mpinewton.runs.history import read_history
@@ -131,15 +133,13 @@ def test_workers_of_unlike_speed_that_send_what_they_can_are_twice_as_fast(monke
 def shards(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "a2a"
     options = ["--workers", "15", "--partition", "blocks", "--rows", "2265", "--features", "123"]
-    packed = launch_serial(["-m", "mpinewton", "pack", str(SHARED / "a2a.xz"), "-o", str(folder), *options])
-    assert packed.returncode == 0, str(packed)
+    assert run_command_line(LocalSession(), ["pack", str(SHARED / "a2a.xz"), "-o", str(folder), *options]) == 0
     return folder
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        [],
         ["policy=resources", "budget=123,31,62"],
         ["as_printed=true", "policy=round-robin", "batch=0.25", "refresh=4"],
     ],
@@ -151,10 +151,13 @@ def test_same_bits_on_1_and_3_ranks(shards, options, tmp_path):
         out = tmp_path / str(ranks)
         settings = [part for option in options for part in ("--set", option)]
         stops = ["--max-iterations", "12", "--tol", "0", "--l2", "1e-3"]
-        command = ["-m", "mpinewton", "run", "ranl", str(shards), "-o", str(out), *stops, *settings]
-        ended = launch_serial(command) if ranks == 1 else launch(ranks, command)
+        command = ["run", "ranl", str(shards), "-o", str(out), *stops, *settings]
+        if ranks == 1:
+            code = run_command_line(LocalSession(), command)
+        else:
+            code = launch(ranks, ["-m", "mpinewton", *command]).returncode
         result = json.loads((out / "result.json").read_text())
-        assert ended.returncode == (result["kind"] == "diverged"), str(ended)
+        assert code == (result["kind"] == "diverged")
         assert result["ranks"] == ranks
         notes = [row.note for row in read_history(out / "history.csv")]
         found[ranks] = (result["history_sha256"], result["w_sha256"], result["bits_up_total"], notes)

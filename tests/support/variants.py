@@ -36,6 +36,7 @@ class Variant(NamedTuple):
 VARIANTS = {
     "newton": Variant("newton", {}, 30),
     "lazy-newton": Variant("lazy-newton", {}, 60, monotone=True, warm_up=3),
+    "lazy-newton-coded": Variant("lazy-newton", {"levels": 2**14, "refresh": 0.6}, 60, monotone=True, warm_up=3),
     "lazy-newton-sample": Variant("lazy-newton", {"sample": 0.5}, 60, monotone=True, warm_up=3),
     "newton-cg": Variant("newton-cg", {}, 60, monotone=True),
     "newton-cg-none": Variant("newton-cg", {"preconditioner": "none"}, 200, monotone=True),

@@ -139,7 +139,7 @@ def draws(compressor, x: np.ndarray, count: int) -> tuple[np.ndarray, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("text", UNBIASED)
 def test_mean_and_variance_of_draws(text):
-    compressor, count = make_compressor(text), 3000
+    compressor, count = make_compressor(text), 1000
     mean, variance = draws(compressor, X, count)
     omega = compressor.omega(len(X))
     assert np.linalg.norm(mean - X) <= 4 * sqrt(omega * (X @ X) / count) + 1e-13
@@ -164,9 +164,9 @@ def test_mean_and_variance_of_drawn_places(text, omega):
     # x = C(x) averaged over so many draws, made at once: place and coin are all that is drawn.
     compressor = make_compressor(text)
     assert compressor.omega(7) == pytest.approx(omega)
-    mean, variance = draws(compressor, np.ones(7), 20_000)
-    assert np.abs(mean - 1).max() <= 4 * sqrt(omega / 20_000)
-    assert variance == pytest.approx(7 * omega, rel=0.05)
+    mean, variance = draws(compressor, np.ones(7), 5_000)
+    assert np.abs(mean - 1).max() <= 4 * sqrt(omega / 5_000)
+    assert variance == pytest.approx(7 * omega, rel=0.1)
 
 
 def test_omega_of_random_and_identity_are_attained():

@@ -273,7 +273,7 @@ def test_shell_commands_run(path: Path, inside: Path, tmp_path: Path, monkeypatc
                 code, said = run_line(line.split("  [")[0])
                 if line == "sbatch dino.sbatch":  # what the job does
                     command = re.search(
-                        r"^srun --mpi=pmix (mpinewton .*)$", Path("dino.sbatch").read_text(), re.MULTILINE
+                        r"^srun --mpi=pmix --wait=60 (mpinewton .*)$", Path("dino.sbatch").read_text(), re.MULTILINE
                     )
                     assert command is not None
                     code, said = run_line(command[1])
@@ -385,10 +385,12 @@ def test_blocks_of_toml_are_valid_and_every_block_is_of_a_kind_that_is_tested(pa
 # -- the site --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("sphinx", reason="needs pip install 'mpinewton[docs]'")
-    for package in ("myst_parser", "numpydoc", "furo"):
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The documentation as HTML and as a man page: as built already in $MPINEWTON_SITE, or built here."""
+    if "MPINEWTON_SITE" in os.environ:
+        return Path(os.environ["MPINEWTON_SITE"])
+    for package in ("sphinx", "myst_parser", "numpydoc", "furo"):
         pytest.importorskip(package, reason="needs pip install 'mpinewton[docs]'")
     for builder in ("html", "man"):
         command = [sys.executable, "-m", "sphinx", "-b", builder, "-q", "-W", "--keep-going", "-d", tmp_path / "trees"]
@@ -399,12 +401,17 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
             text=True,
         )
         assert finished.returncode == 0, finished.stderr
-    assert ".SH" in (tmp_path / "man" / "mpinewton.1").read_text()
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
+    assert ".SH" in (site / "man" / "mpinewton.1").read_text()
     for name in METHODS:
-        page = (tmp_path / "html" / "methods" / f"{name}.html").read_text()
+        page = (site / "html" / "methods" / f"{name}.html").read_text()
         assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in page and "<h2>Settings" in page
-    for page in (tmp_path / "html").rglob("*.html"):
+    for page in (site / "html").rglob("*.html"):
         for picture in re.findall(r'<img [^>]*src="([^":]+)"', page.read_text()):
             assert (page.parent / unquote(picture)).exists(), (page, picture)
-    everything = "".join(page.read_text() for page in (tmp_path / "html").rglob("*.html"))
+    everything = "".join(page.read_text() for page in (site / "html").rglob("*.html"))
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', everything)  # all is local

@@ -78,6 +78,10 @@ def failing(worker: Worker) -> None:
         raise ZeroDivisionError(f"planted on {worker.index}")
 
 
+def leaving(worker: Worker) -> None:
+    raise SystemExit(3)
+
+
 def uneven(worker: Worker) -> Array:
     return np.ones(2 + (worker.index >= BAD))
 
@@ -247,6 +251,12 @@ def test_replies_that_cannot_be_added_up_are_a_failure_of_the_odd_worker(fleet: 
         fleet.mean(task)
     assert caught.value.worker == BAD
     assert len(fleet.gather(task)) == 5
+
+
+def test_an_exit_in_a_task_is_a_failure(fleet: Fleet) -> None:
+    with pytest.raises(WorkerError, match="SystemExit: 3"):
+        fleet.sum(leaving)
+    assert fleet.gather(index) == [0, 1, 2, 3, 4]
 
 
 def test_a_reply_that_is_no_number_is_a_failure(fleet: Fleet) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mpinewton.data.pack import pack
+
 WIDTH = 40
 
 
@@ -44,10 +46,7 @@ def on_a_terminal(arguments: list[str], folder: Path) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [[], ["--nproc", "2"]], ids=["one process", "mpiexec"])
 def test_the_line_fits_the_terminal(tmp_path: Path, ranks: list[str]) -> None:
-    source = "synthetic:logistic?rows=2000&features=60"
-    subprocess.run(
-        [sys.executable, "-m", "mpinewton", "pack", source, "-o", "data", "--workers", "2"], cwd=tmp_path, check=True
-    )
+    pack("synthetic:logistic?rows=2000&features=60", tmp_path / "data", 2)
     command = ["run", "gradient-descent", "data", "-o", "r", "--tol", "1e-300", "--max-iterations", "600", *ranks]
     shown = re.findall(rb"\r(iteration [^\r\n]*)(?=\r[^\n])", on_a_terminal(command, tmp_path))
     assert shown  # more than the lines of the log
