@@ -159,6 +159,7 @@ class Truth:
             W = self.descend(W, delta)
         return self.value(W)
 
+    @np.errstate(all="ignore")  # a step that is not finite lowers nothing, and the next one is damped more
     def descend(self, W: Long, delta: Any) -> Long:
         """The minimiser (p, C) by damped Newton steps on scaled columns, from W."""
         p, C = W.shape

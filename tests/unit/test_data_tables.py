@@ -252,7 +252,10 @@ def test_other_rows_without_header_are_matched_by_position(tmp_path: Path) -> No
     assert (
         load_rows(write(tmp_path / "u.csv", "?,1,2\n?,2,3\n?,3,1\n"), schema, Reading(labels=False))[0].X.tolist() == X
     )
-    with pytest.raises(DataError, match="has 2 columns; expected 2 of features"):
+    with pytest.raises(
+        DataError,
+        match="has 2 columns, and they are matched by position, since it had no header; expected 2 of features",
+    ):
         load_rows(write(tmp_path / "u.csv", "1,2\n2,3\n"), schema)
 
 
