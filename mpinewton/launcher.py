@@ -33,7 +33,6 @@ RANK_VARIABLES = (
 SLURM_RANK = "SLURM_PROCID"  # 0 in a job script too, where nothing has been launched
 # Seconds between a rank's last words and its end: MPICH's launcher throws away what it has not read by then.
 FAREWELL = 0.5
-LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 LOCAL_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
 
@@ -72,13 +71,6 @@ def rank_promised(environment: Mapping[str, str] = os.environ) -> int:
 def number_on_host(environment: Mapping[str, str] = os.environ) -> int:
     """Which of the job's processes on this host this one is, from 0 on; 0 where no launcher says."""
     return next((int(environment[name]) for name in LOCAL_VARIABLES if environment.get(name, "").isdigit()), 0)
-
-
-def is_crowded(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the launcher says that it started more processes on this host than there are cores for them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    cores = cores if cores > 1 else os.cpu_count() or 1  # bound to one core: the others have their own
-    return any(int(environment[name]) > cores for name in LOCAL_SIZE_VARIABLES if environment.get(name, "").isdigit())
 
 
 def refuse_singletons(promised: int, ranks: int) -> None:
@@ -265,19 +257,10 @@ def _wait(child: subprocess.Popen[bytes], end: Path) -> int:
 
 def end_with_parent(number: int) -> None:
     """Have the system send this process a signal when its parent ends, however that ends; on Linux."""
-    _prctl(1, number)  # PR_SET_PDEATHSIG
-
-
-def sleep_precisely() -> None:
-    """Have the system end the sleeps of this process when they are due, not up to 50 microseconds later; on Linux."""
-    _prctl(29, 1)  # PR_SET_TIMERSLACK, in nanoseconds
-
-
-def _prctl(option: int, value: int) -> None:
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value)
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 # Ranks that have died while the others went on.
