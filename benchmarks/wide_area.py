@@ -170,11 +170,14 @@ class Comparison:
             plans = {label: estimate(self.runs[NODE][label], *jobs[label], network).seconds for label in names}
             planned = min(plans, key=lambda label: plans[label][::-1])
             job, manifest = jobs[planned]
-            rule = Auto(latency=network.latency, rate=network.bandwidth).choose(job.plan(manifest).problem()).name
-            chosen = next(label for label in names if method_of(self.runs[NODE][label]) == rule)
+            rule = Auto(latency=network.latency, rate=network.bandwidth).choose(job.plan(manifest).problem())
+            chosen = next((label for label in names if jobs[label][0].algorithm == rule), None)
             best = min(taken, key=taken.__getitem__)
             predicted = f"{plans[planned][1]:.3g} s"
-            ratios = [f"{each}, {taken[each]:.3g} s, {taken[each] / taken[best]:.2f}" for each in (planned, chosen)]
+            ratios = [
+                f"{each}, {taken[each]:.3g} s, {taken[each] / taken[best]:.2f}" for each in (planned, chosen) if each
+            ]
+            ratios += [] if chosen else [f"{rule.name}, other settings: not run"]
             rows.append((place.name, f"{best}, {taken[best]:.3g} s", predicted, *ratios))
         header = ("network", "least, measured", "plan predicts", "plan's choice, measured, ratio", "auto's")
         return Table(header, rows)
@@ -245,6 +248,7 @@ def seconds_to_goal(run: RunRecord) -> float:
 def draw(found: Comparison, path: Path) -> None:
     """Predicted against measured seconds, one mark for every method and network."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -255,6 +259,10 @@ def draw(found: Comparison, path: Path) -> None:
     axes.plot(ends, ends, color="0.5", linewidth=1)
     axes.fill_between(ends, ends / (1 + CLOSE), ends / (1 - CLOSE), color="0.9", label="within 25 %")
     axes.set(xlabel="predicted seconds", ylabel="measured seconds", xlim=ends)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
