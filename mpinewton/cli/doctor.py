@@ -97,13 +97,9 @@ def examine(session: Session, folder: Path) -> str:
 
 def describe_network(session: Session, path: Path) -> str:
     """Measure the network and write its description. Returns it in a line. Raises ConfigError."""
-    import numpy as np
+    from mpinewton.report.network import network_of
 
-    from mpinewton.report.network import fit_network
-
-    echoes = while_fast(session.time_echoes, ECHO_SIZES, lambda echo: echo.seconds)
-    sizes, ranks, seconds = np.array([(echo.size, echo.ranks, echo.seconds) for echo in echoes], dtype=float).T
-    found, error = fit_network(sizes, ranks, seconds)
+    found, error = network_of(while_fast(session.time_echoes, ECHO_SIZES, lambda echo: echo.seconds))
     line = (
         f"latency {1e6 * found.latency:.3g} us, bandwidth {found.bandwidth / 1e9:.3g} Gbit/s, "
         f"message {1e6 * found.message:.3g} us; median error of the model {100 * error:.0f} %"

@@ -226,9 +226,7 @@ def measure_network(session: Session, path: Path) -> dict[str, float]:
     """The settings `latency` and `rate` of the network between the ranks, to one digit; those of the run in the folder
     `path`, where there is one. Raises ConfigError.
     """
-    import numpy as np
-
-    from mpinewton.report.network import fit_network
+    from mpinewton.report.network import network_of
     from mpinewton.runs.job import read_options
 
     if (path / "config.toml").exists():
@@ -238,8 +236,7 @@ def measure_network(session: Session, path: Path) -> dict[str, float]:
         raise ConfigError(
             f"--network {MEASURED} times messages between ranks: start some with --nproc, or under mpiexec"
         )
-    sizes, ranks, seconds = np.array([(e.size, e.ranks, e.seconds) for e in session.time_echoes(SIZES)], dtype=float).T
-    found, _ = fit_network(sizes, ranks, seconds)
+    found, _ = network_of(session.time_echoes(SIZES))
     return {"latency": float(f"{found.latency + found.message:.0e}"), "rate": float(f"{found.bandwidth:.0e}")}
 
 

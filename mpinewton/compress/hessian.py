@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,11 @@ def decode_hessian(exponents: Integers8, data: Bytes, levels: float) -> Array:
     """H of a message of `encode_hessian`, shape (d, d)."""
     d = len(exponents)
     return multiply_both_sides(unpack_triangle(unpack_integers(data, d * (d + 1) // 2) / levels), exponents)
+
+
+def mean_hessian(shares: Array, messages: Iterable[tuple[Integers8, Bytes]], levels: float) -> Array:
+    """The mean of the Hessians of messages, weighted by shares, its eigenvalues raised to the noise, shape (d, d)."""
+    return remove_noise(sum(share * decode_hessian(*message, levels) for share, message in zip(shares, messages)))
 
 
 def multiply_both_sides(H: Array, exponents: Integers8) -> Array:

@@ -35,11 +35,6 @@ class Batch(Worker):
         group = LinearGroup.of([worker.model for worker in workers])
         return None if group is None else Batch(workers, group)
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the workers still have the models of the batch."""
-        return all(worker.model is model for worker, model in zip(self.workers, self.group.models))
-
     def join(self) -> None:
         """Take the weights and the direction of the workers; none where they differ."""
         first, workers = self.workers[0], self.workers

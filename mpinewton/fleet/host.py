@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +17,9 @@ from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
 from mpinewton.fleet.tree import PartialSum, Tree
-from mpinewton.fleet.wire import Layout, arrays_of, layout_of
+from mpinewton.fleet.wire import Layout, arrays_of, layout_of, to_vector
 from mpinewton.fleet.worker import Worker
+from mpinewton.losses.loss import Model
 
 
 class HostSum(NamedTuple):
@@ -42,7 +44,8 @@ class Host:
         self.tree, self.shares = Tree(problem.n_workers), problem.worker_share
         self.method: object = None
         self.seconds = 0.0  # of work in the last call
-        self._batch: Batch | None = None
+        self._batch: Batch | None = None  # of the models, as they were when it was made
+        self._batch_models: list[Model] = []
 
     @classmethod
     def load(cls, plan: Plan, block: Iterable[int]) -> Host:
@@ -81,8 +84,9 @@ class Host:
         task = find_task(call.task, self.method)
         if not (call.everyone and len(self.workers) > 1 and getattr(task, "batched", False)):
             return None
-        if self._batch is None or not self._batch.is_current:
-            self._batch = Batch.of(self.workers)
+        models = [worker.model for worker in self.workers]
+        if not (self._batch_models and all(map(operator.is_, models, self._batch_models))):
+            self._batch, self._batch_models = Batch.of(self.workers), models
         if self._batch is None:
             return None
         try:
@@ -175,9 +179,6 @@ def _term(reply: tuple[bool, list[AnyArray]] | None, scale: float, spare: list[A
     """A reply as a term of the sum; None, for zeros, from a worker that is not asked or has no rows, not even a NaN."""
     if reply is None or not scale:
         return None
-    parts = reply[1]
-    term = spare.pop() if spare else np.empty(sum(part.size for part in parts))
-    if parts:
-        np.concatenate([part.ravel() for part in parts], out=term)
+    term = to_vector(reply[1], spare.pop() if spare else None)
     term *= scale
     return term

@@ -62,11 +62,12 @@ def to_reply(layout: Layout, arrays: Sequence[AnyArray]) -> Any:
     return tuple(parts)
 
 
-def to_vector(arrays: Sequence[AnyArray]) -> Array:
-    """All numbers of the arrays as one new float64 vector."""
-    if not arrays:
-        return np.zeros(0)
-    return np.concatenate([a.ravel() for a in arrays], dtype=np.float64)
+def to_vector(arrays: Sequence[AnyArray], out: Array | None = None) -> Array:
+    """All numbers of the arrays as one float64 vector: `out`, or a new one."""
+    out = np.empty(sum(a.size for a in arrays)) if out is None else out
+    if arrays:
+        np.concatenate([a.ravel() for a in arrays], out=out)
+    return out
 
 
 def from_vector(layout: Layout, vector: Array) -> Any:

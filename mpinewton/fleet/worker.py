@@ -11,7 +11,7 @@ import numpy as np
 from mpinewton.arrays import Array, Indices
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.problem import Problem
-from mpinewton.linalg.triangle import diagonal_of_triangle, pack_triangle
+from mpinewton.linalg.triangle import add_packed_diagonal, pack_triangle
 from mpinewton.losses.linear import LinearPoint
 from mpinewton.losses.loss import Model, Point, RandomModel, Ray, mean_weight_ratio
 
@@ -131,8 +131,7 @@ class Worker:
         """Upper triangle of the Hessian of f_i, row by row, shape (d (d + 1) / 2,)."""
         point = self.point
         T = point.hessian(packed=True) if isinstance(point, LinearPoint) else pack_triangle(point.hessian())
-        T[diagonal_of_triangle(len(self.l2_vector))] += self.l2_vector
-        return T
+        return add_packed_diagonal(T, self.l2_vector)
 
     def hessian_diagonal(self) -> Array:
         """Diagonal of the Hessian of f_i, shape (d,)."""

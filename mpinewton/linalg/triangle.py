@@ -15,10 +15,11 @@ def pack_triangle(H: Array) -> Array:
     return np.concatenate([H[:0, 0:0].ravel(), *(row[j:] for j, row in enumerate(H))])
 
 
-def diagonal_of_triangle(d: int) -> NDArray[np.int64]:
-    """Where the diagonal of a matrix (d, d) is in its upper triangle, shape (d,)."""
-    j = np.arange(d)
-    return j * d - j * (j - 1) // 2
+def add_packed_diagonal(t: Array, v: Array) -> Array:
+    """The triangle t (d (d + 1) / 2,) of H, with diag(v) added in place, for v (d,)."""
+    j = np.arange(len(v))
+    t[j * len(v) - j * (j - 1) // 2] += v
+    return t
 
 
 def unpack_triangle(t: Array) -> Array:

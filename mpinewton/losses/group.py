@@ -11,6 +11,7 @@ import numpy as np
 from mpinewton import kernels
 from mpinewton.arrays import Array
 from mpinewton.losses.linear import LinearModel, LinearPoint, LinearRay
+from mpinewton.losses.loss import empty_logits
 
 
 class LinearGroup:
@@ -69,8 +70,7 @@ class GroupPoint:
     def _evaluate(self, order: int) -> tuple[Array, Array | None]:
         group, z, w = self.group, self._z, None
         if z is None:
-            outputs = () if group.outputs == 1 else (group.outputs,)
-            z, w = np.empty((group.rows.n, *outputs)), self.w.reshape(-1, *outputs)
+            z, w = empty_logits(group.rows.n, group.outputs, self.w)
         f, g = group.rows.evaluate(w, z, order)
         self._z, self._value = z, f * group.scale
         if g is not None:

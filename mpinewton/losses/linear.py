@@ -18,7 +18,7 @@ from mpinewton.errors import ConfigError, DataError
 from mpinewton.kernels import Kernel
 from mpinewton.linalg.rows import Formula, Rows
 from mpinewton.linalg.triangle import pack_triangle
-from mpinewton.losses.loss import Classes, Loss, Shape, Targets, row_weights, subset_weights
+from mpinewton.losses.loss import Classes, Loss, Shape, Targets, empty_logits, row_weights, subset_weights
 
 # A line search evaluates rows x steps in blocks of rows, with about this many numbers in memory at once.
 RAY_NUMBERS = 1 << 18
@@ -315,8 +315,7 @@ class LinearPoint:
         """Value, gradient if `order` > 0, Hessian if `order` > 1; the first two are kept."""
         model, z, w = self.model, self._z, None
         if z is None:
-            outputs = () if model.outputs == 1 else (model.outputs,)
-            z, w = np.empty((model.rows.n, *outputs)), self.w.reshape(-1, *outputs)
+            z, w = empty_logits(model.rows.n, model.outputs, self.w)
         f, g, H = model.rows.evaluate(model.formula, w, z, order, packed)
         self._z, self._value = z, f * model.formula.scale
         if g is not None:

@@ -240,6 +240,12 @@ class PointRay:
         return self.model.at(self.w + step * self.p, **self.kept)
 
 
+def empty_logits(n: int, outputs: int, w: Array) -> tuple[Array, Array]:
+    """Memory for the logits of n rows, shape (n,) or (n, C), and w (d,) as a factor of rows, shape (p,) or (p, C)."""
+    more = () if outputs == 1 else (outputs,)
+    return np.empty((n, *more)), w.reshape(-1, *more)
+
+
 def row_weights(shard: Shard) -> Array | float:
     """Weights of the rows in the mean, with sum 1: shape (n,), or one number if all are equal."""
     total = shard.total_weight or 1.0

@@ -14,6 +14,7 @@ from mpinewton.linalg.cholesky import solve_positive
 from mpinewton.linalg.triangle import pack_triangle, unpack_triangle
 from mpinewton.methods.fednl import FedNLState, HessianLearner, add_l2
 from mpinewton.methods.support.method import Cost, fail
+from mpinewton.methods.support.tasks import workers_with_rows
 from mpinewton.settings import setting
 
 
@@ -64,7 +65,7 @@ class FedNLPartial(HessianLearner[FedNLPartialState]):
         solved = solve_positive(add_l2(fleet, now.H, now.lack), now.pull)
         if solved.status != "solved":
             return fail(now, "H + (l + l2) I is not positive definite: fednl-pp needs a convex objective")
-        with_rows = np.flatnonzero(fleet.worker_share)
+        with_rows = workers_with_rows(fleet)
         tau = self.tau or -(-len(with_rows) // 2)
         active = np.sort(fleet.rng().choice(with_rows, tau, replace=False))
         replies = fleet.gather(self.participate, solved.x, among=active)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpinewton.arrays import Array, Bytes
-from mpinewton.compress.hessian import Integers8, decode_hessian, encode_hessian, remove_noise
+from mpinewton.compress.hessian import Integers8, encode_hessian, mean_hessian
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import factor_semidefinite, forward_substitute, solve_factored, solve_semidefinite
 from mpinewton.linalg.lbfgs import append_pair, apply_inverse
@@ -22,6 +22,7 @@ from mpinewton.methods.support.tasks import (
     move_to,
     value_and_gradient,
     value_gradient_hessian,
+    workers_with_rows,
 )
 from mpinewton.settings import setting
 
@@ -119,12 +120,10 @@ class LazyNewton(Method[LazyNewtonState]):
         """The Hessian at the workers' weights, or that of the loss's majorant there, shape (d, d)."""
         if not self.levels:
             return unpack_triangle(fleet.mean(majorant_triangle if of_majorant else current_hessian))
-        among = np.flatnonzero(fleet.worker_share)
-        task = self.encode_majorant if of_majorant else self.encode_hessian
-        H = np.zeros((fleet.dim, fleet.dim))
-        for share, (exponents, data) in zip(fleet.worker_share[among], fleet.gather(task, among=among)):
-            H += share * decode_hessian(exponents, data, self.levels)
-        return add_diagonal(remove_noise(H), fleet.problem.l2_vector)
+        among = workers_with_rows(fleet)
+        messages = fleet.gather(self.encode_majorant if of_majorant else self.encode_hessian, among=among)
+        H = mean_hessian(fleet.worker_share[among], messages, self.levels)
+        return add_diagonal(H, fleet.problem.l2_vector)
 
     def encode_hessian(self, worker: Worker) -> tuple[Integers8, Bytes]:
         """The Hessian of f_i without l2 at the worker's weights, in few bits: no floats."""

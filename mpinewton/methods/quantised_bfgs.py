@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpinewton.arrays import NAN, Array, Bytes
-from mpinewton.compress.hessian import Integers8, decode_hessian, encode_hessian, remove_noise
+from mpinewton.compress.hessian import Integers8, encode_hessian, mean_hessian
 from mpinewton.compress.rice import pack_integers, unpack_integers
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.lbfgs import bfgs_inverse
+from mpinewton.linalg.triangle import add_diagonal
 from mpinewton.methods.support.method import Cost, Method, State
+from mpinewton.methods.support.tasks import workers_with_rows
 from mpinewton.settings import setting
 
 NOT_FINITE = 32767  # exponent that stands for a gradient that is not finite
@@ -74,11 +75,8 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
     def start(self, fleet: Fleet, w: Array) -> QuantisedBfgsState:
         l2, shares = fleet.problem.l2_vector, fleet.worker_share[workers_with_rows(fleet)]
         levels = self.levels or int(np.ceil(8 * np.sqrt(fleet.dim * (shares @ shares))))
-        H = np.zeros((fleet.dim, fleet.dim))
         messages = fleet.gather(self.encode_hessian, w, float(levels), among=workers_with_rows(fleet))
-        for share, (exponents, data) in zip(shares, messages):
-            H += share * decode_hessian(exponents, data, levels)
-        H = remove_noise(H) + np.diag(l2)
+        H = add_diagonal(mean_hessian(shares, messages, levels), l2)
         scale = np.sqrt(np.diagonal(H))
         fleet.send(self.prepare, scale)
         now = QuantisedBfgsState(w, g=l2 * w, inverse=np.asarray(np.linalg.inv(H)), scale=scale)  # losses count as 0
@@ -134,8 +132,3 @@ class QuantisedBfgs(Method[QuantisedBfgsState]):
         levels = np.floor(np.ldexp(x, -exponent) + worker.rng(1).random(len(x)))
         worker.memory["trial"] = expected + scale * np.ldexp(levels, exponent)
         return np.int16(exponent), pack_integers(levels.astype(np.int64))
-
-
-def workers_with_rows(fleet: Fleet) -> NDArray[np.intp]:
-    """Indices of the workers with a positive share."""
-    return np.flatnonzero(fleet.worker_share)

@@ -19,7 +19,7 @@ from mpinewton.methods.support.method import Cost, Method, State, fail
 from mpinewton.methods.support.regions import Split, consecutive, count_affordable, largest, region_numbers
 from mpinewton.methods.support.schedules import BATCH
 from mpinewton.methods.support.submodel import SubModel
-from mpinewton.methods.support.tasks import linear_model, minibatch
+from mpinewton.methods.support.tasks import linear_model, minibatch, workers_with_rows
 from mpinewton.settings import setting
 
 Policy = Literal["full", "fixed", "bernoulli", "round-robin", "magnitude", "resources"]
@@ -134,7 +134,7 @@ class Ranl(Method[RanlState]):
             now = replace(now, factor=self.factor(fleet, now.w))
         if now.factor is None:
             return fail(now, "the Hessian has a negative eigenvalue: set mu > 0, or use newton")
-        with_rows = np.flatnonzero(fleet.worker_share)
+        with_rows = workers_with_rows(fleet)
         task = self.full_gradient if now.memory is None else self.masked_gradient
         replies = fleet.gather(task, now.w, among=with_rows)
         numbers = self.numbers(fleet.problem.shapes)

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from functools import cached_property
 from math import ceil, log2
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from mpinewton.arrays import Array
 from mpinewton.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from mpinewton.fleet.orders import Echo
 
 FAN = 16  # as in mpinewton.fleet.transport
 FRAME = 1 << 14  # bytes: the vectors of longer orders travel by MPI's broadcast
@@ -163,6 +167,12 @@ def fit_network(sizes: Array, ranks: Array, seconds: Array) -> tuple[Network, fl
     # Where the size is less than a thousandth of the time, the bandwidth cannot be measured, but is at least this.
     bandwidth = 1.0 / per_bit if per_bit * fastest > 1e-3 else fastest
     return Network(latency=float(latency), bandwidth=float(bandwidth), message=float(message)), error
+
+
+def network_of(echoes: Sequence[Echo]) -> tuple[Network, float]:
+    """`fit_network` of messages that a session has timed."""
+    sizes, ranks, seconds = np.array([(echo.size, echo.ranks, echo.seconds) for echo in echoes], dtype=float).T
+    return fit_network(sizes, ranks, seconds)
 
 
 class Tree:

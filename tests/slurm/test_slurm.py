@@ -28,21 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm.missing()), reason
 
 # Each of the six workers sleeps so many seconds in an iteration; there are about 25.
 SLOW = "run ranl data --l2 0.1 --tol 1e-300 --checkpoint-seconds 0 --set policy=full --set slowdown={} -o {}"
-EXPERIMENT = """
-[[data]]
-name = "rows"
-source = "synthetic:logistic?rows=40&features=3"
-workers = 2
-[[objective]]
-loss = "logistic"
-[[method]]
-method = "newton"
-[[method]]
-method = "lbfgs"
-settings = { memory = [3, 5] }
-[stop]
-max_iterations = 2
-"""
 PACK = """#!/bin/bash
 #SBATCH --array=1-3
 #SBATCH --output=pack-%a.log
@@ -64,7 +49,7 @@ def cluster() -> Iterator[slurm.Cluster]:
         os.chdir(folder)
         try:
             pack("synthetic:logistic?rows=40&features=3", Path("data"), 6)
-            Path("x.toml").write_text(EXPERIMENT)
+            Path("x.toml").write_text(slurm.EXPERIMENT)
             yield cluster
         finally:
             os.chdir(before)

@@ -20,6 +20,22 @@ from pathlib import Path
 import numpy as np
 from launch import JOB_ENVIRONMENT, OUTER_LAUNCHER, Job
 
+# Three cells, for a job array.
+EXPERIMENT = """
+[[data]]
+name = "rows"
+source = "synthetic:logistic?rows=40&features=3"
+workers = 2
+[[objective]]
+loss = "logistic"
+[[method]]
+method = "newton"
+[[method]]
+method = "lbfgs"
+settings = { memory = [3, 5] }
+[stop]
+max_iterations = 2
+"""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 # Requeued jobs wait for cred_expire seconds, 120 by default.
 CONFIGURATION = """\

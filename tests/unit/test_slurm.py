@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import slurm
 
 from mpinewton.cli import run_command_line
 from mpinewton.cli.slurm import seconds
@@ -55,29 +56,12 @@ def test_options_stand_in_the_script(capsys: pytest.CaptureFixture[str]) -> None
     assert "\nmodule load gcc/14\nmodule load mpich\n" in text
 
 
-EXPERIMENT = """
-[[data]]
-name = "a9a"
-source = "synthetic:logistic?rows=40&features=3"
-workers = 2
-[[objective]]
-loss = "logistic"
-[[method]]
-method = "newton"
-[[method]]
-method = "lbfgs"
-settings = { memory = [3, 5] }
-[stop]
-max_iterations = 2
-"""
-
-
 def test_an_array_runs_the_cells_of_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The task of every cell, as the script starts it; then the same command, which finds all runs and reports."""
     monkeypatch.chdir(tmp_path)
-    Path("x.toml").write_text(EXPERIMENT)
+    Path("x.toml").write_text(slurm.EXPERIMENT)
     text = script(capsys, "compare", "x.toml", "-o", "out")
     assert "#SBATCH --array=1-3 " in text and "#SBATCH --output=%x-%A_%a.log" in text
     assert 'mpinewton compare x.toml -o out --cell "$SLURM_ARRAY_TASK_ID"\n' in text

@@ -6,11 +6,12 @@ from math import ceil
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpinewton.arrays import Array
 from mpinewton.fleet import Fleet, Problem, Worker, batched
 from mpinewton.linalg.krylov import lanczos
-from mpinewton.linalg.triangle import diagonal_of_triangle
+from mpinewton.linalg.triangle import add_packed_diagonal
 from mpinewton.losses.linear import LinearModel, LinearPoint
 from mpinewton.methods.support.method import State
 
@@ -126,6 +127,11 @@ def derivatives(worker: Worker) -> tuple[float, Array, Array]:
     return worker.value(), worker.gradient(), H
 
 
+def workers_with_rows(fleet: Fleet) -> NDArray[np.intp]:
+    """Indices of the workers with a positive share."""
+    return np.flatnonzero(fleet.worker_share)
+
+
 def linear_model(worker: Worker) -> LinearModel:
     """The worker's rows and the loss on them, for methods that need "rows".
 
@@ -168,8 +174,7 @@ def hvp(worker: Worker, v: Array) -> Array:
 def majorant_triangle(worker: Worker) -> Array:
     """Upper triangle of the Hessian of a majorant of f_i at the worker's weights: d (d + 1) / 2 floats."""
     T = linear_model(worker).rows.gram(linear_point(worker).majorants, packed=True)
-    T[diagonal_of_triangle(len(worker.l2_vector))] += worker.l2_vector
-    return T
+    return add_packed_diagonal(T, worker.l2_vector)
 
 
 def majorant_hessian(worker: Worker) -> Array:
