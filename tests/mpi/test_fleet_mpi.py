@@ -23,6 +23,7 @@ from mpinewton.data.manifest import read_manifest
 from mpinewton.data.pack import pack
 from mpinewton.errors import ConfigError, DataError, MpinewtonError, WorkerError
 from mpinewton.fleet import Entry, Fleet, Plan, Worker
+from mpinewton.fleet.transport import world
 from mpinewton.fleet.transport.driver import MpiSession
 from mpinewton.fleet.transport.mpi import DRIVER, FAN, FRAME, PIECE, Link
 from mpinewton.fleet.transport.server import serve
@@ -553,6 +554,15 @@ def test_a_bad_shard_on_any_rank_is_the_drivers_error(folder: Path, worker: int,
         assert session.each(item, [2]) == [[2, 4]]  # the ranks are well
 
     drive(test)
+
+
+@only_on(1)
+@pytest.mark.parametrize("code", [MPI.ERR_OTHER, MPI.ERR_IN_STATUS])
+def test_a_rank_whose_partner_died_ends_with_a_sentence(code: int, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(world, "quit_job", lambda code: None)
+    world.abort(MPI.Exception(code), "serving the driver")
+    said = capsys.readouterr().err
+    assert "has lost the connection to another rank (" in said and "Traceback" not in said
 
 
 # -- the session ----------------------------------------------------------------------------------------------------
