@@ -603,7 +603,7 @@ PHASES = {
     "introduction": (("mpinewton.fleet.transport.driver", "MpiSession.introductions", 1),
                      ("mpinewton.fleet.transport.introduction", "introduction", 1)),
     "load": (("mpinewton.fleet.transport.driver", "MpiSession.open", 1), ("mpinewton.fleet.host", "Host.load", 1)),
-    "round": (("mpinewton.fleet.transport.mpi", "Link.sum", 9), ("mpinewton.fleet.host", "Host.answers", 9)),
+    "round": (("mpinewton.fleet.transport.mpi", "Link.sum", 9), ("mpinewton.fleet.host", "Host.sum", 9)),
     "checkpoint": (("mpinewton.runs.checkpoint", "write", 3), ("mpinewton.fleet.transport.server", "Server.save", 3)),
     "result": (("mpinewton.runs.model", "write_model", 1), ("mpinewton.fleet.transport.server", "Server.save", 13)),
     "end": (("mpinewton.fleet.transport.driver", "MpiSession.stop", 1),
