@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import inf, sqrt
 from typing import Literal
 
 import numpy as np
@@ -22,14 +22,16 @@ from mpinewton.settings import setting
 
 MAJORANT = 1e-3  # tolerance for the majorant of a loss: by trial on huber with residuals of 1e4 delta
 LOOSEST = 0.5  # tolerance of conjugate gradients far from the optimum
+REACH = 4.0  # the next step may be so many times as long as one that was shortened
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NewtonCGState(State):
-    """An iterate, the diagonal of the Hessian there, and the length of the first gradient."""
+    """An iterate, the diagonal of the Hessian there, the length of the first gradient, and the reach of a step."""
 
     diagonal: Array  # shape (d,); empty without a preconditioner
     first: float  # in the norm of M^-1
+    reach: float  # length in the norm of M at which conjugate gradients stop; inf until a step is shortened
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class NewtonCG(Method[NewtonCGState]):
     - a number eta: if |H s + g| <= eta |g|, in the same norm;
 
     and after `cg_steps` steps, or on a direction of negative curvature: s is then what has been found before it, and
-    at the first step -M^-1 g.
+    at the first step -M^-1 g. The norm of s in M grows from step to step (Steihaug 1983). Once the line search has
+    shortened a step, conjugate gradients also stop where that norm reaches a radius: 4 times the length of the step,
+    and, after a step that is not shortened, the larger of this and the radius before (Nocedal and Yuan 1998).
     """
 
     forcing: float | Literal["model", "residual"] = setting(
@@ -91,12 +95,12 @@ class NewtonCG(Method[NewtonCGState]):
     def start(self, fleet: Fleet, w: Array) -> NewtonCGState:
         f, g, D = self.evaluate(fleet, w, self.move_to, value_and_gradient)
         first = g / self.root(fleet, D)
-        return NewtonCGState(w, f, g, diagonal=D, first=sqrt(first @ first))
+        return NewtonCGState(w, f, g, diagonal=D, first=sqrt(first @ first), reach=inf)
 
     def step(self, fleet: Fleet, now: NewtonCGState) -> NewtonCGState:
         g, root = now.gradient, self.root(fleet, now.diagonal)
         # In the variables M^(1/2) s the preconditioner is the identity, and the norm of M^-1 is the Euclidean one.
-        solved = self.solve(lambda v: fleet.mean(hvp, v / root) / root, g / root, now.first)
+        solved = self.solve(lambda v: fleet.mean(hvp, v / root) / root, g / root, now)
         p = -solved.x / root
         if solved.status == "negative curvature" and not solved.iterations and fleet.problem.loss.convex:
             step = polyak(now.loss, g, -p, GRADIENT_NOISE)  # the curvature is 0 to rounding
@@ -114,25 +118,30 @@ class NewtonCG(Method[NewtonCGState]):
         if not a:
             return fail(now, no_step(now, p))
         f, g, D = self.evaluate(fleet, a, self.advance, advance)
+        reach = REACH * a * sqrt((p * root) @ (p * root))
+        if a >= 1:
+            reach = max(now.reach, reach)
         note = f"{solved.iterations} steps of conjugate gradients"
         if solved.status == "negative curvature":
             note += ", then negative curvature"
-        return replace(now, w=now.w + a * p, loss=f, gradient=g, diagonal=D, step=a, note=note)
+        return replace(now, w=now.w + a * p, loss=f, gradient=g, diagonal=D, step=a, reach=reach, note=note)
 
-    def solve(self, product: Callable[[Array], Array], b: Array, first: float) -> Solution:
-        """H^-1 b in the scaled variables, shape (d,), as far as `forcing` wants it."""
+    def solve(self, product: Callable[[Array], Array], b: Array, now: NewtonCGState) -> Solution:
+        """H^-1 b in the scaled variables, shape (d,), as far as `forcing` and the reach allow."""
         d, last = len(b), 0.0
 
         def enough(j: int, x: Array, r: Array) -> bool:
             nonlocal last
             before, last = last, -0.5 * float(x @ (b + r))  # Q_j = x'Hx / 2 - b'x, and H x = b - r
-            return j * (last - before) >= LOOSEST * last
+            return sqrt(x @ x) >= now.reach or (self.forcing == "model" and j * (last - before) >= LOOSEST * last)
 
+        tolerance = 0.0
+        if self.forcing == "residual":
+            tolerance = min(LOOSEST, sqrt(sqrt(b @ b) / now.first)) if now.first else LOOSEST
+        elif self.forcing != "model":
+            tolerance = self.forcing
         limit = self.cg_steps or min(d, int(max(50, 2 * sqrt(d))))
-        if self.forcing == "model":
-            return cg(product, b, limit, 0.0, EXHAUSTED, enough=enough)
-        superlinear = min(LOOSEST, sqrt(sqrt(b @ b) / first)) if first else LOOSEST
-        return cg(product, b, limit, superlinear if self.forcing == "residual" else self.forcing, EXHAUSTED)
+        return cg(product, b, limit, tolerance, EXHAUSTED, enough=enough)
 
     def root(self, fleet: Fleet, D: Array) -> Array:
         """Square root of the preconditioner M, a diagonal, shape (d,)."""

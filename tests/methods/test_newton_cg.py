@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -168,6 +169,31 @@ def test_nothing_is_larger_than_sixteen_vectors():
     assert all(int(now.note.split()[0]) >= 1 for now in found[1:])
     held = len(found) * 3 * 8 * d  # w, gradient and diagonal of the states that this test keeps
     assert peak - held <= 16 * 8 * d
+
+
+def test_a_reach_spares_products_where_steps_are_shortened():
+    """On rows of very different length: the sum over two problems, since rounding moves that of one by a quarter."""
+    rng = np.random.default_rng(0)
+    products = {True: 0, False: 0}
+    for spread in (1.25, 1.5):
+        lengths, values = rng.lognormal(0, spread, (600, 1)), rng.lognormal(0, spread, (600, 400))
+        X = sparse.csr_array(lengths * np.ceil(values) * (rng.random((600, 400)) < 0.03))
+        labels = np.argmax(X @ rng.standard_normal((400, 5)) + rng.gumbel(0, 5, (600, 5)), axis=1).astype(float)
+        shards = [Shard(X[:300], labels[:300]), Shard(X[300:], labels[300:])]
+        for limited in products:
+            fleet, method = (
+                local_fleet(shards, make_loss("softmax"), tuple(range(5)), 1e-4),
+                make_method("newton-cg", {}),
+            )
+            fleet.adopt(method)
+            now = method.start(fleet, np.zeros(fleet.dim))
+            goal = 1e-3 * np.linalg.norm(now.gradient)
+            while np.linalg.norm(now.gradient) > goal:
+                now = method.step(fleet, now)
+                assert not now.trouble
+                products[limited] += int(now.note.split()[0])
+                now = now if limited else replace(now, reach=np.inf)
+    assert products[True] < 0.9 * products[False]
 
 
 @pytest.mark.slow
