@@ -57,13 +57,13 @@ class Eigenpairs(Compressor):
     def pack_product(
         self, product: BlockProduct, start: Array, limit: int, accuracy: float
     ) -> tuple[tuple[AnyArray, ...], Array]:
-        """Compress a matrix D that is given by its products with vectors.
+        """Compress a matrix D, or each of a stack of them, given by its products with vectors.
 
         Parameters
         ----------
-        product : function of vectors (d, k)
-            D times the vectors, shape (d, k).
-        start : array, shape (d, k)
+        product : function of (vectors, some)
+            D times the vectors, shape (..., d, k), as for `dominant`.
+        start : array, shape (..., d, k)
             First vectors of the subspace iteration, as for `dominant`.
         limit : int
             Maximum number of products.
@@ -75,16 +75,26 @@ class Eigenpairs(Compressor):
         -------
         arrays : tuple of arrays
             The message; empty where D is not finite.
-        after : array, shape (d, k)
+        after : array, shape (..., d, k)
             First vectors for what the message leaves of D.
+
+        Raises
+        ------
+        FloatingPointError
+            If a matrix of a stack is not finite.
         """
         e, V, after = dominant(product, start, self.r, limit, accuracy)
-        return self.message(e, V.T) if np.isfinite(e).all() else (), after
+        if np.isfinite(e).all():
+            return self.message(e, np.matrix_transpose(V)), after
+        if e.ndim > 1:
+            raise FloatingPointError("a matrix is not finite")
+        return (), after
 
     def message(self, e: Array, V: Array) -> tuple[AnyArray, ...]:
-        """The message of the first r of these eigenvalues (k,) and eigenvectors (k, d), padded with zeros if k < r."""
-        values, vectors = np.zeros(self.r, self.float_type), np.zeros((self.r, V.shape[1]), self.float_type)
-        values[: len(e)], vectors[: len(e)] = e[: self.r], V[: self.r]
+        """The first r of these eigenvalues (..., k) and eigenvectors (..., k, d), padded with zeros if k < r."""
+        k, (*stack, _, d) = e.shape[-1], V.shape
+        values, vectors = np.zeros((*stack, self.r), self.float_type), np.zeros((*stack, self.r, d), self.float_type)
+        values[..., :k], vectors[..., :k, :] = e[..., : self.r], V[..., : self.r, :]
         return values, vectors
 
     def unpack(self, arrays: Sequence[AnyArray], size: int) -> Array:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mpinewton.arrays import Array
 from mpinewton.fleet.worker import Worker
 from mpinewton.losses.group import GroupRay, LinearGroup
 
@@ -16,13 +18,15 @@ BATCH_NUMBERS = 1 << 22  # most numbers of all gradients of a batch: with more t
 class Batch(Worker):
     """The workers of a host as one. What it returns has a first axis, that of the workers; bits are those of the loop.
 
-    It provides `move_to`, `set_direction`, `advance`, `value`, `gradient`, `hvp`, `losses` and `evaluate`. The state
-    belongs to the workers: `join` takes it from them before a task, and `hand_back` returns it to them.
+    It provides `move_to`, `set_direction`, `advance`, `value`, `gradient`, `hvp`, `losses`, `evaluate`, `memory` and
+    `point.hvps`. The state belongs to the workers: `join` takes it from them before a task, and `hand_back` returns it
+    to them.
     """
 
     def __init__(self, workers: Sequence[Worker], group: LinearGroup) -> None:
         vars(self).update(vars(workers[0]))
         self.workers, self.group = workers, group
+        self.memory: Any = BatchMemory(workers)
         self.model: Any = group
         self._point: Any = None
         self._ray: Any = None
@@ -60,3 +64,31 @@ class Batch(Worker):
         rays: list[Any] = [None] * len(self.workers) if ray is None else ray.rays
         for worker, own, along in zip(self.workers, points, rays):
             worker._point, worker._ray, worker._steps, worker._p = own, along, self._steps, self._p
+
+
+class BatchMemory:
+    """The memories of workers as one: its arrays are stacks of theirs, and theirs are parts of the stack.
+
+    Arrays of rows, whose shapes differ, follow one another.
+    """
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = workers
+        self.stacks: dict[str, tuple[Array, list[Array]]] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        parts = [worker.memory[name] for worker in self.workers]
+        stack, known = self.stacks.get(name, (None, []))
+        if stack is not None and all(map(operator.is_, parts, known)):
+            return stack
+        return (np.stack if len({part.shape for part in parts}) == 1 else np.concatenate)(parts)
+
+    def get(self, name: str, default: Any) -> Any:
+        return self[name] if name in self.workers[0].memory else default
+
+    def update(self, **stacks: Array) -> None:
+        for name, stack in stacks.items():
+            stack = np.asarray(stack, order="C")
+            self.stacks[name] = stack, list(stack)
+            for worker, part in zip(self.workers, self.stacks[name][1]):
+                worker.memory[name] = part

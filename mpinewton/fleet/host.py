@@ -179,6 +179,4 @@ def _term(reply: tuple[bool, list[AnyArray]] | None, scale: float, spare: list[A
     """A reply as a term of the sum; None, for zeros, from a worker that is not asked or has no rows, not even a NaN."""
     if reply is None or not scale:
         return None
-    term = to_vector(reply[1], spare.pop() if spare else None)
-    term *= scale
-    return term
+    return to_vector(reply[1], spare.pop() if spare else None, scale)

@@ -62,11 +62,12 @@ def to_reply(layout: Layout, arrays: Sequence[AnyArray]) -> Any:
     return tuple(parts)
 
 
-def to_vector(arrays: Sequence[AnyArray], out: Array | None = None) -> Array:
-    """All numbers of the arrays as one float64 vector: `out`, or a new one."""
-    out = np.empty(sum(a.size for a in arrays)) if out is None else out
-    if arrays:
-        np.concatenate([a.ravel() for a in arrays], out=out)
+def to_vector(arrays: Sequence[AnyArray], out: Array | None = None, scale: float = 1.0) -> Array:
+    """All numbers of the arrays, times `scale`, as one float64 vector: `out`, or a new one."""
+    out, first = np.empty(sum(a.size for a in arrays)) if out is None else out, 0
+    for a in arrays:
+        np.multiply(a.ravel(), scale, out=out[first : first + a.size], dtype=np.float64)
+        first += a.size
     return out
 
 

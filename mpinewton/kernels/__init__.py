@@ -16,6 +16,8 @@ Group : type or None
     The rows of several shards, with a loss on each; None for numpy.
 readers : module or None
     Readers of numbers in text; None for numpy.
+ritz : function
+    The Rayleigh-Ritz method, on one matrix or many.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def _choose(asked: str) -> tuple[str, str, Any]:
 
 
 NAME, LEVEL, _chosen = _choose(os.environ.get(VARIABLE, ""))
-SparseRows, Group, readers = _chosen.SparseRows, _chosen.Group, _chosen.readers
+SparseRows, Group, readers, ritz = _chosen.SparseRows, _chosen.Group, _chosen.readers, _chosen.ritz
 
 
 def formula(kernel: Kernel | None, outputs: int, t: Any, weight: Array | float) -> Any:

@@ -9,14 +9,16 @@ import numpy as np
 from scipy import sparse
 
 from mpinewton.arrays import Array
-from mpinewton.kernels import rows
+from mpinewton.kernels import rows, twins
 from mpinewton.kernels import text as readers
 
 if TYPE_CHECKING:
     from mpinewton.kernels import Kernel
 
 
-__all__ = ["Formula", "Group", "SparseRows", "readers", "use_level"]
+__all__ = ["Formula", "Group", "SparseRows", "readers", "ritz", "use_level"]
+
+WIDEST = 16  # most columns of a block in `ritz`; wider ones are for LAPACK
 
 
 def use_level(name: str | None) -> str:
@@ -67,9 +69,9 @@ class SparseRows:
         return H
 
     def hvp(self, h: Array, v: Array) -> Array:
-        """X'diag(h)X v, shape (p,), in one pass over the rows."""
-        out = np.empty(self.p)
-        rows.hvp((self._matrix,), _numbers(h), _numbers(v), out)
+        """X'diag(h)X v, shape (p,) or (p, C) for v of shape (p,) or (p, C), in one pass over the rows."""
+        out = np.empty(v.shape)
+        rows.hvp((self._matrix,), _numbers(h), _numbers(v), out, v.shape[1] if v.ndim > 1 else 1, False)
         return out
 
     def evaluate(
@@ -146,7 +148,13 @@ class Group:
     def hvp(self, h: Array, v: Array) -> Array:
         """X'diag(h)X v of every shard, shape (k, p)."""
         out = np.empty((len(self._matrices), self.p))
-        rows.hvp(self._matrices, _numbers(h), _numbers(v), out)
+        rows.hvp(self._matrices, _numbers(h), _numbers(v), out, 1, False)
+        return out
+
+    def hvps(self, h: Array, V: Array, some: Sequence[int]) -> Array:
+        """X'diag(h)X V of some shards, with their rows' h and their own V, of shape (k, p, C), as the result."""
+        out = np.empty(V.shape)
+        rows.hvp(tuple(self._matrices[i] for i in some), _numbers(h), _numbers(V), out, V.shape[2], True)
         return out
 
     def evaluate(self, w: Array | None, z: Array, order: int) -> tuple[Array, Array | None]:
@@ -163,6 +171,16 @@ class Group:
     def line(self, z: Array, dz: Array, steps: Array) -> Array:
         """Sums of the values of every shard at z + a dz for every a of `steps`, shape (k, len(steps))."""
         return _line(self._formulas, z, dz, steps)
+
+
+def ritz(Q: Array, Y: Array, r: int) -> tuple[Array, Array, Array, Array]:
+    """As `twins.ritz`."""
+    *stack, d, b = Q.shape
+    if b > WIDEST:
+        return twins.ritz(Q, Y, r)
+    e, squares, Q, Y = np.empty((*stack, b)), np.empty((*stack, b)), _numbers(Q), _numbers(Y)
+    rows.ritz(Q, Y, e, squares, d, b, r)
+    return e, Q, Y, squares
 
 
 def _second(formulas: tuple[Formula, ...], z: Array) -> Array:

@@ -74,3 +74,58 @@ static inline double logarithm(double x)
     const double f = (large ? m * 0.5 : m) - 1.0, s = f / (2.0 + f);
     return k * LN2_HIGH + (k * LN2_LOW + (2.0 * s + s * log_rest(s * s))) + (x - x);
 }
+
+/* Eigenvalues e and eigenvectors, the columns of Z, of the symmetric part of T (b, b), largest moduli first, by Jacobi's
+ * rotations; T is destroyed. Returns 0, with e NaN, if T is not finite. */
+static int eigenpairs(Py_ssize_t b, double *T, double *e, double *Z)
+{
+    double largest = 0.0, finite = 0.0;
+    for (Py_ssize_t p = 0; p < b; p++)
+        for (Py_ssize_t q = p; q < b; q++) {
+            T[p * b + q] = T[q * b + p] = 0.5 * T[p * b + q] + 0.5 * T[q * b + p];
+            Z[p * b + q] = Z[q * b + p] = p == q;
+            finite += 0.0 * T[p * b + q];
+            largest = fabs(T[p * b + q]) > largest ? fabs(T[p * b + q]) : largest;
+        }
+    int rotated = finite == 0.0;
+    for (int sweep = 0; rotated && sweep < 60; sweep++) {
+        rotated = 0;
+        for (Py_ssize_t p = 0; p < b; p++)
+            for (Py_ssize_t q = p + 1; q < b; q++) {
+                const double off = T[p * b + q];
+                if (fabs(off) <= 0x1p-54 * largest)
+                    continue;
+                const double theta = 0.5 * (T[q * b + q] - T[p * b + p]) / off, size = fabs(theta);
+                const double t = (theta < 0.0 ? -1.0 : 1.0) / (size + sqrt(size * size + 1.0));
+                const double c = 1.0 / sqrt(t * t + 1.0), s = t * c;
+                rotated = 1;
+                for (Py_ssize_t k = 0; k < b; k++) {
+                    const double x = T[k * b + p], y = T[k * b + q], u = Z[k * b + p], v = Z[k * b + q];
+                    T[k * b + p] = c * x - s * y;
+                    T[k * b + q] = s * x + c * y;
+                    Z[k * b + p] = c * u - s * v;
+                    Z[k * b + q] = s * u + c * v;
+                }
+                for (Py_ssize_t k = 0; k < b; k++) {
+                    const double x = T[p * b + k], y = T[q * b + k];
+                    T[p * b + k] = c * x - s * y;
+                    T[q * b + k] = s * x + c * y;
+                }
+                T[p * b + q] = T[q * b + p] = 0.0;
+            }
+    }
+    for (Py_ssize_t p = 0; p < b; p++)
+        e[p] = finite == 0.0 ? T[p * b + p] : finite;
+    for (Py_ssize_t p = 1; p < b; p++)
+        for (Py_ssize_t q = p; q && fabs(e[q]) > fabs(e[q - 1]); q--) {
+            const double x = e[q];
+            e[q] = e[q - 1];
+            e[q - 1] = x;
+            for (Py_ssize_t k = 0; k < b; k++) {
+                const double z = Z[k * b + q];
+                Z[k * b + q] = Z[k * b + q - 1];
+                Z[k * b + q - 1] = z;
+            }
+        }
+    return finite == 0.0;
+}

@@ -29,6 +29,8 @@ static void NAME(times)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ss
         Py_ssize_t c = 0;
         for (; c + 8 <= C; c += 8)
             NAME(times_row)(at, x, from, to, C, v + c, out + c, 8);
+        for (; c + 6 <= C; c += 6)
+            NAME(times_row)(at, x, from, to, C, v + c, out + c, 6);
         for (; c + 2 <= C; c += 2)
             NAME(times_row)(at, x, from, to, C, v + c, out + c, 2);
         if (c < C)
@@ -62,6 +64,8 @@ static void NAME(add)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ssiz
         Py_ssize_t c = 0;
         for (; c + 8 <= C; c += 8)
             NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 8);
+        for (; c + 6 <= C; c += 6)
+            NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 6);
         for (; c + 2 <= C; c += 2)
             NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 2);
         if (c < C && squares)

@@ -129,7 +129,9 @@ TARGET static double LEVEL(sum)(Py_ssize_t k, const double *v, const double *w)
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-static const Formulas LEVEL(formulas) = {LEVEL(one_output), LEVEL(softmax), LEVEL(sum)};
+#include "subspace.h"
+
+static const Formulas LEVEL(formulas) = {LEVEL(one_output), LEVEL(softmax), LEVEL(sum), LEVEL(ritz)};
 
 #undef LEVEL
 #undef TARGET

@@ -13,8 +13,15 @@
 #include <string.h>
 
 enum { ROWS = 256, NUMBERS = 2048, COLUMNS = 8 }; /* of a block: rows, numbers with several outputs, columns */
+enum { WIDEST = 16 };                              /* most columns of a subspace */
 enum { LOGISTIC, SOFTMAX, SQUARED, HUBER, POISSON, SOFTPLUS, LOSSES };
 static const char *const LOSS_NAMES[LOSSES] = {"logistic", "softmax", "squared", "huber", "poisson", "softplus"};
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline)) /* with the number of columns as a constant */
+#else
+#define INLINE static inline
+#endif
 
 #include "elementary.h"
 #include "losses.h"
@@ -210,35 +217,47 @@ static PyObject *hvp(PyObject *module, PyObject *args)
 {
     (void)module;
     PyObject *matrices, *h_, *v_, *out_;
-    Py_ssize_t p = 0;
-    if (!PyArg_ParseTuple(args, "O!OOO:hvp", &PyTuple_Type, &matrices, &h_, &v_, &out_))
+    Py_ssize_t C, p = 0;
+    int each;
+    if (!PyArg_ParseTuple(args, "O!OOOnp:hvp", &PyTuple_Type, &matrices, &h_, &v_, &out_, &C, &each))
         return NULL;
+    if (C < 1)
+        return PyErr_Format(PyExc_ValueError, "expected at least one column");
     Arrays arrays = {.count = 0};
-    Run h, out;
-    const double *v = NULL;
-    if (!take_run(&arrays, &h, h_, "h", 0) || !take_run(&arrays, &out, out_, "out", 1))
+    Run h, v, out;
+    const Py_ssize_t block = C > 2 * ROWS ? 1 : C > 1 ? 2 * ROWS / C : ROWS, k = PyTuple_Size(matrices);
+    if (!take_run(&arrays, &h, h_, "h", 0) || !take_run(&arrays, &v, v_, "v", 0) ||
+        !take_run(&arrays, &out, out_, "out", 1))
         return finish(&arrays);
-    for (Py_ssize_t i = 0; i < PyTuple_Size(matrices); i++) {
+    const double *vi = v.next, *to = out.next;
+    if (vi && to && to < vi + v.left && vi < to + out.left)
+        return PyErr_SetString(PyExc_ValueError, "out must not be v"), finish(&arrays);
+    double *z = NULL;
+    for (Py_ssize_t i = 0; i < k && !PyErr_Occurred(); i++) {
         const Matrix *m = matrix_at(matrices, i, &p);
-        if (!m || !(v = i ? v : numbers(&arrays, v_, "v", "d", p, 1, 0)))
-            return finish(&arrays);
-        const double *hi = part(&h, "h", m->n, 1);
-        double *to = hi ? part(&out, "out", p, 1) : NULL;
-        if (to && to <= v && v < to + p)
-            PyErr_SetString(PyExc_ValueError, "out must not be v");
-        if (PyErr_Occurred() || !to)
-            return finish(&arrays);
-        double z[ROWS];
-        memset(to, 0, (size_t)p * sizeof(double));
-        for (Py_ssize_t first = 0; first < m->n; first += ROWS) {
-            const Py_ssize_t end = m->n - first < ROWS ? m->n : first + ROWS;
-            m->loops->times(m, first, end, 1, v, z);
-            for (Py_ssize_t k = 0; k < end - first; k++)
-                z[k] *= hi[first + k];
-            m->loops->add(m, first, end, 1, 0, z, to);
+        const double *hi = m ? part(&h, "h", m->n, 1) : NULL;
+        double *sum = hi ? part(&out, "out", p, C) : NULL;
+        if (sum && (each || !i))
+            vi = part(&v, "v", p, C);
+        if (!PyErr_Occurred() && !(sum && vi))
+            PyErr_SetString(PyExc_ValueError, "h, v, out: expected arrays");
+        if (!PyErr_Occurred() && !z && !(z = PyMem_Calloc((size_t)block * (size_t)C, sizeof(double))))
+            PyErr_NoMemory();
+        if (PyErr_Occurred())
+            break;
+        memset(sum, 0, (size_t)(p * C) * sizeof(double));
+        for (Py_ssize_t first = 0; first < m->n; first += block) {
+            const Py_ssize_t end = m->n - first < block ? m->n : first + block;
+            m->loops->times(m, first, end, C, vi, z);
+            for (Py_ssize_t row = 0; row < end - first; row++)
+                for (Py_ssize_t c = 0; c < C; c++)
+                    z[row * C + c] *= hi[first + row];
+            m->loops->add(m, first, end, C, 0, z, sum);
         }
     }
-    (void)(ended(&h, "h") && ended(&out, "out"));
+    PyMem_Free(z);
+    if (!PyErr_Occurred())
+        (void)(ended(&h, "h") && ended(&v, "v") && ended(&out, "out"));
     return finish(&arrays);
 }
 
@@ -389,6 +408,33 @@ static PyObject *line(PyObject *module, PyObject *args)
     return finish(&arrays);
 }
 
+static PyObject *ritz(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *Q_, *Y_, *e_, *squares_;
+    Py_ssize_t d, b, r;
+    if (!PyArg_ParseTuple(args, "OOOOnnn:ritz", &Q_, &Y_, &e_, &squares_, &d, &b, &r))
+        return NULL;
+    if (r < 1 || r > b || b > WIDEST || b > d)
+        return PyErr_Format(PyExc_ValueError, "expected 1 <= r <= b <= d and b <= %d", WIDEST);
+    Arrays arrays = {.count = 0};
+    Run Q, Y, e, squares;
+    int taken = take_run(&arrays, &Q, Q_, "Q", 1) && take_run(&arrays, &Y, Y_, "Y", 1) &&
+                take_run(&arrays, &e, e_, "e", 1) && take_run(&arrays, &squares, squares_, "squares", 1);
+    while (taken && Q.left) {
+        double *q = part(&Q, "Q", d, b), *y = q ? part(&Y, "Y", d, b) : NULL, *ei = y ? part(&e, "e", b, 1) : NULL;
+        double *square = ei ? part(&squares, "squares", b, 1) : NULL;
+        if (!square && !PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "Q, Y, e, squares: expected arrays");
+        if (!square)
+            break;
+        formulas->ritz(d, b, r, q, y, ei, square);
+    }
+    if (taken && !PyErr_Occurred())
+        (void)(ended(&Y, "Y") && ended(&e, "e") && ended(&squares, "squares"));
+    return finish(&arrays);
+}
+
 static PyObject *elementary(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -439,11 +485,12 @@ static PyType_Spec MATRIX_SPEC = {"mpinewton.kernels.rows.Matrix", sizeof(Matrix
 
 static PyMethodDef FUNCTIONS[] = {
     {"times", times, METH_VARARGS, "times(matrices, v, out, C): out = X v for every matrix."},
-    {"hvp", hvp, METH_VARARGS, "hvp(matrices, h, v, out): out = X'(h X v) for every matrix."},
+    {"hvp", hvp, METH_VARARGS, "hvp(matrices, h, v, out, C, each): out = X'(h X v) for every matrix, with its own v or the same."},
     {"evaluate", evaluate, METH_VARARGS,
      "evaluate(matrices, losses, w, z, f, g, H): the sums of the values and their derivatives; z = X w unless w is None."},
     {"terms", terms, METH_VARARGS, "terms(losses, z, f, r, h): what is not None of the sums of the values, r and h."},
     {"line", line, METH_VARARGS, "line(losses, z, dz, k, steps, out): the sums of the values at z + step dz."},
+    {"ritz", ritz, METH_VARARGS, "ritz(Q, Y, e, squares, d, b, r): eigenpairs in the span of Q, from Y = D Q, in place."},
     {"elementary", elementary, METH_VARARGS, "elementary(name, n, x, out): exp, p (log1p on [0, 1]) or log (from 1)."},
     {"level", set_level, METH_VARARGS, "level([name]): the instruction set in use, after a change to this one."},
     {NULL, NULL, 0, NULL},

@@ -53,10 +53,41 @@ class SparseRows:
         return H[np.triu_indices(len(H))] if packed else H
 
     def hvp(self, h: Array, v: Array) -> Array:
-        """X'diag(h)X v, shape (p,)."""
-        return self.transpose_times(h * self.times(v))
+        """X'diag(h)X v, shape (p,) or (p, C) for v of shape (p,) or (p, C)."""
+        return self.transpose_times((h * self.times(v).T).T)
 
     @cached_property
     def _transposed(self) -> sparse.csr_array:
         # X'r is three times faster with a stored transpose than with the column view of the same arrays.
         return self.X.T.tocsr()
+
+
+def ritz(Q: Array, Y: Array, r: int) -> tuple[Array, Array, Array, Array]:
+    """The Rayleigh-Ritz method for symmetric matrices D of which Y = D Q is known, Q with orthonormal columns.
+
+    Parameters
+    ----------
+    Q, Y : arrays, shape (..., d, b)
+        They may be overwritten.
+    r : int
+
+    Returns
+    -------
+    e : array, shape (..., b)
+        Ritz values, largest moduli first; NaN where Q'Y is not finite, and then the rest has no meaning.
+    V : array, shape (..., d, b)
+        Ritz vectors.
+    left : array, shape (..., d, b)
+        D V, less V e in the first r columns.
+    squares : array, shape (..., b)
+        Squares of the columns of `left`.
+    """
+    T = np.matrix_transpose(Q) @ Y
+    finite = np.asarray(np.isfinite(T).all((-2, -1), keepdims=True))
+    e, Z = np.linalg.eigh(np.where(finite, T, 0.0))
+    order = np.argsort(-np.abs(e), kind="stable")
+    e, Z = np.take_along_axis(e, order, -1), np.take_along_axis(Z, order[..., None, :], -1)
+    V, left = Q @ Z, Y @ Z
+    left[..., :r] -= V[..., :r] * e[..., None, :r]
+    squares = np.diagonal(np.matrix_transpose(left) @ left, axis1=-2, axis2=-1)
+    return np.where(finite[..., 0], e, np.nan), V, left, squares

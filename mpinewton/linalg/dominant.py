@@ -1,29 +1,30 @@
-"""Eigenvalues of largest modulus of a symmetric matrix that changes a little from one call to the next."""
+"""Eigenvalues of largest modulus of symmetric matrices that change a little from one call to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg.lapack import dgeqrf, dorgqr
 
+from mpinewton import kernels
 from mpinewton.arrays import Array
 from mpinewton.linalg.krylov import EXHAUSTED
 
-BlockProduct = Callable[[Array], Array]
+ALL: Any = ...  # the index of all matrices of a stack
+BlockProduct = Callable[[Array, Any], Array]
 
 
 class DominantEigenvectors(NamedTuple):
-    """Approximate eigenpairs of a symmetric matrix D, largest moduli first.
+    """Approximate eigenpairs of a symmetric matrix D, or of each of a stack of them, largest moduli first.
 
     Attributes
     ----------
-    e : array, shape (b,)
-        Ritz values, diag(V'DV); NaN where D is not finite.
-    V : array, shape (d, b)
+    e : array, shape (..., b)
+        Ritz values, diag(V'DV); NaN where a D is not finite.
+    V : array, shape (..., d, b)
         Ritz vectors, orthonormal columns.
-    after : array, shape (d, b)
+    after : array, shape (..., d, b)
         A start for the matrix D - V_r diag(e_r) V_r': its products with V. Columns where these are 0 are those of the
         last `start`.
     """
@@ -36,12 +37,14 @@ class DominantEigenvectors(NamedTuple):
 def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: float) -> DominantEigenvectors:
     """Subspace iteration with the Rayleigh-Ritz method for the r eigenvalues of largest modulus.
 
-    Started from the `after` of the last call, one product is usually enough.
+    Started from the `after` of the last call, one product is usually enough. The results for a matrix of a stack are
+    those for it alone, bit by bit.
 
     Parameters
     ----------
-    product : function of Q, shape (d, b), that returns D Q
-    start : array, shape (d, b)
+    product : function of (Q, some)
+        D Q for Q of shape (..., d, b); for a stack, Q is that of the matrices with the indices `some`, or ALL.
+    start : array, shape (..., d, b)
         Columns that span the first subspace, r <= b <= d.
     r : int
     limit : int
@@ -49,28 +52,25 @@ def dominant(product: BlockProduct, start: Array, r: int, limit: int, accuracy: 
     accuracy : float
         Stops when the Frobenius norm of D V_r - V_r diag(e_r) is at most accuracy |e_1|.
     """
-    Y = start
+    Y, some, found = start, ALL, None
     for _ in range(limit):
-        Q = _orthonormal(Y)
-        Y = product(Q)
-        T = Q.T @ Y
-        if not np.isfinite(T).all():
-            return DominantEigenvectors(np.full(len(T), np.nan), Q, start)
-        e, Z = np.linalg.eigh(T)
-        order = np.argsort(-np.abs(e), kind="stable")
-        e, Z = e[order], Z[:, order]
-        V, Y = Q @ Z, Y @ Z
-        left = Y[:, :r] - V[:, :r] * e[:r]
-        if np.vdot(left, left) <= (accuracy * e[0]) ** 2:
+        Q = np.linalg.qr(Y)[0]
+        e, V, after, squares = kernels.ritz(Q, product(Q, some), r)
+        if not np.isfinite(e).all():
+            return DominantEigenvectors(np.full_like(start[..., 0, :], np.nan), start, start)
+        # A column of zeros would stay zero for every later D; random columns, as those of the first `start`, do not.
+        dead = squares <= (EXHAUSTED * e[..., :1]) ** 2
+        after = np.where(dead[..., None, :], start[some], after) if dead.any() else after
+        if found is None:
+            found = DominantEigenvectors(e, V, after)
+        else:
+            found.e[some], found.V[some], found.after[some] = e, V, after
+        again = squares[..., :r].sum(axis=-1) > (accuracy * e[..., 0]) ** 2
+        if not again.any():
             break
-    after = np.hstack([left, Y[:, r:]])
-    # A column of zeros would stay zero for every later D; random columns, as those of the first `start`, do not.
-    dead = np.einsum("db,db->b", after, after) <= (EXHAUSTED * e[0]) ** 2
-    after[:, dead] = start[:, dead]
-    return DominantEigenvectors(e, V, after)
-
-
-def _orthonormal(Y: Array) -> Array:
-    """Orthonormal columns, shape (d, b), whose span contains the columns of Y, for b <= d and Y of any rank."""
-    # 10 us for 300 x 6, where numpy.linalg.qr takes 45.
-    return np.asarray(dorgqr(*dgeqrf(Y)[:2])[0])
+        again = np.flatnonzero(again) if start.ndim > 2 else ALL
+        some = again if some is ALL else some[again]
+        Y = np.array(after[again])
+        Y[..., :r] += (V[..., :r] * e[..., None, :r])[again]
+    assert found is not None
+    return found

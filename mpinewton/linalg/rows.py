@@ -120,12 +120,12 @@ class Rows:
         return total
 
     def hvp(self, h: Array, v: Array) -> Array:
-        """X'diag(h)X v, shape (p,), in one pass over the rows."""
+        """X'diag(h)X v, shape (p,) or (p, C) for v of shape (p,) or (p, C), in one pass over the rows."""
         if self.sparse:
             return _added(part.hvp(h[rows], v) for rows, part in self._products)
-        total = np.zeros(self.p)
+        total = np.zeros(v.shape)
         for rows, block in self._blocks():
-            total += block.T @ (h[rows] * (block @ v))
+            total += block.T @ (h[rows] * (block @ v).T).T
         return total
 
     def evaluate(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Indices
 
 
 def pack_triangle(H: Array) -> Array:
@@ -17,8 +18,7 @@ def pack_triangle(H: Array) -> Array:
 
 def add_packed_diagonal(t: Array, v: Array) -> Array:
     """The triangle t (d (d + 1) / 2,) of H, with diag(v) added in place, for v (d,)."""
-    j = np.arange(len(v))
-    t[j * len(v) - j * (j - 1) // 2] += v
+    t[_diagonal(len(v))] += v
     return t
 
 
@@ -44,6 +44,12 @@ def add_diagonal(H: Array, v: Array) -> Array:
     H = H.copy()
     H[np.diag_indices_from(H)] += v
     return H
+
+
+@lru_cache(maxsize=8)
+def _diagonal(d: int) -> Indices:
+    j = np.arange(d)
+    return np.asarray(j * d - j * (j - 1) // 2)
 
 
 def _upper(d: int) -> NDArray[np.bool_]:

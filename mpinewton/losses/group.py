@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +107,16 @@ class GroupPoint:
         if self.group.outputs > 1:
             return np.array([point.hvp(v) for point in self.share()])
         return np.asarray(self.group.rows.hvp(self.curvature, v))
+
+    def hvps(self, V: Array, some: Any = ..., less: Array | float = 0.0) -> Array:
+        """`LinearPoint.hvps` of all models or those with the indices `some`, (k, d, b); `less` is of all rows."""
+        every, some = some is ..., range(len(V)) if some is ... else some
+        if self.group.outputs > 1:
+            points = self.share()
+            return np.array([points[i].hvps(v) for i, v in zip(some, V)])
+        h = self.curvature - np.ravel(less)
+        h = h if every else np.concatenate([h[self.group.parts[i]] for i in some])
+        return np.asarray(self.group.rows.hvps(h, V, some))
 
     def along(self, p: Array) -> GroupRay:
         return GroupRay(self, p, self.group.times(p))

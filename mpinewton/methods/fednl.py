@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
 from mpinewton.arrays import AnyArray, Array
 from mpinewton.compress import Compressor, Eigenpairs, make_compressor
-from mpinewton.fleet import Fleet, Problem, Worker
+from mpinewton.fleet import Fleet, Problem, Worker, batched
 from mpinewton.linalg.cholesky import project_spectrum, solve_positive
 from mpinewton.linalg.cubic import cubic_step
 from mpinewton.linalg.lowrank import GrowingMatrix
@@ -18,7 +19,14 @@ from mpinewton.losses import Loss
 from mpinewton.losses.linear import LinearPoint
 from mpinewton.methods.support.linesearch import Backtracking, no_step
 from mpinewton.methods.support.method import Cost, Method, State, fail
-from mpinewton.methods.support.tasks import advance, current_gradient, initial_state, linear_model, move_to
+from mpinewton.methods.support.tasks import (
+    advance,
+    current_gradient,
+    initial_state,
+    linear_model,
+    linear_point,
+    move_to,
+)
 from mpinewton.settings import setting, shown
 
 EXTRA = 5  # vectors in the subspace iteration beyond the r that are sent: the next ones to be sent
@@ -94,24 +102,25 @@ class HessianLearner(Method[F]):
     def start_exactly(self, worker: Worker) -> Array:
         """H_i = Hess f_i(w): its upper triangle, d (d + 1)/2 floats."""
         H = worker.point.hessian()
-        worker.memory |= vars(GrowingMatrix(np.zeros(0), np.zeros((0, len(H))), H))
+        self.keep(worker, H)
         return pack_triangle(H)
 
     def start_at_zero(self, worker: Worker) -> None:
         """H_i = 0; no reply."""
-        worker.memory |= vars(GrowingMatrix(np.zeros(0), np.zeros((0, len(worker.w)))))
+        self.keep(worker, np.zeros((0, 0)))
 
-    def learn(self, worker: Worker) -> tuple[float, *Arrays]:
-        """Add alpha S_i to H_i: |D_i|, 1 float, and S_i, as many floats as C sends."""
+    def keep(self, worker: Worker, H: Array) -> None:
+        """Store the first H_i, shape (d, d); (0, 0) stands for zeros."""
+        worker.memory["base"] = H
+
+    def learn(self, worker: Worker, *w: Array) -> tuple[float, *Arrays]:
+        """Move to w, if given, and add alpha S_i to H_i: |D_i|, 1 float, and S_i, as many floats as C sends."""
+        if w:
+            worker.move_to(*w)
         D = worker.point.hessian() - self.estimate(worker)
         message = self.C.compress(D, worker.rng())
         worker.memory["base"] = self.estimate(worker) + self.learning_rate(len(D)) * message.value
         return float(np.linalg.norm(D)), *message.arrays
-
-    def learn_at(self, worker: Worker, w: Array) -> tuple[float, *Arrays]:
-        """`learn` at w: 1 float and S_i."""
-        worker.move_to(w)
-        return self.learn(worker)
 
     def estimate(self, worker: Worker) -> Array:
         """H_i of a worker that keeps it dense, shape (d, d)."""
@@ -142,6 +151,12 @@ class ProjectedLearner(HessianLearner[FedNLState]):
         """Whether the step uses [H + l2 I]_mu."""
         return True
 
+    @property
+    def pairs(self) -> Eigenpairs | None:
+        """C, where a worker follows dominant eigenvectors of D_i and does not form it; else None."""
+        C = self.C
+        return C if self.projects and isinstance(C, Eigenpairs) and self.products else None
+
     def direction(self, fleet: Fleet, H: Array, g: Array) -> Array:
         """-[H + l2 I]_mu^-1 g, shape (d,); NaN where H is not finite."""
         # Slightly less than l2, or a Cholesky factor of H + l2 I - mu I would not exist where H is singular.
@@ -151,28 +166,44 @@ class ProjectedLearner(HessianLearner[FedNLState]):
             return np.full_like(g, np.nan)
         return -solve_positive(project_spectrum(add_l2(fleet, H), mu), g).x
 
-    def learn_by_products(self, worker: Worker) -> Arrays:
-        """Add alpha S_i to H_i: S_i alone, as many floats as C sends."""
-        if not (isinstance(self.C, Eigenpairs) and self.products):
-            return self.learn(worker)[1:]
-        H = GrowingMatrix(*(worker.memory[name] for name in ("e", "V", "base")))
-        d, point, start = len(worker.w), worker.point, worker.memory.get("start")
-        assert isinstance(point, LinearPoint)  # as of every loss that provides "rows"
-        sent, worker.memory["start"] = self.C.pack_product(
-            lambda V: point.hvps(V) - H.times(V),
-            worker.rng().standard_normal((d, min(self.C.r + EXTRA, d))) if start is None else start,
+    def keep(self, worker: Worker, H: Array) -> None:
+        super().keep(worker, H)
+        if pairs := self.pairs:
+            d, point = len(worker.w), linear_point(worker)
+            worker.memory["start"] = worker.rng().standard_normal((d, min(pairs.r + EXTRA, d)))
+            if H.size and point.model.outputs == 1:  # H_i as the curvature of its rows: no matrix
+                worker.memory["rows"], H = point.curvature, np.zeros((0, 0))
+            worker.memory |= vars(GrowingMatrix(np.zeros(0), np.zeros((0, d)), H))
+
+    @property
+    def learn_alone(self) -> Callable[..., Arrays]:
+        """The task `learn` without |D_i|: S_i alone."""
+        return self.learn_by_products if self.pairs else self.learn_without_norm
+
+    @batched
+    def learn_by_products(self, worker: Worker, *w: Array) -> Arrays:
+        """`learn` without |D_i|, from products with D_i: S_i alone."""
+        if w:
+            worker.move_to(*w)
+        memory, point, pairs = worker.memory, cast(LinearPoint, worker.point), self.pairs
+        assert pairs is not None
+        H, rows = GrowingMatrix(*(memory[name] for name in ("e", "V", "base"))), memory.get("rows", 0.0)
+        sent, after = pairs.pack_product(
+            lambda V, some: point.hvps(V, some, rows) - H.times(V, some),
+            memory["start"],
             self.products,
             self.accuracy,
         )
         if sent:
             e, V = sent
-            worker.memory |= vars(H.plus(self.learning_rate(d) * e, V.astype(np.float64)))
+            H = H.plus(self.learning_rate(V.shape[-1]) * e, V.astype(np.float64))
+        memory.update(start=after, **vars(H))
         return sent
 
-    def learn_by_products_at(self, worker: Worker, w: Array) -> Arrays:
-        """`learn_by_products` at w: S_i."""
-        worker.move_to(w)
-        return self.learn_by_products(worker)
+    def learn_without_norm(self, worker: Worker, *w: Array) -> Arrays:
+        """`learn` without |D_i|: S_i alone."""
+        _, *arrays = self.learn(worker, *w)
+        return tuple(arrays)
 
 
 @dataclass(frozen=True)
@@ -205,10 +236,10 @@ class FedNL(ProjectedLearner):
 
     def step(self, fleet: Fleet, now: FedNLState) -> FedNLState:
         if self.projects:
-            messages = fleet.gather(self.learn_by_products_at, now.w)
+            messages = fleet.gather(self.learn_alone, now.w)
             p = self.direction(fleet, now.H, fleet.mean(current_gradient))
         else:
-            messages, lack = split_replies(fleet, fleet.gather(self.learn_at, now.w))
+            messages, lack = split_replies(fleet, fleet.gather(self.learn, now.w))
             solved = solve_positive(add_l2(fleet, now.H, lack), fleet.mean(current_gradient))
             if solved.status != "solved":
                 return fail(now, "H + (l + l2) I is not positive definite: fednl needs a convex objective")
@@ -222,8 +253,8 @@ class FedNLSearch(ProjectedLearner):
 
     H_i starts at 0, so no Hessian and no rows are sent. With C = rank a worker keeps H_i in factors, never a d x d
     matrix, and approximates its six dominant eigenvectors, mostly with one product of D_i and six vectors. Iterations
-    to a gap of 1e-12, against exact eigenvectors: a2a 33 and 36 (l2 = 1e-3), 46 and 61 (1e-4); w8a 22 to 29, by seed,
-    and 26.
+    to a gap of 1e-12, by seed, against exact eigenvectors: a2a 31 to 36 and 36 (l2 = 1e-3), 46 to 67 and 61 (1e-4);
+    w8a 22 to 29 and 26.
     """
 
     hessian_start: Literal["exact", "zero"] = setting("zero", alias="h0", help=START)
@@ -243,7 +274,7 @@ class FedNLSearch(ProjectedLearner):
         a = self.search(fleet, now, p)
         if not a:
             return fail(now, no_step(now, p))
-        H = self.update(fleet, now.H, fleet.gather(self.learn_by_products))  # at w, before the step
+        H = self.update(fleet, now.H, fleet.gather(self.learn_alone))  # at w, before the step
         f, g = fleet.mean(advance, a)
         return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, H=H)
 
@@ -287,7 +318,7 @@ class FedNLCubic(HessianLearner[FedNLCubicState]):
         return FedNLCubicState(w, H=H, M=fleet.mean(third_derivative) if self.M is None else self.M)
 
     def step(self, fleet: Fleet, now: FedNLCubicState) -> FedNLCubicState:
-        messages, lack = split_replies(fleet, fleet.gather(self.learn_at, now.w))
+        messages, lack = split_replies(fleet, fleet.gather(self.learn, now.w))
         g, H = fleet.mean(current_gradient), add_l2(fleet, now.H, lack)
         s = cubic_step(H, g, now.M).s if np.isfinite(H).all() and np.isfinite(g).all() else np.full_like(g, np.nan)
         return replace(now, w=now.w + s, step=1.0, H=self.update(fleet, now.H, messages))

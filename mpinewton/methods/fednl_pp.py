@@ -91,7 +91,7 @@ class FedNLPartial(HessianLearner[FedNLPartialState]):
     def participate(self, worker: Worker, w: Array) -> tuple[float, Array, *tuple[AnyArray, ...]]:
         """Set w_i = w and learn there: the changes of l_i and of the pull, d + 1 floats, and S_i."""
         lack, pull = float(worker.memory["lack"]), worker.memory["pull"]
-        arrays = self.learn_at(worker, w)[1:]
+        arrays = self.learn(worker, w)[1:]
         after = self.local_terms(worker)
         return after[0] - lack, after[1] - pull, *arrays
 

@@ -16,6 +16,7 @@ from mpinewton.linalg.lowrank import GrowingMatrix, outer_sum
 from mpinewton.losses.logistic import Logistic
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.settings import make_method
+from mpinewton.methods.support.tasks import linear_model
 from mpinewton.testing.problems import ZOO
 
 PROBLEMS = ["logistic-csr", "softmax-dense", "squared-csr"]  # with row weights, several outputs, a constant Hessian
@@ -42,8 +43,11 @@ def hessian(worker, w) -> Array:
 
 def kept(worker, d) -> Array:
     """H_i, dense."""
-    base = worker.memory["base"] if worker.memory["base"].size else np.zeros((d, d))
-    return base + outer_sum(worker.memory["e"], worker.memory["V"])
+    memory = worker.memory
+    base = memory["base"] if memory["base"].size else np.zeros((d, d))
+    if "rows" in memory:
+        base = base + linear_model(worker).rows.gram(memory["rows"])
+    return base + outer_sum(e := memory.get("e", np.zeros(0)), memory.get("V", np.zeros((0, d)))[: len(e)])
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -198,7 +202,7 @@ def test_a_matrix_that_grows_by_terms():
     rng = np.random.default_rng(0)
     base = outer_sum(rng.standard_normal(9), rng.standard_normal((9, 9)))
     for H, dense in (
-        (GrowingMatrix(np.zeros(0), np.zeros((0, 9))), np.zeros((9, 9))),
+        (GrowingMatrix(np.zeros(0), np.zeros((0, 9)), np.zeros((0, 0))), np.zeros((9, 9))),
         (GrowingMatrix(np.zeros(0), np.zeros((0, 9)), base), base),
     ):
         for _ in range(13):

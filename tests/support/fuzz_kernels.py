@@ -48,13 +48,40 @@ def check_products(rng, X):
     np.testing.assert_array_equal(ours.times(v), theirs.times(v))
     np.testing.assert_array_equal(ours.transpose_times(r), theirs.transpose_times(r))
     np.testing.assert_array_equal(ours.squares_transpose_times(r), theirs.squares_transpose_times(r))
-    x = rng.standard_normal(p)
-    np.testing.assert_array_equal(ours.hvp(h, x), theirs.hvp(h, x))
+    np.testing.assert_array_equal(ours.hvp(h, v), theirs.hvp(h, v))
     if p <= 40:
         H = ours.gram(h)
         np.testing.assert_array_equal(H, H.T)
         close(H, theirs.gram(h), "gram")
         np.testing.assert_array_equal(ours.gram(h, packed=True), H[np.triu_indices(p)])
+
+
+def check_ritz(rng):
+    """Eigenpairs in a subspace, alone and in a stack, against numpy's."""
+    from mpinewton.kernels import compiled, twins
+
+    b = int(rng.choice([1, 2, 5, 6, 6, 16, 17]))
+    d, r = b + int(rng.integers(0, 30)), int(rng.integers(1, b + 1))
+    Q = np.linalg.qr(rng.standard_normal((3, d, b)))[0]
+    D = rng.standard_normal((3, d, d)) * 10.0 ** float(rng.integers(-140, 140))
+    D += np.matrix_transpose(D)
+    D[1] = 0.0 if rng.random() < 0.5 else D[1, :, :1] @ np.matrix_transpose(D[1, :, :1]) / np.linalg.norm(D[1])
+    Y = D @ Q
+    if rng.random() < 0.2:
+        Y[2, 0, 0] = rng.choice([np.nan, np.inf])
+    ours, theirs = (kernel.ritz(Q.copy(), Y.copy(), r) for kernel in (compiled, twins))
+    for i in range(3):
+        e, V, left, squares = (part[i] for part in ours)
+        close(e, theirs[0][i], "Ritz values")
+        if not np.isfinite(e).all():
+            continue
+        for part, own in zip(ours, compiled.ritz(Q[i].copy(), Y[i].copy(), r)):
+            np.testing.assert_array_equal(part[i], own)
+        close(np.sort(np.abs(e))[::-1], np.abs(e), "order")
+        close(V.T @ V, np.eye(b), "orthonormal")
+        close(Q[i].T @ V @ np.diag(e) @ V.T @ Q[i], Q[i].T @ Y[i], "eigenvectors")
+        close(left + V * np.where(np.arange(b) < r, e, 0.0), Y[i] @ (Q[i].T @ V), "what is left")
+        close(np.sqrt(squares), np.linalg.norm(left, axis=0), "squares")
 
 
 def check_losses(rng, X, named):
@@ -117,6 +144,8 @@ def check_group(rng, X, named):
     for question in ("gradient", "value") if rng.random() < 0.5 else ("value", "gradient"):
         np.testing.assert_array_equal(getattr(at, question)(), [getattr(point, question)() for point in points])
     np.testing.assert_array_equal(at.hvp(v), [point.hvp(v) for point in points])
+    some, V = [1, 0], rng.standard_normal((2, d, int(rng.integers(1, 9))))
+    np.testing.assert_array_equal(at.hvps(V, some), [points[i].hvps(own) for i, own in zip(some, V)])
     ray, rays = at.along(v), [point.along(v) for point in points]
     np.testing.assert_array_equal(ray.losses(steps), [own.losses(steps) for own in rays])
     np.testing.assert_array_equal(ray.at(0.3).gradient(), [own.at(0.3).gradient() for own in rays])
@@ -161,12 +190,14 @@ def call_wrongly(rng, X):
         (rows.times, many, np.zeros((p, C)), np.zeros((k, n, C)), C),
         (matrix.transpose_times, np.zeros((n, C)), np.zeros((p, C)), C),
         (matrix.squares_transpose_times, np.zeros((n, C)), np.zeros((p, C)), C),
-        (rows.hvp, many, np.zeros((k, n)), np.zeros(p), np.zeros((k, p))),
+        (rows.hvp, many, np.zeros((k, n)), np.zeros((p, C)), np.zeros((k, p, C)), C, False),
+        (rows.hvp, many, np.zeros((k, n)), np.zeros((k, p, C)), np.zeros((k, p, C)), C, True),
         (matrix.gram, np.zeros(n), np.zeros((p, p) if small else p)),
         (rows.evaluate, many, losses, np.zeros((p, outputs)), zs, np.zeros(k), g, H),
         (rows.terms, losses, zs, np.zeros(k), zs.copy(), zs.copy()),
         (rows.line, losses, zs, zs.copy(), 2, np.zeros(2), np.zeros((k, 2))),
         (rows.elementary, "exp", n, np.zeros(n), np.zeros(n)),
+        (rows.ritz, np.ones((k, 4, C)), np.ones((k, 4, C)), np.ones((k, C)), np.ones((k, C)), 4, C, 1),
         (rows.level, "none"),
     ]
     function, *arguments = calls[int(rng.integers(len(calls)))]
@@ -191,6 +222,7 @@ def fuzz(seed):
     rng = np.random.default_rng(seed)
     X = random_matrix(rng)
     check_products(rng, X)
+    check_ritz(rng)
     check_losses(rng, X, LOSSES[seed % len(LOSSES)])
     check_group(rng, X, LOSSES[seed % len(LOSSES)])
     return sum(not call_wrongly(rng, X) for _ in range(40))

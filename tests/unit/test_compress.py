@@ -254,20 +254,20 @@ def test_rank_of_a_large_matrix_is_the_best_to_a_few_digits():
 
 def test_rank_by_products_needs_a_matrix_only_through_them():
     A, start = symmetric(200, 5), rng().standard_normal((200, 8))
-    sent, after = Eigenpairs(2).pack_product(lambda V: A @ V, start, 500, 1e-8)
+    sent, after = Eigenpairs(2).pack_product(lambda V, _: A @ V, start, 500, 1e-8)
     e, Q = np.linalg.eigh(A)
     order = np.argsort(-np.abs(e))[:2]
     S = Eigenpairs(2).expand(sent, 200)
     np.testing.assert_allclose(S, outer_sum(e[order], Q.T[order]), atol=1e-6)
-    next_one, _ = Eigenpairs(1).pack_product(lambda V: (A - S) @ V, after, 1, 0.0)
+    next_one, _ = Eigenpairs(1).pack_product(lambda V, _: (A - S) @ V, after, 1, 0.0)
     assert abs(next_one[0][0]) == pytest.approx(np.sort(np.abs(e))[-3], rel=1e-2)  # `after` has followed it
-    few, _ = Eigenpairs(1).pack_product(lambda V: A @ V, start, 2, 0.0)
+    few, _ = Eigenpairs(1).pack_product(lambda V, _: A @ V, start, 2, 0.0)
     S = Eigenpairs(1).expand(few, 200)
     assert np.linalg.norm(A - S) ** 2 == pytest.approx(np.linalg.norm(A) ** 2 - np.linalg.norm(S) ** 2)
-    zero, again = Eigenpairs(1).pack_product(lambda V: 0 * V, start, 4, 0.3)
+    zero, again = Eigenpairs(1).pack_product(lambda V, _: 0 * V, start, 4, 0.3)
     assert not Eigenpairs(1).expand(zero, 200).any()
     assert np.array_equal(again, start)
-    assert Eigenpairs(1).pack_product(lambda V: np.nan * V, again, 4, 0.3)[0] == ()
+    assert Eigenpairs(1).pack_product(lambda V, _: np.nan * V, again, 4, 0.3)[0] == ()
 
 
 def test_what_is_new_in_a_matrix_of_low_rank_is_found():
@@ -275,8 +275,8 @@ def test_what_is_new_in_a_matrix_of_low_rank_is_found():
     u, v = np.eye(200)[[150, 180]]
     start = rng().standard_normal((200, 6))
     for before in (np.zeros((200, 200)), np.outer(u, u)):
-        _, after = Eigenpairs(1).pack_product(lambda V: before @ V, start, 3, 0.3)  # noqa: B023
-        sent, _ = Eigenpairs(1).pack_product(lambda V: np.outer(v, v @ V), after, 3, 0.0)
+        _, after = Eigenpairs(1).pack_product(lambda V, _: before @ V, start, 3, 0.3)  # noqa: B023
+        sent, _ = Eigenpairs(1).pack_product(lambda V, _: np.outer(v, v @ V), after, 3, 0.0)
         assert sent[0][0] == pytest.approx(1.0)
 
 
