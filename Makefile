@@ -58,7 +58,7 @@ help:
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
 	@echo 'make wan       iterations on one node and over an emulated wide-area network, 20 minutes, as root'
 	@echo 'make figures   the experiments of jobs/, into runs/'
-	@echo 'make trust     data as people have them, by many methods, into docs/trust.md'
+	@echo 'make trust     difficult data, by many methods, into docs/trust.md'
 	@echo 'make readme    renew the table of methods in README.md'
 	@echo 'make clean     remove virtual environments and caches; runs/ stays'
 
@@ -121,7 +121,7 @@ docs: $(STAMP) $(DOCS_STAMP)
 	@echo 'build/docs/html/index.html'
 
 faults: $(STAMP)
-	set -e; for campaign in kill signals failures links checkpoints corrupt fuzz configurations hostile slurm; do $(BIN)/python scripts/faults.py $$campaign; done
+	set -e; for campaign in kill signals restarts failures links checkpoints corrupt fuzz configurations hostile slurm; do $(BIN)/python scripts/faults.py $$campaign; done
 	$(BIN)/python scripts/faults.py soak --minutes 30
 	$(BIN)/python scripts/faults.py page
 

@@ -508,6 +508,16 @@ def signals(rng: Chance, folder: Path) -> Verdict:
 
 def survivals(rng: Chance, folder: Path) -> Verdict:
     """Ranks are killed; the others continue, and end with the digests of an undisturbed run. With Open MPI alone."""
+    return outlived(rng, folder, "continue")
+
+
+def restarts(rng: Chance, folder: Path) -> Verdict:
+    """Ranks are killed, the driver too; the run is started again, and ends with the digests of an undisturbed run."""
+    return outlived(rng, folder, "restart", "restart-fewer")
+
+
+def outlived(rng: Chance, folder: Path, *options: str) -> Verdict:
+    """A run by --nproc with one of these options of --on-failure, and 1 or 2 ranks killed in it."""
     name, settings, expected = undisturbed(rng, folder)
     if not isinstance(expected, dict):
         return expected
@@ -515,8 +525,9 @@ def survivals(rng: Chance, folder: Path) -> Verdict:
     shutil.rmtree(out, ignore_errors=True)
     nproc = rng.between(2, 5)
     dead = rng.some(nproc, rng.choice((1, 1, 2)) if nproc > 2 else 1)
+    option = options[rng.below(len(options))] if len(options) > 1 else options[0]
     words = [sys.executable, "-m", "mpinewton", "run", "--config", settings, "-o", out, "--nproc", str(nproc)]
-    child = subprocess.Popen([*words, "--on-failure", "continue"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    child = subprocess.Popen([*words, "--on-failure", option], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              text=True, env=launcher_environment(nproc + 1), start_new_session=True)  # fmt: skip
     sent, at_once = 0, rng.uniform() < 0.5
     for rank in dead:
@@ -527,7 +538,7 @@ def survivals(rng: Chance, folder: Path) -> Verdict:
         with contextlib.suppress(OSError, ValueError, IndexError):
             alive = json.loads((out / "env.json").read_text())["ranks"]
             if child.poll() is None and len(alive) > 2:
-                os.kill(alive[min(rank, len(alive) - 1)]["pid"], signal.SIGKILL)
+                os.kill(alive[min(rank - (option != "continue"), len(alive) - 1)]["pid"], signal.SIGKILL)
                 sent += 1
     try:
         said, _ = child.communicate(timeout=300)
@@ -536,10 +547,11 @@ def survivals(rng: Chance, folder: Path) -> Verdict:
         return f"WRONG {name}: no end within 300 s on {nproc} ranks"
     result = json.loads((out / "result.json").read_text()) if (out / "result.json").exists() else {}
     same = all(result.get(key) == expected[key] for key in ("history_sha256", "w_sha256"))
-    lost = nproc + 1 - result.get("ranks", 0)
     if not same or number_of_errors(said) or child.returncode != expected_code(expected):
-        return f"WRONG {name}, {sent} of {nproc} ranks killed: exit code {child.returncode}: {said[-3000:]}"
-    return f"ok {lost} of {sent} killed ranks left out, {name}"
+        return f"WRONG {name}, {sent} of {nproc} ranks killed, {option}: exit code {child.returncode}: {said[-3000:]}"
+    if option != "continue":
+        return f"ok {said.count('starting again')} starts after {sent} killed ranks, {name}, {option}"
+    return f"ok {nproc + 1 - result.get('ranks', 0)} of {sent} killed ranks left out, {name}"
 
 
 # What a rank does in the middle of a phase. It runs as sitecustomize, before anything else, on every rank.
@@ -1130,6 +1142,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[Chance, Path], Verdict], Callable[[Path], N
     "kill": (kill, kill_setup, 100),
     "signals": (signals, kill_setup, 100),
     "survivals": (survivals, kill_setup, 50),
+    "restarts": (restarts, kill_setup, 50),
     "failures": (failures, failures_setup, 300),
     "links": (links, failures_setup, 20),
     "slurm": (slurm, kill_setup, 20),
@@ -1146,7 +1159,7 @@ def cases(name: str, seed: int, first: int, count: int) -> Iterator[tuple[int, V
             yield number, case(Chance(seed, name, number), Path(folder))
 
 
-JOBS = ("kill", "signals", "survivals", "failures", "links", "slurm", "soak")  # campaigns whose runs have many ranks
+JOBS = ("kill", "signals", "survivals", "restarts", "failures", "links", "slurm", "soak")  # with runs on many ranks
 
 
 def library() -> str:
