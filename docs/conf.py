@@ -25,6 +25,7 @@ exclude_patterns = ["papers/*.png"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # docstrings name arrays and other plain words; links between pages are tested
 default_role = "code"
+smartquotes_action = "q"  # `--option` in plain text keeps both dashes
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
@@ -65,7 +66,7 @@ def display_math(self, node):
 def mathml(node):
     """The formula as MathML, which browsers show without a script."""
     found = re.sub(r"^\s*<math[^>]*>|</math>\s*$", "", tex2mathml(node.astext()))
-    return found.replace("<mo>‖</mo>", '<mo stretchy="false">‖</mo>')  # norms as high as letters
+    return re.sub("<mo>([‖⟨⟩])</mo>", r'<mo stretchy="false">\1</mo>', found)  # norms as high as letters
 
 
 def setup(app):

@@ -105,12 +105,11 @@ def usable(method: Any, loss: Any) -> bool:
 def settings_table(kind: type) -> str:
     """The settings of a method or loss; those of a part as `part.key`."""
     rows = list(setting_rows(kind))
-    header = ("setting", "default", "values", "unit", "meaning")
-    return table(header, rows) if rows else "There are none."
+    return table(("setting", "default", "meaning"), rows) if rows else "There are none."
 
 
 def setting_rows(kind: type, prefix: str = "") -> list[tuple[str, ...]]:
-    """One row for each setting: name, default, values, unit, meaning."""
+    """One row for each setting: name, default, meaning with unit and values."""
     rows: list[tuple[str, ...]] = []
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -124,8 +123,9 @@ def setting_rows(kind: type, prefix: str = "") -> list[tuple[str, ...]]:
             meaning += "; only with " + " and ".join(f"{k}={' or '.join(map(shown, v))}" for k, v in needs.items())
         if about.get("aliases"):
             meaning += f"; also called {', '.join(about['aliases'])}"
+        unit = f"; unit: {about['unit']}" if about.get("unit") else ""
         value = f"`{shown(default)}`" if shown(default) else "empty"
-        rows.append((f"`{prefix}{field.name}`", value, *map(escaped, (values, about.get("unit", ""), meaning))))
+        rows.append((f"`{prefix}{field.name}`", value, f"{escaped(meaning + unit)}<br>*{escaped(values)}*"))
     return rows
 
 
@@ -146,15 +146,18 @@ def needs(kind: Any) -> str:
 
 
 def runs_of(name: str) -> str:
-    """Where a method was measured: pages of docs/papers, with the summary of docs/claims.md."""
-    found = [(title, page, said) for page, title, methods, said in measured() if name in methods]
-    if not found:
-        return "No page of measurements has this method."
+    """Where a method was measured: the pages whose tables have it, with what docs/claims.md says."""
     lines = [
         f"- [{title}](../papers/{page}.md)" + (f": {said.replace('](', '](../')}" if said else "")
-        for title, page, said in found
+        for page, title, methods, said in measured()
+        if name in methods
     ]
-    return "\n".join(["Where it wins and loses:", "", *lines])
+    for page in ("auto", "wide-area", "trust"):
+        text = (HERE / f"{page}.md").read_text()
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        if name.replace("-", "") in {cell.strip().lower().replace("-", "") for row in rows for cell in row.split("|")}:
+            lines.append(f"- [{text.partition(chr(10))[0].removeprefix('# ')}](../{page}.md)")
+    return "\n".join(lines) if lines else "No page of measurements has this method."
 
 
 @cache
@@ -162,9 +165,8 @@ def measured() -> list[tuple[str, str, set[str], str]]:
     """The pages of docs/papers: file, title, methods of the experiment, what docs/claims.md says in short."""
     short = {}
     for line in (HERE / "claims.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
-        if len(cells) == 3:
-            short |= dict.fromkeys(re.findall(r"\(papers/([\w-]+)\.md\)", cells[1]), cells[2])
+        paper, _, said = line.strip("| ").partition(" | ")
+        short |= dict.fromkeys(re.findall(r"\(papers/([\w-]+)\.md\)", paper), said)
     pages = []
     for path in sorted((HERE / "papers").glob("*.md")):
         text = path.read_text()
@@ -279,7 +281,7 @@ def examples() -> str:
     """The scripts of examples/, each with its first sentence and its text."""
     parts = []
     for path in sorted((ROOT / "examples").glob("*.py")):
-        said = (inspect.cleandoc(path.read_text().split('"""')[1])).replace("\n", " ")
+        said = inspect.cleandoc(path.read_text().split('"""')[1]).partition("\n\n")[0].replace("\n", " ")
         parts += [
             f"## {path.name}", escaped(said),
             f"```{{literalinclude}} ../examples/{path.name}\n:language: python\n```",
@@ -297,10 +299,11 @@ def experiments() -> str:
     for path in sorted((ROOT / "jobs").glob("*.toml")):
         text = path.read_text()
         heading = re.search(r'^title = "(.*)"', text, re.MULTILINE)
-        data = "`MPINEWTON_DATA`" if "$MPINEWTON_DATA" in text else "none"
-        page = f"[page](papers/{pages[path.stem]}.md)" if path.stem in pages else ""
-        rows.append((f"`{path.name}`", escaped(heading[1] if heading else ""), data, page))
-    return table(("file", "experiment", "needs", "results"), rows)
+        data = "download" if "$MPINEWTON_DATA" in text else "included"
+        title = escaped(heading[1] if heading else "")
+        link = f"[{title}](papers/{pages[path.stem]}.md)" if path.stem in pages else title
+        rows.append((link, f"`{path.name}`", data))
+    return table(("experiment, with its results", "file", "data"), rows)
 
 
 def papers() -> str:

@@ -159,12 +159,12 @@ def compare(name: str, X: Any, y: Any, loss: str, limit: float) -> Iterator[Cell
         yield Cell(name, asked, mine[0].method if mine else "-", needed / least, first.method, least, len(runs))
 
 
-HEAD_OF_PAGE = """# What auto chooses, and what that costs
+HEAD_OF_PAGE = """# How auto chooses
 
-`auto` is a rule, not a method: from the loss, the number of weights d, the rows, the share of stored entries, the
-number of workers and the network it estimates what a typical run of every candidate costs, and takes the cheapest.
-`--set goal=rounds` and `--set goal=bits` save these alone; otherwise `auto` saves seconds, on one node or on the
-network that `--network 20ms,100Mbit` describes; `--network measured` times messages between the ranks at the start.
+`auto` is a rule that chooses a method. From the loss, the number of weights d, the rows, the share of stored entries, the
+number of workers and the network it estimates the cost of a typical run of every candidate, and takes the cheapest. The
+cost is seconds, on one node or on the network that `--network 20ms,100Mbit` describes; `--network measured` times
+messages between the ranks at the start. With `--set goal=rounds` or `--set goal=bits` it is rounds or bits.
 
 ## Candidates
 
@@ -178,24 +178,26 @@ network that `--network 20ms,100Mbit` describes; `--network measured` times mess
 | lbfgs | all other losses, as the only candidate | |
 
 The numbers of iterations, products and triangles are rounded medians over the problems of
-[jobs/auto.toml](papers/auto.md) (for lazy-newton with floats: a9a, w8a, ijcnn1). The seconds of computing follow from them and from
+[jobs/auto.toml](papers/auto.md) (for lazy-newton with floats: a9a, w8a, ijcnn1). Computing times follow from them and from the
 rates of one core: {speed:g} operations a second of products with rows, {dense:g} multiply-adds a second of dense Hessians,
 {pairs_speed:g} pairs of stored entries a second of sparse ones, {cholesky:g} a second of Cholesky factors, {coding:g} entries a second of
 Rice's code. Messages take latency + min(m, {fan}) * bits / rate for m workers, since a rank of the tree sends to at most
-{fan} others, one after the other. The rule is in `mpinewton/methods/auto.py`.
+{fan} others, one after another. The rule is in `mpinewton/methods/auto.py`.
 
-## Measured on {count} problems that gave none of these constants
+## Measured on {count} other problems
 
-Written by `python scripts/auto_rule.py -o docs/auto.md`: {workers} workers in one process, to a gradient norm of {goal:g} times the
-first. Each cell divides what auto needs, when asked for that cost, by what the best method of all needs with its
-default settings; "of" is the number of methods that came to the goal before they had used more of everything than the
-best one. Left out: methods that move rows, and {knowing}, which suppose the Hessian at the optimum to be known.
-Seconds on the network: the messages of the ledger on the model of [planning](planning.md), the work of the workers in
-CPU seconds divided by {workers}, and the driver's. Seconds on one node: CPU seconds of the process, the least of {turns} turns.
+None of these problems was used for the constants above. `python scripts/auto_rule.py -o docs/auto.md` runs them: {workers} workers in
+one process, to a gradient norm of {goal:g} times the first. *ratio* is the cost of `auto`, with this cost as its goal, divided by
+that of the best method with its default settings; *of* is the number of methods that reached the gradient norm before all
+their costs were above those of the best. Methods that move rows are left out, and so are {knowing},
+which know the Hessian at the optimum.
+
+Seconds on the network: the messages of the ledger by the model of [planning](planning.md), plus the CPU seconds of the
+workers divided by {workers}, plus those of the driver. Seconds on one node: CPU seconds of the process, the least of {turns} turns.
 
 {verdict}
 
-| problem | asked for | auto chose | ratio | best | its cost | of |
+| problem | cost | auto chose | ratio | best | its cost | of |
 |---|---|---|---|---|---|---|
 """  # noqa: E501
 

@@ -203,14 +203,15 @@ def write_page(folders: list[Path]) -> None:
     head, _, _ = PAGE.read_text().partition(MARK)
     PAGE.write_text(
         f"{head}{MARK}\n"
-        f"Measured under {len(kernels)} kernels ({'; '.join(kernels)}) and on {len(roundings)} roundings. "
-        f"Of {sum(tests.values())} runs {together} stay together to {PARTED:g}, and {len(seen) - len(lines)} others to "
-        f"{SHOWN:g} in all figures that tests ask for. These part. A cell says under how many kernels or on how many "
-        "roundings the run was recorded, and between which bounds its figures were.\n\n"
-        "A test holds such a figure to these bounds, of kernels and roundings together, widened on either side by "
-        "their width, or by one iteration and 1e-4 of a loss where that is more. The reference's own figure has to lie "
-        "there, too. DiSCO's rounds may differ by one step of CG in every iteration.\n\n"
-        "| run | parts at iteration | kernels | roundings |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"
+        f"The runs of the tests were repeated with {len(kernels)} OpenBLAS kernels ({'; '.join(kernels)}), and "
+        f"{len(roundings)} times with features moved at random by one unit in the last place (roundings). "
+        f"Of {sum(tests.values())} runs {together} agree to {PARTED:g}, and {len(seen) - len(lines)} others agree to "
+        f"{SHOWN:g} in all figures that the tests compare. The others are below: a cell has the number "
+        "of kernels or roundings, and the range of every figure.\n\n"
+        "A test accepts a figure within the range over kernels and roundings, widened on either side by its width, or "
+        "by one iteration and 1e-4 of a loss where that is more. The reference's own figure must lie there, too. "
+        "DiSCO's rounds may differ by one step of CG in every iteration.\n\n"
+        "| run | differs from iteration | kernels | roundings |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"
     )
 
 

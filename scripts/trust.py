@@ -249,16 +249,16 @@ def table(pattern: str, show: Callable[[str], None]) -> tuple[list[tuple[Problem
     return rows, broken
 
 
-HEAD = """# Data as people have them
+HEAD = """# Difficult data
 
-Written by `make trust`: {count} problems, {methods} methods with their default settings, {workers} workers, at most
-1000 iterations or {seconds:g} CPU seconds. A cell says how the run ended (see [ends.md](ends.md)) and the gap to the
-minimum, relative to the larger of the minimum and the decrease from the start. The minimum is computed apart, in 80-bit
-numbers, by formulas of its own. "refused" is a sentence before the start.
+{count} problems with data as they often are, {methods} methods with their default settings, {workers} workers, at most
+1000 iterations or {seconds:g} CPU seconds; `make trust` repeats the runs. A cell says [how the run ended](ends.md), and
+the gap to the minimum, relative to the larger of the minimum and the decrease from the start. The minimum is computed
+independently, in 80-bit arithmetic. "refused": the run was refused before its start, with a reason.
 
-A large gap at the end of the budget means that the problem is too badly conditioned for the method. dino and giant
-average the solutions of systems with the workers' own Hessians: where a worker has few rows for the columns, or the
-columns differ in size, these are nearly singular, and their average says little of the small eigenvalues of the whole.
+A large gap with "budget" means that the problem is too ill-conditioned for the method. dino and giant average the
+solutions of systems with the workers' own Hessians. If a worker has few rows for its columns, or the columns differ in
+size, these Hessians are nearly singular, and the average contains little of the small eigenvalues of the mean Hessian.
 
 {verdict}
 
