@@ -113,7 +113,7 @@ def find_class(text: str, base: type[T], known: Mapping[str, type[T]], group: st
         return load_class(registered[0].value, base), settings
     if name not in known:
         names = [*known, *(entry.name for entry in installed(group))]
-        raise ConfigError(f"no {what} is named {word!r}{did_you_mean(word, names)}; one of your own is FILE.py:Class")
+        raise ConfigError(f"no {what} is named {word!r}{did_you_mean(word, names)}; write your own as FILE.py:Class")
     return known[name], settings
 
 

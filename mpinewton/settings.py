@@ -116,7 +116,7 @@ class Configured:
 
 def allowed(field: dataclasses.Field[Any]) -> str:
     """The range of a setting in words, as "at least 0 and less than 1"; "" where it has none."""
-    return " and ".join(f"{BOUNDS[name][0]} {limit:g}" for name, limit in field.metadata.get("bounds", {}).items())
+    return " and ".join(f"{BOUNDS[name][0]} {limit:.10g}" for name, limit in field.metadata.get("bounds", {}).items())
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

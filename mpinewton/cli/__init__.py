@@ -21,6 +21,8 @@ from mpinewton.signals import release_signals
 if TYPE_CHECKING:
     from mpinewton.fleet.transport.session import Session
 
+click.IntRange.name = "integer"  # in help and messages; not "integer range"
+
 COMMANDS = {
     "pack": "Write data as one HDF5 file (shard) per worker.",
     "check": "Verify digests and shapes of shards.",
@@ -69,9 +71,12 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="mpinewton")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Second-order distributed optimisation over MPI: a driver, workers, and a ledger of every bit that is sent.
+    """Train models with second-order methods over MPI, and count every round, float and bit that is sent.
 
-    A command runs in one process, or in several with `mpiexec -n N mpinewton run ...` or `mpinewton run --nproc W ...`.
+    \b
+      mpinewton pack data.csv -o data --workers 4
+      mpinewton run auto data --nproc 4                # or: mpiexec -n 5 mpinewton run auto data
+      mpinewton predict runs/auto-data/model.h5 new.csv
     """
     if ctx.invoked_subcommand not in ("run", "compare"):
         release_signals()

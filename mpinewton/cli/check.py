@@ -35,7 +35,7 @@ def command(ctx: click.Context, path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([{"file": name, **result} for name, result in zip(names, results)]))
     for name, result in () if as_json else zip(names, results):
-        click.echo(f"{name}: {result['fault'] or 'ok, {} rows'.format(result['rows'])}")
+        click.echo(result["fault"] or f"{name}: ok, {result['rows']} rows")
     if faulty := sum(result["fault"] is not None for result in results):
         raise DataError(
             f"{path}: {faulty} of {len(results)} shards have faults; copy them again or pack the data again"

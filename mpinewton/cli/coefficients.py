@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with all digits.")
 @reading_options
 def command(model: Path, data: str | None, as_json: bool, as_csv: bool, **settings: Any) -> None:
-    """Print the coefficients of a linear MODEL, in the units of the source: without its scale and standardisation.
+    """Print the coefficients of a linear MODEL, in the units of the source: scale and standardisation are undone.
 
-    With DATA, the training data (the folder of shards, or the source), also standard errors, from the Hessian, z (t for
-    the squared loss) and two-sided p-values, for the losses logistic, softmax, poisson and squared.
+    With DATA, the training data (the folder of shards, or the source), the table also has standard errors from the
+    Hessian, z (t for the squared loss) and two-sided p-values, for the losses logistic, softmax, poisson and squared.
     """
     from mpinewton.data.loading import load_rows
     from mpinewton.runs.coefficients import coefficients, with_errors

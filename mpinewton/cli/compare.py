@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 @click.argument("experiment", type=click.Path(path_type=Path), metavar="EXPERIMENT.toml")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
 @click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
-@click.option("--only", default="", metavar="PATTERN", help="Run only what matches, such as 'a9a/*/DINO*'.")
+@click.option("--only", default="", metavar="PATTERN", help="Only the runs whose names match, such as 'a9a/*/DINO*'.")
 @click.option("--cell", type=click.IntRange(1), metavar="K", help="Run only the K-th run, and write no report.")
 @click.option(
     "--page",
     type=click.Path(path_type=Path),
     metavar="FILE.md",
-    help="Also write figures, tables and claims as this page.",
+    help="Also write figures, tables and claims to this file.",
 )
 @bits_option
 @click.option("--fresh", is_flag=True, help="Move older runs aside and start again.")
@@ -47,9 +47,9 @@ def command(
     """Run every method of EXPERIMENT.toml on every objective and data set, and write figures and tables.
 
     Each run has a run folder, DIR/<data>/<objective>/<label>. Finished runs are not repeated, unfinished runs are
-    resumed. If a run fails, the others continue. The same command may run several times at once, also on other hosts:
-    each takes the runs that no other has begun. At the end DIR contains a figure for each problem, the tables as
-    tables.md and tables.tex (LaTeX, booktabs), a row for each run in runs.csv, and report.html.
+    resumed. If a run fails, the others continue. Several processes, also on several hosts, may execute the same command
+    and share the runs. At the end DIR contains a figure for each problem, the tables as tables.md and tables.tex
+    (LaTeX, booktabs), a row for each run in runs.csv, and report.html.
 
     \b
       title = "Digits"
@@ -78,7 +78,7 @@ def command(
       label = "DINO"
       settings = { solver = ["lsmr", "lanczos"], theta = 1e-4 }     # a list: one run for each value
     \b
-      [[claim]]                          # is tested on the runs
+      [[claim]]                          # tested on the runs
       says = "DINO needs half the rounds of L-BFGS"
       better = "DINO"                    # labels; or reaches = ..., monotone = ..., fails = ...
       than = "lbfgs"

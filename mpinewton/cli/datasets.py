@@ -21,7 +21,7 @@ import click
 def command(names: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     """List public data sets; with NAMEs, download those that are missing, verify all, and print their paths.
 
-    An interrupted download goes on where it stopped.
+    An interrupted download is resumed.
     """
     from mpinewton.data.public import PUBLIC, fetch, find, public_folder
 

@@ -16,8 +16,8 @@ from mpinewton.errors import ConfigError
 def command(folder: Path, overwrite: bool) -> None:
     """Write ready experiments and a SLURM job script into DIR (default: mpinewton-examples).
 
-    Each *.toml is an experiment for `mpinewton compare`. digits.toml needs no other file; those that read
-    $MPINEWTON_DATA need public data sets in the folder that this variable names.
+    Each *.toml is an experiment for `mpinewton compare`. digits.toml needs no other file. Files that
+    contain $MPINEWTON_DATA read public data sets from the folder that this variable names.
     """
     jobs = files("mpinewton").joinpath("jobs")
     contents = {file.name: file.read_bytes() for file in jobs.iterdir() if file.is_file()}

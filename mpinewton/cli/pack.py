@@ -77,8 +77,8 @@ def command(
     SOURCE is a file (LIBSVM text or CSV, also .gz .bz2 .xz; npz with X and y; npy; images of an idx pair; Parquet), a
     public data set that `mpinewton datasets` lists (found in MPINEWTON_DATA, else downloaded), sklearn:NAME (digits,
     iris, wine, breast_cancer, diabetes) or synthetic:NAME?key=value&... (logistic, least-squares, blobs, poisson,
-    pisa). text:FILE?context=32&from=0&to=100000 divides the characters from..to of a text into rows of 32, labelled
-    with the next character; python:topics is the text of Python's help.
+    pisa). text:FILE?context=32&from=0&to=100000 divides the characters from..to of a text into rows of 32 characters,
+    with the next character as label; python:topics is the text of Python's help.
 
     Columns of tables keep their names, and predict matches them by name. Missing values are empty cells, ?, NA, N/A,
     NaN and null. --categories onehot turns each word of a column into a feature that is 0 or 1. --missing mean replaces

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     help=f"{NETWORK_FORMS}.",
 )
 @click.option("--methods", metavar="A,B,...", help="Methods to try.  [default: eight that are often the fastest]")
-@click.option("--loss", help="Loss, as of `mpinewton run`.")
+@click.option("--loss", help="Loss, as for `mpinewton run`.")
 @click.option("--l2", type=float, help="l2 regularisation.  [default: 1/rows]")
 @click.option("--intercept", is_flag=True, help="Add an intercept, which is not regularised.")
-@click.option("--rtol", type=float, default=1e-6, show_default=True, help="Goal: |g| at most so many times the first.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Longest run of each method here.")
-@click.option("--ranks", type=click.IntRange(1), help="Worker ranks there.  [default: one for each worker]")
-@click.option("--ranks-per-node", type=click.IntRange(1), default=1, show_default=True, help="For node-hours.")
+@click.option("--rtol", type=float, default=1e-6, show_default=True, help="Goal: gradient norm relative to the first.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="Maximum time of each method here.")
+@click.option("--ranks", type=click.IntRange(1), help="Worker ranks on NETWORK.  [default: one for each worker]")
+@click.option("--ranks-per-node", type=click.IntRange(1), default=1, show_default=True, help="Ranks on a node.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Keep the runs in this folder.")
 @click.option("--nproc", type=click.IntRange(1), metavar="W", help="Start mpiexec with a driver and W worker ranks.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; the log goes to standard error.")
@@ -54,9 +54,9 @@ def command(
 ) -> int:
     """Estimate what training on DATA would take on NETWORK, by several methods, before you book nodes.
 
-    Every method runs here for some seconds, and its ledger is replayed on NETWORK; see `mpinewton replay --help`. Where
-    the goal is not reached, the run is extrapolated from the decrease of |g| in its last half and in its last quarter,
-    which gives a range. Bits are those up from the busiest worker; memory is that of the rows and matrices of a rank.
+    Every method runs here for some seconds, and its ledger is replayed on NETWORK; see `mpinewton replay --help`. A run
+    that does not reach the goal is extrapolated from the decrease of |g| in its last half and in its last quarter; the
+    two results are a range. Bits are those sent by the busiest worker; memory is for the rows and matrices of a rank.
 
     \b
       mpinewton plan shards --network ethernet --ranks 64
@@ -94,26 +94,19 @@ def command(
 def _table(found: list[Estimate], nodes: int) -> str:
     from mpinewton.report.tables import Table
 
-    header = ("method", "iterations", "seconds", "of it messages", "Mbit up", "GB a rank", "node-hours")
-    rows = [
-        (
-            e.method + (f" ({e.chosen})" if e.chosen not in ("", e.method) else ""),
-            *(
-                ("-", "-", "-", "-", "-", "-")
-                if e.reason
-                else (
-                    _range(e.iterations, ".0f"),
-                    _range(e.seconds, ".3g"),
-                    f"{e.communication:.0%}",
-                    f"{e.bits / 1e6:.3g}",
-                    f"{e.memory / 1e9:.2g}",
-                    _range((e.seconds[0] * nodes / 3600, e.seconds[1] * nodes / 3600), ".2g"),
-                )
-            ),
-        )
-        for e in found
-    ]
-    return Table(header, rows).text()
+    header = ("method", "iterations", "seconds", "messages", "Mbit up", "GB a rank", "node-hours")
+    return Table(header, [_row(e, nodes) for e in found]).text()
+
+
+def _row(e: Estimate, nodes: int) -> tuple[str, ...]:
+    name = e.method + (f" ({e.chosen})" if e.chosen not in ("", e.method) else "")
+    if e.reason:
+        return (name, *"------")
+    low, high = (seconds * nodes / 3600 for seconds in e.seconds)
+    return (
+        name, _range(e.iterations, ".0f"), _range(e.seconds, ".3g"), f"{e.communication:.0%}", f"{e.bits / 1e6:.3g}",
+        f"{e.memory / 1e9:.2g}", _range((low, high), ".2g"),
+    )  # fmt: skip
 
 
 def _range(ends: tuple[float, float], form: str) -> str:
@@ -127,9 +120,9 @@ def _advice(found: list[Estimate], name: str, workers: int, rtol: float) -> str:
     goal = f"to |g| <= {rtol:g} |g_0| on {name} with {workers} worker ranks"
     lines = []
     if best.reason:
-        lines.append(f"No method of these has an estimate {goal}.")
+        lines.append(f"None of these methods has an estimate {goal}.")
     else:
-        lines.append(f"{best.method} takes least, {_range(best.seconds, '.3g')} s {goal}.")
+        lines.append(f"{best.method} is fastest: {_range(best.seconds, '.3g')} s {goal}.")
         rivals = [e.method for e in others if e.seconds[0] <= best.seconds[1]]
         if rivals:
             lines.append(f"Within its uncertainty: {', '.join(rivals)}.")

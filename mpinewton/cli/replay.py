@@ -26,7 +26,7 @@ PARTS = ("latency", "bandwidth", "compute", "driver")
     metavar="NETWORK",
     help=f"{NETWORK_FORMS}. Repeatable.",
 )
-@click.option("--ranks", type=click.IntRange(1), help="Worker ranks there.  [default: one for each worker]")
+@click.option("--ranks", type=click.IntRange(1), help="Worker ranks on NETWORK.  [default: one for each worker]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.csv", help="Write the seconds of every iterate."
 )
@@ -36,17 +36,17 @@ def command(
 ) -> None:
     """Compute what recorded runs would have taken on other networks, from their ledgers.
 
-    RUN is a run folder, or a folder that contains some. Every message of the run is replayed on a model of the network,
-    in which messages take a latency and their bits over the bandwidth of the links along the tree of ranks; computation
-    takes what it took, divided over the ranks. Iterates, rounds and bits are those of the record. With more ranks than
-    workers, it is the run of as many workers as ranks, if they would not change the iterates.
+    RUN is a run folder, or a folder that contains some. Every message of the run is replayed on a model of the network:
+    it takes the latency, and its bits divided by the bandwidth, on every link along the tree of ranks. Computation
+    takes its recorded time, divided over the ranks. Iterates, rounds and bits are the recorded ones. More ranks than
+    workers are replayed as a run with one worker for each rank, if that does not change the iterates.
 
     \b
       mpinewton replay runs/dino runs/lbfgs --network ethernet --network continents
       mpinewton plot runs/dino runs/lbfgs --axes rounds,seconds:continents
 
     \b
-    A network of your own is a file; all but the first two may be left out, or taken from a named one by `like`:
+    Your own network is a file. Only the first two fields are required; `like = NAME` takes the others from NAME:
       latency = 2e-5        # seconds from one rank to another
       bandwidth = 1e10      # bits per second of a link
       message = 5e-6        # seconds of processor time a message, at each end

@@ -49,7 +49,7 @@ bits_option = click.option(
 @click.option("--l2", type=float, help="Regularisation: coefficient of |w|^2/2.  [default: 1/rows]")
 @click.option("--intercept/--no-intercept", default=None, help="Add an intercept, which is not regularised.")
 @click.option("--tol", type=float, help="Tolerance on the gradient norm.")
-@click.option("--rtol", type=float, help="Relative tolerance on the gradient norm: a fraction of the first.")
+@click.option("--rtol", type=float, help="Tolerance on the gradient norm relative to the first.")
 @click.option(
     "--ftol",
     type=float,
@@ -71,7 +71,7 @@ bits_option = click.option(
     "--network",
     metavar="NETWORK",
     help=f"Network that auto chooses for: {NETWORK_FORMS}; or measured: that between the ranks, timed at the start. A "
-    "run that is resumed keeps what was measured; a new one may measure otherwise and choose another method.  "
+    "resumed run keeps the measured network; a new run measures again and may choose another method.  "
     "[default: one node]",
 )
 @click.option("--max-hours", type=float, help="Time limit in hours: write a checkpoint and end with exit code 3.")
@@ -85,13 +85,13 @@ bits_option = click.option(
     "--on-failure",
     type=click.Choice(["stop", "restart", "restart-fewer", "continue"]),
     default="stop",
-    help="When a rank is lost: with --nproc, restart from the checkpoint, at most 3 times; restart-fewer leaves out "
-    "one rank each time. With Open MPI's ULFM, continue: the ranks left go back to the checkpoint.  [default: stop]",
+    help="If a rank dies: restart (with --nproc) from the checkpoint, at most 3 times; restart-fewer: with one rank "
+    "fewer each time; continue (with Open MPI's ULFM): the other ranks continue from the checkpoint.  [default: stop]",
 )
 @click.option(
     "--start",
     metavar="auto|zero|FILE|optimum+C",
-    help="Initial weights; FILE is a model.  [default: auto: the loss's own]",
+    help="Initial weights: those of the loss (auto), zero, a model, or the optimum + C.  [default: auto]",
 )
 @click.option("--seed", type=int, help="Seed of the random numbers of the method.  [default: 0]")
 @click.option(
@@ -100,16 +100,16 @@ bits_option = click.option(
 @click.option(
     "--memory",
     metavar="LIMIT",
-    help="Memory of a rank, such as 500M or 2G: where the rows do not fit, they are read from disk in every pass.",
+    help="Memory limit of a rank, such as 500M or 2G. Rows that do not fit are read from disk in every pass.",
 )
-@click.option("--test", metavar="DATA", help="Test data: record accuracy and loss on them, outside clock and ledger.")
+@click.option("--test", metavar="DATA", help="Test data; accuracy and loss on them are recorded, but not charged.")
 @reading_options
 @click.option(
     "--measure-every",
     type=click.IntRange(1),
     metavar="K",
-    help="Measure what the method itself does not compute only every K iterations.  [default: 1; for minibatches, "
-    "the iterations of an epoch]",
+    help="Iterations between measurements that the method itself does not need.  [default: 1; for minibatch methods, "
+    "one epoch]",
 )
 @click.option(
     "--sums",
@@ -144,7 +144,7 @@ def command(
     """Train a model with METHOD on DATA, a folder written by `mpinewton pack`.
 
     The same command resumes from the checkpoint, on any number of ranks, with the same bits. The options --format to
-    --allow-partial-last-line say how the test data are read, as those of `mpinewton pack` do.
+    --allow-partial-last-line are for the file of --test; they have the meaning that they have in `mpinewton pack`.
 
     Exit codes: 0 finished (converged, or a maximum reached); 1 failed or diverged; 2 invalid settings or data, nothing
     was started; 3 stopped by a signal or the time limit: run the same command again.

@@ -89,8 +89,7 @@ def command(
 ) -> None:  # fmt: skip
     """Print a job script for `mpinewton run METHOD DATA ...` or `mpinewton compare FILE -o DIR`, to read and submit.
 
-    The arguments are validated now, before the job waits in a queue. For `compare` the job is an array: one task for
-    each run.
+    The arguments are checked now, not when the job starts. For `compare` the job is an array, one task for each run.
 
     mpinewton slurm --ntasks 33 run dino shards/a9a --tol 1e-8 -o runs/a9a > a9a.sbatch
     """

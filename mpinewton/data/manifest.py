@@ -152,6 +152,9 @@ def read_manifest(folder: Path | str) -> Manifest:
     try:
         with open_regular(path) as file:
             text = file.read()
+    except NotADirectoryError:
+        remedy = f"make one with: mpinewton pack {folder} -o FOLDER --workers W"
+        raise DataError(f"{folder}: is a file; expected a folder of shards: {remedy}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); make the folder with: mpinewton pack") from None
     try:

@@ -73,10 +73,9 @@ def open_source(name: str, reading: Reading) -> Source:
     if path.is_dir():
         raise DataError(f"{name}: is a folder, but not a packed one (it has no manifest.json); expected a file of rows")
     if not path.is_file():
-        raise DataError(
-            f"{name}: no such file, nor a public data set{did_you_mean(name, PUBLIC)}, and the name does not begin "
-            "with sklearn:, synthetic:, text: or python:"
-        )
+        near = did_you_mean(name, PUBLIC)
+        hint = near if "did you mean" in near else "; `mpinewton datasets` lists these"
+        raise DataError(f"{name}: no such file, nor a public data set{hint}")
     form = guess_format(path) if reading.format == "auto" else reading.format
     if form in ("npz", "npy", "parquet") and is_compressed(path):
         raise ConfigError(f"{name}: {form} files must not be compressed; decompress it first")

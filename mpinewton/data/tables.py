@@ -204,7 +204,7 @@ class Table(Source):
             others = set(self.names) - {column.name for column in trained}
             near = did_you_mean(lacking[0], others) if others else ""
             more = f"; {len(lacking) - 1} more are missing: {', '.join(lacking[1:6])}" if len(lacking) > 1 else ""
-            raise DataError(f"{self.name}: has no column {lacking[0]!r}, as the training data have{near}{more}")
+            raise DataError(f"{self.name}: has no column {lacking[0]!r}, which the model needs{near}{more}")
         self._refuse_twins([name for name in self.names if name in {column.name for column in trained}])
         return [self.names.index(column.name) for column in trained]
 

@@ -22,7 +22,7 @@ class Huber(LinearLoss):
     shifts = True
 
     delta: float = setting(
-        1.0, gt=0, lt=float("inf"), help="largest residual with a quadratic loss", unit="in units of the labels"
+        1.0, gt=0, lt=float("inf"), help="largest residual with a quadratic loss", unit="that of the labels"
     )
 
     def values(self, z: Array, t: Targets) -> Array:

@@ -181,7 +181,9 @@ class BinaryLoss(LinearLoss):
     def targets(self, y: Array, classes: Classes) -> Targets:
         """-1 or 1 for every label, shape (n,). Raises DataError if the labels are not of two classes."""
         if classes is not None and len(classes) != 2:
-            remedy = "Use softmax" if len(classes) > 2 else "Add rows of another class, or check the label column"
+            remedy = (
+                "Use softmax or squared" if len(classes) > 2 else "Add rows of another class or check the label column"
+            )
             raise DataError(f"{self.name}: expected labels of 2 classes; found {len(classes)}. {remedy}")
         return np.array([-1.0, 1.0])[self.class_numbers(y, classes)]
 
@@ -351,11 +353,11 @@ class LinearPoint:
             return self.model.pull_back(self.model.loss.apply_second(self.second, self.model.logits(v)))
         return self.model.rows.hvp(self.curvature, v)
 
-    def hvps(self, V: Array) -> Array:
-        """The Hessian times the columns of V, shape (d, b)."""
+    def hvps(self, V: Array, some: Any = ..., less: Array | float = 0.0) -> Array:
+        """The Hessian times the columns of V, shape (d, b); with one output, of the `curvature` less this, (n,)."""
         if self.model.outputs > 1:
             return np.column_stack([self.hvp(v) for v in V.T])
-        return self.model.rows.transpose_times(self.curvature[:, None] * self.model.rows.times(V))
+        return self.model.rows.hvp(self.curvature - less, V)
 
     def hessian(self, packed: bool = False) -> Array:
         """Shape (d, d); packed: its upper triangle, row by row, shape (d (d + 1) / 2,)."""

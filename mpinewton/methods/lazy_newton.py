@@ -53,27 +53,27 @@ class LazyNewtonState(State):
 
 @dataclass(frozen=True)
 class LazyNewton(Method[LazyNewtonState]):
-    """Newton's method with few Hessians: lazy ones, corrected by BFGS pairs, after a start on a sample of the rows.
+    """Newton's method with few Hessians: corrected by BFGS pairs, after a start on a sample of the rows.
 
-    The first iteration runs Newton's method on a sample of every worker's rows, until the minimiser of the sample is
-    nearly reached. It then moves there, if the objective on all rows is smaller than at the start, and computes the
-    Hessian of all rows. Later iterations apply the L-BFGS recursion to the exact gradient, with the pairs since the
-    last Hessian, and with its Cholesky factor L in place of a multiple of the identity. They try step 1 and receive
-    f_i and g_i in the same round trip. A step after which |L^-1 g| is not below `refresh` times its last value, or a
-    search that fails, is followed by a new Hessian, without pairs: with refresh=0 this is Newton's method.
+    The first iteration minimises the objective of a sample of every worker's rows by Newton's method. It moves to that
+    minimiser if the objective on all rows is smaller there, and computes the Hessian of all rows. Later iterations
+    apply the L-BFGS recursion to the exact gradient, with the pairs since the last Hessian, and with its Cholesky
+    factor L in place of a multiple of the identity. They try step 1, and receive f_i and g_i in the same round trip.
+    If |L^-1 g| is then not below `refresh` times its last value, or the line search fails, a new Hessian is computed
+    and the pairs are dropped; with refresh=0 this is Newton's method.
 
-    With `levels` the Hessians are sent in few bits: scaled to a unit diagonal, rounded, and in Rice's code, so that
-    small correlations take few bits. The gradients are exact.
+    With `levels`, Hessians are sent in few bits: scaled to a unit diagonal, rounded, and coded with Rice's code, which
+    takes few bits for small correlations. Gradients are exact.
 
-    Lazy Hessians: Doikov, Chayti and Jaggi (2023). A start on a sample: Daneshmand, Lucchi and Hofmann (2016). Their
-    combination with BFGS pairs is this project's own.
+    Lazy Hessians: Doikov, Chayti and Jaggi (2023). Start on a sample: Daneshmand, Lucchi and Hofmann (2016). The
+    combination with BFGS pairs is ours.
     """
 
-    refresh: float = setting(0.3, ge=0, lt=1, help="decrease of |L^-1 g| in one step that spares a new Hessian")
+    refresh: float = setting(0.3, ge=0, lt=1, help="new Hessian if a step leaves |L^-1 g| above this fraction")
     sample: float = setting(
-        0.125, ge=0, lt=1, help="share of every worker's rows in the sample; 0: no such start", only_if={"levels": (0,)}
+        0.125, ge=0, lt=1, help="share of every worker's rows in the sample; 0: no sample", only_if={"levels": (0,)}
     )
-    levels: int = setting(0, ge=0, lt=2**31, help="levels of the entries of a Hessian, from 0 to 1; 0: floats are sent")
+    levels: int = setting(0, ge=0, lt=2**31, help="number of levels to which Hessians are rounded; 0: exact")
     search: Backtracking = setting(factory=Backtracking, help="line search, where step 1 is refused")
 
     name = "lazy-newton"
@@ -81,7 +81,7 @@ class LazyNewton(Method[LazyNewtonState]):
     matrices = 4.0
     needs = ("gradient", "hessian")
     convex_only = True
-    cost = Cost("2", "d", "d + 1", "2 rounds and d*(d + 1)/2 floats up more for a new Hessian")
+    cost = Cost("2", "d", "d + 1", "a new Hessian takes 2 more rounds and d*(d + 1)/2 more floats up")
 
     def start(self, fleet: Fleet, w: Array) -> LazyNewtonState:
         f, g = fleet.mean(value_and_gradient, w)

@@ -115,8 +115,8 @@ def _read_network(text: str) -> Network:
         return Network(latency=float(pair[1] + UNITS[pair[2]]), bandwidth=float(pair[3] + UNITS[pair[4]]))
     if not text.endswith(".toml"):
         raise ConfigError(
-            f"network {text!r}{did_you_mean(text, NETWORKS)}: expected latency and bandwidth such as 20ms,100Mbit, a "
-            f"file.toml, or one of {', '.join(NETWORKS)}"
+            f"network {text!r}{did_you_mean(text, NETWORKS)}; or give a file.toml, or latency and bandwidth such as "
+            "20ms,100Mbit, in s, ms or us and bit, kbit, Mbit or Gbit"
         )
     try:
         content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
@@ -133,7 +133,9 @@ def _read_network(text: str) -> Network:
     try:
         return msgspec.convert(known | content, Network)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{text}: {error}; the fields are {', '.join(Network.__struct_fields__)}, like") from None
+        name = str(error).rpartition("$.")[2].rstrip("`")
+        fault = f"{name} = {content[name]!r}: expected a number (s, bit/s or bytes)" if name in content else error
+        raise ConfigError(f"{text}: {fault}; the fields are {', '.join(Network.__struct_fields__)}, like") from None
 
 
 def fit_network(sizes: Array, ranks: Array, seconds: Array) -> tuple[Network, float]:

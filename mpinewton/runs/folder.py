@@ -339,6 +339,8 @@ def _may_hold_run(path: Path) -> bool:
 def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     before, now = flatten(before), flatten(now)
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if "method" in differing:
+        differing = [name for name in differing if not name.startswith("settings.")]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing)
         raise ConfigError(

@@ -152,7 +152,7 @@ def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
         with open_regular(path) as plain:
             found, _, digest = plain.read(SEAL_BYTES).rstrip(b"\0\n").decode("ascii", "replace").partition(" ")
             if found != kind:
-                raise DataError(f"{path}: not a {kind} file, the format that this version reads")
+                raise DataError(f"{path}: not a {kind} file; expected one that a run of this version wrote")
             if (size := os.fstat(plain.fileno()).st_size) > available_memory():
                 raise DataError(f"{path}: {size / 1e9:.3g} GB, more than the memory that is available")
             plain.seek(0)

@@ -227,8 +227,8 @@ def test_other_rows_are_matched_by_name(tmp_path: Path) -> None:
     for text in ("color,n\nred,1\nblue,\n?,4\nred,7\n", "y,color,n\n?,red,1\n,blue,\nmaybe,?,4\n?,red,7\n"):
         assert np.array_equal(load_rows(write(tmp_path / "u.csv", text), schema, unlabelled)[0].X, X)
     for text, words in (
-        ("color,m\nred,1\n", "has no column 'n', as the training data have"),
-        ("colour,n\nred,1\n", "has no column 'color', as the training data have .did you mean 'colour'"),
+        ("color,m\nred,1\n", "has no column 'n', which the model needs"),
+        ("colour,n\nred,1\n", "has no column 'color', which the model needs .did you mean 'colour'"),
         ("color,n\nred,1\ngreen,2\n", "u.csv:3: column 'color': 'green' is not a category of the training data"),
         ("color,n,n\nred,1,2\n", "two columns have the name 'n'"),
         ("color,n\nred,x\n", "u.csv:2: column 'n': 'x' is not a finite number; as in the training data"),

@@ -169,7 +169,7 @@ def test_predictions():
             "logistic",
             [1.0, 2.0, 3.0],
             (1.0, 2.0, 3.0),
-            "logistic: expected labels of 2 classes; found 3. Use softmax",
+            "logistic: expected labels of 2 classes; found 3. Use softmax or squared",
         ),
         ("logistic", [0.5], None, "logistic: expected class labels; found real numbers. Use squared or huber"),
         ("logistic", [0.0, 1.0, 5.0], (0.0, 1.0), "row 2 has 5"),

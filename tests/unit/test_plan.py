@@ -83,7 +83,7 @@ def test_the_command(shards: Path) -> None:
     given = [str(shards), "--network", "continents", "--methods", "newton,lbfgs", "--ranks-per-node", "2"]
     done = CliRunner().invoke(command, given, obj=LocalSession(), standalone_mode=False)
     assert done.exception is None, done.output
-    assert "newton takes least" in done.stdout
+    assert "newton is fastest" in done.stdout
     assert "with 3 worker ranks" in done.stdout
     done = CliRunner().invoke(command, [*given, "--json", "--ranks", "9"], obj=LocalSession(), standalone_mode=False)
     facts = json.loads(done.stdout)
