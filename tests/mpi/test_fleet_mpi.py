@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,11 +25,12 @@ from mpinewton.data.manifest import read_manifest
 from mpinewton.data.pack import pack
 from mpinewton.errors import ConfigError, DataError, MpinewtonError, WorkerError
 from mpinewton.fleet import Entry, Fleet, Plan, Worker
-from mpinewton.fleet.transport import world
+from mpinewton.fleet.transport import session, world
 from mpinewton.fleet.transport.driver import MpiSession
 from mpinewton.fleet.transport.mpi import DRIVER, FAN, FRAME, PIECE, Link
 from mpinewton.fleet.transport.server import serve
 from mpinewton.fleet.transport.session import LocalSession, join
+from mpinewton.launcher import END_VARIABLE
 
 WORLD = MPI.COMM_WORLD
 two_ranks = pytest.mark.mpi(min_size=2)
@@ -563,6 +566,22 @@ def test_a_rank_whose_partner_died_ends_with_a_sentence(code: int, monkeypatch: 
     world.abort(MPI.Exception(code), "serving the driver")
     said = capsys.readouterr().err
     assert "has lost the connection to another rank (" in said and "Traceback" not in said
+
+
+@only_on(1)
+@pytest.mark.parametrize(("code", "word"), [(MPI.ERR_IN_STATUS, "1 lost"), (MPI.ERR_TRUNCATE, "1")])
+def test_a_driver_that_lost_a_rank_has_the_job_started_again(
+    code: int, word: str, folder: Path, monkeypatch: Any
+) -> None:
+    def drive(session: Any) -> int:
+        raise MPI.Exception(code)
+
+    monkeypatch.setenv(END_VARIABLE, str(folder / "end"))
+    monkeypatch.setattr(world, "abort", lambda error, doing: sys.exit(1))
+    monkeypatch.setattr(session, "_others_ended", [])
+    with pytest.raises(SystemExit):
+        session._drive(SimpleNamespace(link=SimpleNamespace(busy=True)), drive)
+    assert (folder / "end").read_text() == word
 
 
 # -- the session ----------------------------------------------------------------------------------------------------

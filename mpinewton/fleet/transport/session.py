@@ -170,7 +170,7 @@ def _drive(session: MpiSession, drive: Callable[[Session], int]) -> int:
             return code
     except BaseException as error:
         _others_ended.append(True)
-        tell_launcher(1)
+        tell_launcher(1, lost=world.is_lost(error))
         if stopping or session.link.busy:
             world.abort(error, "driving the run")
         session.stop(1)

@@ -56,10 +56,15 @@ def library() -> str:
     return MPI.Get_library_version().strip().splitlines()[0].strip("\x00 ")
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that a process on the other end has died."""
+    return isinstance(error, MPI.Exception) and error.Get_error_class() in LOST
+
+
 def abort(error: BaseException, doing: str = "") -> NoReturn:
     """End the whole job now: others would wait for ever. Prints rank and error, an unexpected one with traceback."""
     where = f"rank {MPI.COMM_WORLD.rank} on {MPI.Get_processor_name()}"
-    if isinstance(error, MPI.Exception) and error.Get_error_class() in LOST:
+    if is_lost(error):
         text = f"has lost the connection to another rank ({error})\n"
     elif isinstance(error, MpinewtonError):
         text = f"failed{doing and ' ' + doing}: {error}\n"
