@@ -54,8 +54,8 @@ class WorkerError(MpinewtonError):
         self.worker, self.rank, self.task, self.trace = worker, rank, task, trace
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'theta'?)"`` for the known word nearest to `word`, or all known words if none is near."""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """``" (did you mean 'theta'?)"`` for the known word nearest to `word`; if none is near: `otherwise`, or all."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f"; choose from: {', '.join(known) or 'none'}"
+    return f" (did you mean {near[0]!r}?)" if near else otherwise or f"; choose from: {', '.join(known) or 'none'}"

@@ -73,8 +73,7 @@ def open_source(name: str, reading: Reading) -> Source:
     if path.is_dir():
         raise DataError(f"{name}: is a folder, but not a packed one (it has no manifest.json); expected a file of rows")
     if not path.is_file():
-        near = did_you_mean(name, PUBLIC)
-        hint = near if "did you mean" in near else "; `mpinewton datasets` lists these"
+        hint = did_you_mean(name, PUBLIC, otherwise="; `mpinewton datasets` lists these")
         raise DataError(f"{name}: no such file, nor a public data set{hint}")
     form = guess_format(path) if reading.format == "auto" else reading.format
     if form in ("npz", "npy", "parquet") and is_compressed(path):

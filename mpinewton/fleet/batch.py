@@ -15,6 +15,11 @@ from mpinewton.losses.group import GroupRay, LinearGroup
 BATCH_NUMBERS = 1 << 22  # most numbers of all gradients of a batch: with more the calls themselves cost little
 
 
+def same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether two sequences have the very same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
 class Batch(Worker):
     """The workers of a host as one. What it returns has a first axis, that of the workers; bits are those of the loop.
 
@@ -79,7 +84,7 @@ class BatchMemory:
     def __getitem__(self, name: str) -> Array:
         parts = [worker.memory[name] for worker in self.workers]
         stack, known = self.stacks.get(name, (None, []))
-        if stack is not None and all(map(operator.is_, parts, known)):
+        if stack is not None and same_objects(parts, known):
             return stack
         return (np.stack if len({part.shape for part in parts}) == 1 else np.concatenate)(parts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 
 from mpinewton.arrays import AnyArray, Array, Mask
 from mpinewton.data.shard_io import read_shard
-from mpinewton.fleet.batch import Batch
+from mpinewton.fleet.batch import Batch, same_objects
 from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
@@ -85,7 +84,7 @@ class Host:
         if not (call.everyone and len(self.workers) > 1 and getattr(task, "batched", False)):
             return None
         models = [worker.model for worker in self.workers]
-        if not (self._batch_models and all(map(operator.is_, models, self._batch_models))):
+        if not same_objects(models, self._batch_models):
             self._batch, self._batch_models = Batch.of(self.workers), models
         if self._batch is None:
             return None

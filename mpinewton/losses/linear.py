@@ -354,7 +354,7 @@ class LinearPoint:
         return self.model.rows.hvp(self.curvature, v)
 
     def hvps(self, V: Array, some: Any = ..., less: Array | float = 0.0) -> Array:
-        """The Hessian times the columns of V, shape (d, b); with one output, of the `curvature` less this, (n,)."""
+        """The Hessian times V (d, b); with one output, of the `curvature` less this, (n,). `some` is for groups."""
         if self.model.outputs > 1:
             return np.column_stack([self.hvp(v) for v in V.T])
         return self.model.rows.hvp(self.curvature - less, V)
