@@ -56,7 +56,7 @@ help:
 	@echo 'make docs      the documentation as HTML and as a man page, into build/docs'
 	@echo 'make faults    campaigns that kill runs, damage files and mutate input, hours; docs/reliability.md'
 	@echo 'make bench     speed, as ratios to peers and to the limits of this machine'
-	@echo 'make wan       iterations on one node and over an emulated wide-area network, 20 minutes, as root'
+	@echo 'make wan       iterations on one node and over an emulated wide-area network, 15 minutes, as root'
 	@echo 'make figures   the experiments of jobs/, into runs/'
 	@echo 'make trust     difficult data, by many methods, into docs/trust.md'
 	@echo 'make readme    renew the table of methods in README.md'
