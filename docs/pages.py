@@ -181,7 +181,7 @@ def method_list() -> str:
     """The families and their methods, one table each, and the table of contents."""
     parts = []
     for family in FAMILIES:
-        rows = [(f"[{m.name}](methods/{m.name}.md)", title(m), *costs(m)) for m in family.methods]
+        rows = [(f"[{m.name}](methods/{m.name}.md)", title(m), *costs(m)) for m in map(METHODS.get, family.places)]
         header = ("method", "", "rounds", "floats down", "floats up")
         parts += [f"## {family.name}", f"For {family.suits}.", table(header, rows)]
     return "\n\n".join([*parts, toctree([f"methods/{name}" for name in METHODS])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Entry point: rank 0 reads the command line, the other ranks serve it."""
     record_signals()  # before more is imported
+    gc.set_threshold(50_000)  # imports make many objects that stay; to look through them is a tenth of a start
     from mpinewton.errors import MpinewtonError
     from mpinewton.launcher import END_VARIABLE, end_with_parent, leave, one_thread_per_rank
 

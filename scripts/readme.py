@@ -10,7 +10,7 @@ BEGIN, END = "<!-- methods: written by `make readme` -->\n", "<!-- end of method
 
 def table() -> str:
     """The families, their methods and what they suit, in Markdown."""
-    rows = [(f.name, " ".join(f"`{method.name}`" for method in f.methods), f.suits) for f in FAMILIES]
+    rows = [(f.name, " ".join(f"`{name}`" for name in f.places), f.suits) for f in FAMILIES]
     lines = [("family", "methods", "for"), ("---",) * 3, *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

@@ -98,14 +98,14 @@ def command(
     Exit codes: 0 all runs finished; 1 some failed; 2 invalid settings or data, no run was started; 3 stopped by a
     signal: run the same command again.
     """
+    if nproc is not None:
+        return launch(session, nproc)
     from mpinewton.experiments.grid import cells, read_experiment
 
     read = read_experiment(experiment, bits)
     count = len(cells(read, output, only))
     if cell is not None and cell > count:
         raise ConfigError(f"--cell {cell}: there are {count} runs")
-    if nproc is not None:
-        return launch(session, nproc)
     if as_json:
         log_to_stderr()
     from mpinewton.experiments.compare import compare

@@ -39,7 +39,7 @@ def complete_setting(ctx: click.Context, param: click.Parameter, incomplete: str
 
     # click gives no arguments while the value of an option is missing; the shells give all words.
     words = [ctx.params.get("method"), *os.environ.get("COMP_WORDS", "").split()]
-    kind = next((METHODS[word] for word in words if word in METHODS), None)
+    kind = next((METHODS[word] for word in words if word and word in METHODS), None)
     return [] if kind is None else _items((f"{name}=" for name, *_ in describe(kind)), incomplete)
 
 

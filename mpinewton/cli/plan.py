@@ -61,11 +61,14 @@ def command(
     \b
       mpinewton plan shards --network ethernet --ranks 64
     """
+    from mpinewton.cli.run import launch, log_to_stderr
+
+    if nproc is not None:
+        return launch(session, nproc)
     import tempfile
 
     import msgspec
 
-    from mpinewton.cli.run import launch, log_to_stderr
     from mpinewton.experiments.plan import CANDIDATES, probe
     from mpinewton.report.network import read_network
 
@@ -73,8 +76,6 @@ def command(
     if not seconds > 0 or not 0 < rtol < 1:
         raise ConfigError(f"--seconds {seconds:g}, --rtol {rtol:g}: expected seconds above 0 and rtol between 0 and 1")
     named = tuple(filter(None, map(str.strip, methods.split(",")))) if methods else CANDIDATES
-    if nproc is not None:
-        return launch(session, nproc)
     if as_json:
         log_to_stderr()
     given = {"data": data, "rtol": rtol, **{key: value for key, value in options.items() if value is not None}}

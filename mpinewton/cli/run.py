@@ -149,9 +149,9 @@ def command(
     Exit codes: 0 finished (converged, or a maximum reached); 1 failed or diverged; 2 invalid settings or data, nothing
     was started; 3 stopped by a signal or the time limit: run the same command again.
     """  # fmt: skip
-    job, manifest = parse_job(config, pairs, **options)
     if nproc is not None:
         return launch(session, nproc, on_failure)
+    job, manifest = parse_job(config, pairs, **options)
     survive = on_failure == "continue"
     if survive and not has_ulfm():
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -165,10 +166,22 @@ def test_installed_packages_register_names() -> None:
         with pytest.raises(ConfigError, match=f"method '{name}' is the name of several: of .*{owners}"):
             find_method(name)
     kinds, warnings = extensions.load_installed(Method, METHODS, "methods")
-    assert kinds == METHODS | {"bb": METHODS["lbfgs"]}
+    assert kinds == {**METHODS, "bb": METHODS["lbfgs"]}
     assert len(warnings) == 4 and any(
         "gone of an unknown package is not listed: method g:H" in line for line in warnings
     )
+
+
+def test_methods_are_listed_under_their_own_names() -> None:
+    assert {name: kind.name for name, kind in METHODS.items()} == dict(zip(METHODS, METHODS))
+
+
+def test_a_method_is_imported_when_it_is_asked_for() -> None:
+    code = "import sys; from mpinewton.methods import METHODS; METHODS['newton']; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert {f"mpinewton.methods.{name}" for name in ("newton", "dino")} & {*done.stdout.split()} == {
+        "mpinewton.methods.newton"
+    }
 
 
 def test_names_of_losses_come_before_modules() -> None:
