@@ -11,7 +11,6 @@ import sys
 import threading
 from functools import partial
 from importlib.abc import MetaPathFinder
-from pathlib import Path
 
 import pytest
 import pytest_timeout
@@ -54,8 +53,8 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Setting
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # The longest jobs first, so that no process waits for one of them in the end.
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+    # The longest tests first, so that no process waits for one of them in the end.
+    items.sort(key=lambda item: item.path.parent.name not in ("tests", "slurm"))
     # pytest-mpi goes by keywords, and the name of a parameter is one: such tests would be skipped and nobody the wiser.
     skipped = [item.nodeid for item in items if "mpi" in item.keywords and not under_mpi(config)]
     if skipped:

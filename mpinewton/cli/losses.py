@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+
 import click
 
 from mpinewton.cli.completion import complete_loss
 from mpinewton.cli.facts import show
 from mpinewton.extensions import find_class, load_installed
-from mpinewton.losses import LOSSES, Loss, describe
+from mpinewton.losses import LOSSES, Loss
 
 
 @click.command("losses")
 @click.argument("name", required=False, shell_complete=complete_loss)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool) -> None:
-    """List the losses: settings with defaults, formula, and what each provides; with NAME, describe one loss.
+    """List the losses with their formulae; with NAME, describe one loss, what it provides and its settings.
 
     NAME is a name of the list, FILE.py:Class or package.module:Class.
     """
@@ -28,5 +30,17 @@ def command(name: str | None, as_json: bool) -> None:
             f"convex: {'yes' if kind.convex else 'no'}\nprovides: {', '.join(sorted(kind.provides))}\n\n"
             "settings (NAME:key=value,key=value):"
         ),
-        lambda kinds: "\n".join(describe(kinds)),
+        listing,
     )
+
+
+def listing(kinds: dict[str, type[Loss]]) -> str:
+    """The table of losses."""
+    from mpinewton.report.tables import Table
+
+    rows = []
+    for name, kind in kinds.items():
+        formula = (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
+        rows.append((name, "yes" if kind.convex else "no", formula))
+    table = Table(("LOSS", "CONVEX", "FORMULA, z = X w"), rows, 3).text()
+    return f"{table}\n\nmpinewton losses NAME prints settings of a loss, and what methods may ask of it."

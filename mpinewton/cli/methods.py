@@ -19,7 +19,7 @@ from mpinewton.methods.support.method import Algorithm
 @click.argument("name", required=False, shell_complete=complete_method)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool) -> None:
-    """List the methods with cost and requirements; with NAME, describe one method and its settings.
+    """List the methods with their cost; with NAME, describe one method, its requirements and settings.
 
     NAME is a name of the list, FILE.py:Class or package.module:Class.
     """
@@ -42,10 +42,11 @@ def listing(kinds: dict[str, type[Algorithm]]) -> str:
     for name, kind in kinds.items():
         cost = (kind.cost.rounds, kind.cost.down, kind.cost.up) if kind.cost else ("?", "?", "?")
         title = (inspect.getdoc(kind) or "").partition("\n")[0].partition(":")[0]
-        rows.append((name, *cost, " ".join(kind.needs), title))
-    table = Table(("METHOD", "ROUNDS", "FLOATS DOWN", "FLOATS UP", "NEEDS", ""), rows, 6).text()
+        rows.append((name, *cost, title.partition(" (")[0]))
+    table = Table(("METHOD", "ROUNDS", "FLOATS DOWN", "FLOATS UP", ""), rows, 5).text()
     return (
-        f"{table}\n\nRounds, and floats per worker, of one iteration: d weights, m rows of the worker, k inner steps."
+        f"{table}\n\nRounds, and floats per worker, of one iteration: d weights, m rows of the worker, k inner steps.\n"
+        "mpinewton methods NAME prints source, requirements and settings of a method."
     )
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Mapping
-
 from mpinewton.catalogue import make_callable
 from mpinewton.errors import ConfigError
 from mpinewton.extensions import Reference, find_class, verify
@@ -21,7 +17,7 @@ from mpinewton.losses.squared import Squared
 from mpinewton.losses.torch.settings import TorchModule
 from mpinewton.settings import build
 
-__all__ = ["LOSSES", "BinaryLoss", "Loss", "describe", "make_loss"]
+__all__ = ["LOSSES", "BinaryLoss", "Loss", "make_loss"]
 
 KINDS = (Logistic, Softmax, Squared, Huber, Poisson, Softplus, Mlp, TorchModule)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in KINDS}
@@ -51,18 +47,6 @@ def make_loss(named: str | Reference | Loss, sha256: str | None = None) -> Loss:
     verify(named, sha256)
     kind, settings = find_class(named, Loss, LOSSES | {"ridge": Squared}, "losses")  # type: ignore[type-abstract]
     return build(kind, settings, "loss")
-
-
-def describe(kinds: Mapping[str, type[Loss]] = LOSSES) -> list[str]:
-    """A table of the losses, line by line: name with settings, formula, convex or not, what methods may ask for."""
-    rows = [("LOSS", "FORMULA, z = X w", "CONVEX", "PROVIDES")]
-    for name, loss in kinds.items():
-        settings = ",".join(f"{field.name}={field.default}".lower() for field in dataclasses.fields(loss))
-        formula = (inspect.getdoc(loss) or "").partition("\n")[0].rstrip(".")
-        title = f"{name}:{settings}" if settings else name
-        rows.append((title, formula, "yes" if loss.convex else "no", " ".join(sorted(loss.provides))))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]
 
 
 make_callable(__name__)

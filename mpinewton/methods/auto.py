@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Auto(Rule):
-    """A rule that chooses a method by the loss, the number of weights and rows, and the network.
+    """A rule that chooses a method by the problem and the network.
 
     It chooses among `newton` and `newton-cg`; `lazy-newton`, where the loss is convex, also with Hessians in few bits
     (levels=16384, refresh=0.6); and `preconditioned-lbfgs`, where the loss is not convex or d > 5000, since the number

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,7 @@ from mpinewton.report.reading import read_run
 from mpinewton.report.replay import replay
 
 SLOW = Network(latency=0.05, bandwidth=1e8, message=1e-4)
+ETHERNET = Network(latency=3e-5, bandwidth=1e10)
 
 
 def test_up_to_the_fan_a_message_takes_one_latency_and_its_turn() -> None:
@@ -191,3 +194,33 @@ def test_a_damaged_or_missing_ledger_is_named(folder: Path) -> None:
     (folder / "result.json").unlink()
     with pytest.raises(DataError, match="the run has not ended"):
         replay(read_run(folder), SLOW)
+
+
+PLATFORM = """<?xml version="1.0"?>
+<!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">
+<platform version="4.1"><cluster id="cluster" prefix="h" suffix="" radical="0-16" speed="1Gf" bw="{0}Bps" lat="{1}s"
+sharing_policy="SPLITDUPLEX"/></platform>"""
+# Latencies and rates are those of the platform, without corrections for a real cluster; computing takes no time.
+PLAIN = (
+    "network/model:CM02", "network/TCP-gamma:0", "network/weight-S:0", "network/latency-factor:1",
+    "network/bandwidth-factor:1", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1", "smpi/simulate-computation:no",
+    "smpi/async-small-thresh:0", "smpi/send-is-detached-thresh:100000000",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("smpirun"), reason="SimGrid's SMPI (smpicc, smpirun) is not installed")
+def test_simgrid_takes_as_long_where_messages_do_not_share_the_drivers_link_on_the_way_down(tmp_path: Path) -> None:
+    program, platform, hosts = tmp_path / "exchange", tmp_path / "platform.xml", tmp_path / "hosts"
+    source = Path(__file__).parents[1] / "support" / "exchange.c"
+    subprocess.run(["smpicc", "-O2", str(source), "-o", str(program)], check=True, capture_output=True)
+    hosts.write_text("\n".join(f"h{i}" for i in range(17)))
+    for network in (Network(latency=0.05, bandwidth=1e8), Network(latency=5e-3, bandwidth=1e7), ETHERNET):
+        platform.write_text(PLATFORM.format(network.bandwidth / 8, network.latency / 2))  # a message crosses two links
+        for ranks in (2, 5, 16):
+            for down, up in [(1000, 160_000), *([(1000, 1000)] if network.latency > 0.01 else [])]:
+                options = ["-np", str(ranks + 1), "-platform", str(platform), "-hostfile", str(hosts)]
+                options += [f"--cfg={name}" for name in PLAIN] + ["--log=root.thres:error"]
+                command = ["smpirun", *options, str(program), str(down), str(up), "4"]
+                said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+                assert Tree(network, ranks).exchange(down, up) == pytest.approx(float(said.split()[-1]), rel=0.02)
