@@ -11,7 +11,6 @@ two threads and all rows in memory, at the loosest tolerance that meets the goal
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -25,10 +24,11 @@ import numpy as np
 from scipy import sparse
 
 from mpinewton.bits import processor
+from mpinewton.report.reading import read_run
 
-ROWS, GOAL, LIMIT = 2_000_000, 1e-5, 900.0
+ROWS, GOAL, LIMIT = 2_000_000, 1e-5, 400.0
 METHODS = {"criteo-like": ("auto", "newton-cg", "lbfgs"), "streamed": ("auto", "newton-cg", "lbfgs")}
-PEERS = ("lbfgs", "newton-cg", "liblinear")
+PEERS = {"criteo-like": ("lbfgs", "newton-cg", "liblinear"), "streamed": ("lbfgs", "newton-cg")}
 BLOCK = 100_000
 
 
@@ -109,43 +109,28 @@ def compare(name: str, folder: Path, rows: int) -> str:
         about += f" Memory limit of a rank: {made.megabytes / 20:.0f} MB."
     lines = [f"## {name}", "", about, "", "| solver | solve, s | whole, s | memory, MB | gradient norm, relative |"]
     lines += ["|---|--:|--:|--:|--:|", *(ours(method, folder, limit) for method in METHODS[name])]
-    return "\n".join([*lines, *(peer(solver, made.file) for solver in PEERS), ""])
+    return "\n".join([*lines, *(peer(solver, made.file) for solver in PEERS[name]), ""])
 
 
 def ours(method: str, folder: Path, limit: list[str]) -> str:
     """The row of a method."""
     out = folder / method
-    words = [
-        "run",
-        method,
-        str(folder / "shards"),
-        "--loss",
-        "logistic",
-        "--no-intercept",
-        "--rtol",
-        str(GOAL),
-        "-o",
-        str(out),
-    ]
-    command = [sys.executable, "-m", "mpinewton", *words, "--nproc", "2", "--max-seconds", str(LIMIT), *limit]
-    whole, memory, said = measured(command)
-    result = json.loads((out / "result.json").read_text())
-    first = float((out / "history.csv").read_text().splitlines()[1].split(",")[header(out).index("grad_norm")])
-    chosen = f" ({result['chosen']})" if result["chosen"] != method else ""
-    estimate = re.search(r"memory: about [^;\n]*", said)
-    left = f" {estimate[0]}" if estimate and limit else ""
-    relative = f"{result['grad_norm'] / first:.1e}"
-    return f"| mpinewton {method}{chosen}{left} | {result['seconds']:.1f} | {whole:.1f} | {memory:,.0f} | {relative} |"
-
-
-def header(out: Path) -> list[str]:
-    return (out / "history.csv").read_text().splitlines()[0].split(",")
+    words = ["run", method, str(folder / "shards"), "-o", str(out), "--loss", "logistic", "--no-intercept", *limit]
+    words += ["--rtol", str(GOAL), "--max-seconds", str(LIMIT), "--nproc", "2"]
+    whole, memory, said = measured([sys.executable, "-m", "mpinewton", *words])
+    run = read_run(out)
+    chosen = str(run.result["chosen"])
+    estimate = re.search(r"memory: about ([\d.]+ .B)", said)
+    about = [*([chosen] if chosen != method else []), *([f"estimate {estimate[1]}"] if estimate and limit else [])]
+    relative = run.last("grad_norm") / run.columns["grad_norm"][0]
+    name = f"mpinewton {method}" + (f" ({', '.join(about)})" if about else "")
+    return f"| {name} | {run.last('seconds'):.1f} | {whole:.1f} | {memory:,.0f} | {relative:.1e} |"
 
 
 def peer(solver: str, file: Path) -> str:
     """The row of a solver of scikit-learn."""
     name = f"| scikit-learn {solver} |"
-    for exponent in (-3, -4, -5, -6, -7, -8):
+    for exponent in (-4, -6, -8):
         command = [sys.executable, __file__, "--peer", solver, str(file), str(10.0**exponent)]
         try:
             whole, memory, said = measured(command, LIMIT)

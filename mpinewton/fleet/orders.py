@@ -56,20 +56,14 @@ class Adopt(Order, frozen=True, tag=True):
 
 
 class Ask(Order, frozen=True, tag=True):
-    """Do a call. layout: of a reply, as far as the driver knows; None if it does not, and wants a report first."""
+    """Do a call. layout: of a reply, as far as the driver knows; None if it does not, and wants a report too."""
 
     call: Call
     layout: Layout | None = None
 
 
 class Report(Order, frozen=True, tag=True):
-    """Report the layout of the replies that are waiting, or the failure."""
-
-
-class Reduce(Order, frozen=True, tag=True):
-    """Sum up the replies that are waiting; each has this layout."""
-
-    layout: Layout
+    """Report the layout of the replies that are waiting, or the failure, and add them up."""
 
 
 class Save(Order, frozen=True, tag=True):
@@ -110,7 +104,7 @@ class Stop(Order, frozen=True, tag=True):
     error: Trouble | None = None
 
 
-AnyOrder = Open | Adopt | Ask | Report | Reduce | Save | Restore | Each | Introduce | Measure | Reflect | Stop
+AnyOrder = Open | Adopt | Ask | Report | Save | Restore | Each | Introduce | Measure | Reflect | Stop
 decode_order = msgspec.json.Decoder(AnyOrder).decode
 
 

@@ -94,9 +94,9 @@ def replay(run: RunRecord, network: Network) -> Replay:
 
 
 def _messages(tree: Tree, call: Exchange, first: bool) -> float:
-    """Seconds of the messages of a call; the first of its kind asks for the layout of the answers before the sum."""
+    """Seconds of the messages of a call; in the first of its kind every rank sends the layout of its answer as well."""
     if first:
-        return tree.exchange(call.down, HEAD, direct=True) + tree.exchange(HEAD, call.up)
+        return max(tree.exchange(call.down, HEAD, direct=True), tree.exchange(call.down, HEAD + call.up))
     return tree.exchange(call.down, call.up, call.kind == "gather")
 
 

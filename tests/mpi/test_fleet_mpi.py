@@ -418,8 +418,8 @@ def walked(fleet: Fleet, steps: int) -> list[Any]:
 
 
 @two_ranks
-@pytest.mark.parametrize("sums", ["by-tree", "by-mpi"])
-def test_a_failing_task_is_named_and_the_next_call_works(folder: Path, sums: str) -> None:
+@pytest.mark.parametrize("sums, fan", [("by-tree", FAN), ("by-tree", 1), ("by-mpi", FAN)])
+def test_a_failing_task_is_named_and_the_next_call_works(folder: Path, sums: str, fan: int) -> None:
     plan = packed(folder)
     plan = plan if sums == "by-tree" else by_mpi(plan)
 
@@ -439,7 +439,7 @@ def test_a_failing_task_is_named_and_the_next_call_works(folder: Path, sums: str
                 assert f"ZeroDivisionError: planted on {worker}" in error.trace and "in fail" in error.trace
                 assert fleet.sum(index) == truth == 21
 
-    drive(test)
+    drive(test, fan=fan)
 
 
 @pytest.mark.mpi(min_size=4)
@@ -482,8 +482,23 @@ def test_only_those_asked_can_fail(folder: Path) -> None:
     drive(test)
 
 
+@only_on(5)
+@pytest.mark.parametrize("fan", [1, 2])
+def test_ranks_without_replies_pass_on_those_of_others(folder: Path, fan: int) -> None:
+    plan = packed(folder)
+
+    def test(session: MpiSession) -> None:
+        for worker in range(len(SIZES)):
+            fleet, local = session.open(plan), LocalSession().open(plan)  # which know no layout yet
+            for _ in range(2):
+                assert bits(fleet.sum(noise, 20, among=[worker])) == bits(local.sum(noise, 20, among=[worker]))
+
+    drive(test, fan=fan)
+
+
 @only_on(3)
-def test_replies_that_cannot_be_added_up_are_refused_as_in_one_process(folder: Path) -> None:
+@pytest.mark.parametrize("fan", [1, FAN])
+def test_replies_that_cannot_be_added_up_are_refused_as_in_one_process(folder: Path, fan: int) -> None:
     plan = packed(folder)
 
     def test(session: MpiSession) -> None:
@@ -499,7 +514,7 @@ def test_replies_that_cannot_be_added_up_are_refused_as_in_one_process(folder: P
                 assert fleet.sum(index) == 21
             assert errors[0] == errors[1] and errors[0][0] == odd
 
-    drive(test)
+    drive(test, fan=fan)
 
 
 @only_on(3)

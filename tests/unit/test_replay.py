@@ -141,8 +141,8 @@ def folder(tmp_path: Path) -> Path:
 def test_a_ledger_on_a_network(folder: Path) -> None:
     free = Network(latency=1.0, bandwidth=np.inf, message=0.0)
     found = replay(read_run(folder), free)
-    # f, the first time, asks for the layout of its answers: four latencies, then two; g and h: two.
-    np.testing.assert_allclose(found.latency, [0, 4 + 4, 4 + 4 + 2 + 2])
+    # Two latencies a call: the layouts of the answers travel with them.
+    np.testing.assert_allclose(found.latency, [0, 2 + 2, 2 + 2 + 2 + 2])
     np.testing.assert_array_equal(found.bandwidth, [0, 0, 0])
     np.testing.assert_allclose(found.compute, [0, 0.1, 0.1 + 0.1 + 0.025])  # one process did the work of four
     np.testing.assert_allclose(found.driver, [0, 0.5, 1.0])
@@ -154,10 +154,10 @@ def test_a_ledger_on_a_network(folder: Path) -> None:
 
 def test_bits_take_their_time_on_the_links(folder: Path) -> None:
     found = replay(read_run(folder), Network(latency=0.0, bandwidth=8.0))
-    # Four ranks, one after the other, by the longer of order and answer, and the shorter one of one rank. A first call
-    # asks for the layout of the answers, HEAD bytes of each, before the sum.
-    first = (4 * (HEAD + 80) + HEAD) + (HEAD + 4 * (HEAD + 160))
-    assert found.bandwidth[1] == pytest.approx(first + (4 * (HEAD + 8) + HEAD) + 5 * HEAD)
+    # Four ranks, one after the other, by the longer of order and answer, and the shorter one of one rank. With the answers
+    # to the first call of a task come their layouts, HEAD bytes of each.
+    f, g = HEAD + 80 + 4 * (2 * HEAD + 160), HEAD + 8 + 4 * 2 * HEAD
+    assert found.bandwidth[1] == pytest.approx(f + g)
     np.testing.assert_allclose(found.latency, 0, atol=1e-9)
 
 

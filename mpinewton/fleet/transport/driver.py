@@ -59,14 +59,16 @@ class MpiFleet(Fleet):
         if self.own is not None:
             self.own.compute(call, _copy(payload))
         while True:
+            known, error = layout is not None, None
             if layout is None:
-                layout, size = self._layout(call)
+                layout, error, size = self._layout(call)
                 up += size
-                down += self._tell(orders.Reduce(layout))
-            part = self.own.part(layout) if self.own is not None else (Status(), PartialSum(self.tree))
-            status, vector, size = self.link.sum(self.tree, self.fixed, *part, layout.numbers)
+            own = self.own.part(layout)[:2] if self.own is not None else (Status(), PartialSum(self.tree))
+            status, vector, size = self.link.sum(self.tree, self.fixed or not known, *own, layout.numbers)
             up += size
             self.interrupted |= bool(status.interrupted)
+            if error is not None:
+                raise error
             if not (status.changed or status.failed):
                 break
             down += self._tell(orders.Report())
@@ -74,20 +76,20 @@ class MpiFleet(Fleet):
         self._layouts[signature] = layout
         return from_vector(layout, vector), vector, Traffic(down, up, status.seconds)
 
-    def _layout(self, call: Call) -> tuple[Layout, int]:
-        """The layout of the replies that are waiting, and the bytes it took to learn it. Raises what failed."""
+    def _layout(self, call: Call) -> tuple[Layout, WorkerError | None, int]:
+        """The layout of the replies that are waiting, what failed, and the bytes it took to learn it."""
         collected = self.link.collect(self.own.report() if self.own is not None else b"")
-        first: Layout | None = None
-        for rank, answer in enumerate((unpack_answer(data)[0] for data in collected), start=self.link.first):
+        self.link.busy = True  # the sum follows
+        answers, error = [unpack_answer(data)[0] for data in collected], None
+        first = next((layout for answer in answers for _, layout in answer.workers), Layout(False, (), ()))
+        for rank, answer in enumerate(answers, start=self.link.first):
             failure = answer.failure
             for worker, layout in answer.workers:
-                first = first or layout
                 if not layout.like(first) and (failure is None or worker < failure.worker):
                     failure = Failure(worker, layout_mismatch(layout, first))
             if failure is not None:
-                raise _error(failure, rank, call)
-        assert first is not None, "a call asks at least one worker"
-        return first, sum(data.nbytes for data in collected)
+                error = error or _error(failure, rank, call)
+        return first, error, sum(data.nbytes for data in collected)
 
     def _exchange_gather(
         self, call: Call, arrays: list[AnyArray], asked: Mask

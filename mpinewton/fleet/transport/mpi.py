@@ -7,6 +7,7 @@ so that signals are heard while a rank works.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -231,8 +232,8 @@ class Link:
     def sum(self, tree: Tree, fixed: bool, status: Status, part: PartialSum, numbers: int) -> tuple[Status, Array, int]:
         """Add up the ranks' partial sums of vectors of `numbers` numbers; a vector on the driver.
 
-        fixed: in the order of the tree, so that the bits are the same on any number of ranks. Otherwise by MPI.SUM, in
-        whatever order MPI likes.
+        fixed: in the order of the tree, so that the bits are the same on any number of ranks, and `numbers` may be 0 on
+        a rank that adds zeros. Otherwise by MPI.SUM, in whatever order MPI likes.
 
         Returns the ranks' statuses merged, the sum (on the driver) and the bytes of one rank's message.
         """
@@ -242,8 +243,13 @@ class Link:
             for head, body in self._receive(self.children):
                 other, nodes = np.split(head.view(np.float64), [len(state)])
                 np.maximum(state, other, out=state)
-                for node, row in zip(nodes, body.view(np.float64).reshape(len(nodes), numbers)):
-                    total.add(int(node), row)
+                vectors = body.view(np.float64)
+                numbers = numbers or len(vectors) // max(1, len(nodes))
+                if len(vectors) not in (0, len(nodes) * numbers):
+                    state, vectors = np.maximum(state, Status(changed=True)), vectors[:0]
+                terms = vectors.reshape(-1, numbers) if len(vectors) else itertools.repeat(None)
+                for node, term in zip(nodes, terms):
+                    total.add(int(node), term)
             if self.rank != DRIVER:
                 rows = [np.zeros(numbers) if term is None else term for term in total.sums]
                 vectors = rows[0] if len(rows) == 1 else np.concatenate([np.zeros(0), *rows])

@@ -72,12 +72,9 @@ class Server:
         match order:
             case orders.Ask() if order.call.kind != "gather":
                 self.compute(order.call, data)
-                if order.layout is None:
-                    self.link.collect(self.report())
-                else:
-                    self.reduce(order.layout)
-            case orders.Reduce():
-                self.reduce(order.layout)
+                self.add_up(order.layout)
+            case orders.Report():
+                self.add_up(None)
             case orders.Measure():
                 measure(self.link, order.sizes)
             case orders.Reflect():
@@ -93,8 +90,6 @@ class Server:
         match order:
             case orders.Ask():
                 return self.gather(order.call, data)
-            case orders.Report():
-                return self.report()
             case orders.Open():
                 return self.attempt(lambda: self.open(order))
             case orders.Adopt():
@@ -149,17 +144,23 @@ class Server:
         _, first, failure = self.waiting
         return self.answer(workers=[first] if first else [], failure=failure)
 
-    def part(self, layout: Layout) -> tuple[Status, PartialSum]:
-        """What this rank adds to the sum over all ranks: zeros where its replies failed or have another layout."""
+    def part(self, layout: Layout | None) -> tuple[Status, PartialSum, int]:
+        """What this rank adds to the sum over all ranks, and the length of a reply; by default of its own replies.
+
+        It adds zeros where its replies failed or have another layout.
+        """
         assert self.waiting is not None
         total, first, failure = self.waiting
-        changed = first is not None and not first[1].like(layout)
+        layout = layout or (first[1] if first else None)
+        changed = first is not None and layout is not None and not first[1].like(layout)
         status = Status(failure is not None, changed, self.interrupted, self.ready.seconds)
-        return status, self.ready.zeros() if changed or failure else total
+        return status, self.ready.zeros() if changed or failure else total, layout.numbers if layout else 0
 
-    def reduce(self, layout: Layout) -> None:
-        """Take part in the sum over all ranks."""
-        self.link.sum(self.ready.tree, self.fixed, *self.part(layout), layout.numbers)
+    def add_up(self, layout: Layout | None) -> None:
+        """Take part in the sum over all ranks; where the driver does not know the layout, after a report."""
+        if layout is None:
+            self.link.collect(self.report())
+        self.link.sum(self.ready.tree, self.fixed or layout is None, *self.part(layout))
 
     def gather(self, call: Call, data: Bytes) -> Bytes:
         """Run a task on the workers; the replies of each, or the failure."""

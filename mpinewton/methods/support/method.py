@@ -130,7 +130,7 @@ class Algorithm(Configured, ABC):
             able = [name for name, kind in LOSSES.items() if set(self.needs) <= kind.provides]
             raise ConfigError(
                 f"{self.name} needs {' and '.join(missing)}, which {loss.name} does not provide; {', '.join(able)} do. "
-                f"{loss.name} provides {', '.join(sorted(loss.provides))}: `mpinewton methods NAME` lists what a method needs"
+                f"{loss.name} provides {', '.join(sorted(loss.provides))}: `mpinewton methods NAME` lists needs"
             )
         if self.convex_only and not loss.convex:
             raise ConfigError(
