@@ -154,8 +154,8 @@ def test_a_ledger_on_a_network(folder: Path) -> None:
 
 def test_bits_take_their_time_on_the_links(folder: Path) -> None:
     found = replay(read_run(folder), Network(latency=0.0, bandwidth=8.0))
-    # Four ranks, one after the other, by the longer of order and answer, and the shorter one of one rank. With the answers
-    # to the first call of a task come their layouts, HEAD bytes of each.
+    # Four ranks, one after the other, by the longer of order and answer, and the shorter one of one rank. With the
+    # answers to the first call of a task come their layouts, HEAD bytes of each.
     f, g = HEAD + 80 + 4 * (2 * HEAD + 160), HEAD + 8 + 4 * 2 * HEAD
     assert found.bandwidth[1] == pytest.approx(f + g)
     np.testing.assert_allclose(found.latency, 0, atol=1e-9)
