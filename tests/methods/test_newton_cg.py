@@ -171,6 +171,7 @@ def test_nothing_is_larger_than_sixteen_vectors():
     assert peak - held <= 16 * 8 * d
 
 
+@pytest.mark.slow
 def test_a_reach_spares_products_where_steps_are_shortened():
     """On rows of very different length: the sum over two problems, since rounding moves that of one by a quarter."""
     rng = np.random.default_rng(0)

@@ -46,6 +46,7 @@ def tokens(n=6):
 # -- Muon -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_muon_orthogonalises_every_kernel_as_outputs_by_the_rest_and_moves_the_others_by_adam():
     """Against its formulae on torch's own gradient of the module on all rows: the kernel is (4, 1, 3, 3)."""
     modules, rows, loss = pytest.importorskip("modules"), images(), make_loss(CNN)
@@ -91,6 +92,7 @@ def test_muon_takes_every_matrix_of_a_gpt_by_itself():
 # -- derivatives of the networks for text -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [GPT, LSTM])
 def test_hessian_products_are_those_of_the_whole_hessian(text):
     """Autograd's Hessian of the module's own mean loss over all tokens, formed whole, and differences of it."""

@@ -345,6 +345,7 @@ def test_data_are_read_as_pack_reads_them(tmp_path: Path) -> None:
     assert manifest.columns.feature_names == ("size", "colour=red", "colour missing")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_seeds_are_one_row_and_where_they_change_nothing_two_are_enough(
     written: Callable[..., Path], tmp_path: Path, log: pytest.LogCaptureFixture

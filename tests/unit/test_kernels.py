@@ -88,6 +88,7 @@ def test_the_instruction_set_changes_no_bit(named, other, level):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**20))
 @settings(max_examples=40, derandomize=True, deadline=None)
 def test_kernels_agree_with_their_twins_and_refuse_wrong_calls(seed):

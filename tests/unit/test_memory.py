@@ -82,6 +82,7 @@ def test_what_needs_its_rows_in_memory_is_refused(
 METHODS = {"newton": {}, "lbfgs": {}, "sgd": {"batch_fraction": 0.05}, "dino": {}, "local-newton": {}, "newton-cg": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_runs_have_the_same_histories(packed: tuple[str, Manifest], tmp_path: Path, name: str) -> None:
     found = []

@@ -228,6 +228,7 @@ def run(*args: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plotly")
 def test_report_command(tmp_path: Path) -> None:
     folder = tmp_path / "runs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,7 @@ def merged(tree: Tree, left: PartialSum, right: PartialSum, on_the_wire: bool) -
     return both
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(st.none() | st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=25), st.data())
 def test_the_bits_do_not_depend_on_the_cut_nor_on_the_association(
