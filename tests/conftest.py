@@ -5,6 +5,7 @@ The limits of pytest-timeout are in seconds of own time, see `launch.OwnTime`.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -62,3 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             f"skipped without mpiexec: {', '.join(skipped)}; the marker mpi belongs into tests/mpi, "
             "and elsewhere no parameter may have the id 'mpi': give another with pytest.param(..., id=...)"
         )
+
+
+@pytest.fixture(autouse=True)
+def _log_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `caplog` read the log: a command that ran in this process before keeps it from pytest's handler."""
+    monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)

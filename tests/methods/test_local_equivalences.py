@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from itertools import pairwise
 
@@ -387,8 +386,7 @@ def test_inexact_dane_says_when_it_diverges():
 
 @pytest.mark.parametrize("partition", ["iid", "", "blocks", "round-robin", "label-skew:2"])
 @pytest.mark.parametrize("name", ["giant", "local-newton", "adaptive-local-newton", "aide", "dino"])
-def test_who_averages_warns_of_shards_that_may_be_unlike(name, partition, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)  # the command line keeps it from that
+def test_who_averages_warns_of_shards_that_may_be_unlike(name, partition, caplog):
     problem = replace(on_many(ZOO["logistic-dense"]).problem, partition=partition)
     make_method(name, {}).validate(problem)
     unlike = partition in ("blocks", "round-robin", "label-skew:2") and name != "dino"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from fleets import on_many, on_one, states
@@ -390,8 +388,7 @@ def test_nsisa_refuses_a_model_without_hidden_matrices():
 
 
 @pytest.mark.parametrize("rule", ["label-skew:1", "dirichlet:0.1", "iid"])
-def test_nsisa_warns_on_skewed_shards_and_says_why(rule, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)  # the command line keeps it from that
+def test_nsisa_warns_on_skewed_shards_and_says_why(rule, caplog):
     problem = Problem(make_loss("mlp"), (0.0, 1.0), (5, 5), (5.0, 5.0), 3, 0.0, partition=rule)
     make_method("nsisa", {"sigma": 20, "schulz": {"other_sigma": 1}}).validate(problem)
     assert ("orthogonalises its own momentum" in caplog.text) is (rule != "iid")

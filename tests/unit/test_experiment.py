@@ -62,9 +62,8 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is logged; the command line, where a test has used it before, keeps it from spreading."""
-    monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged."""
     caplog.set_level(logging.INFO, "mpinewton")
     return caplog
 

@@ -29,11 +29,6 @@ def looked(watch: Watch, caplog: pytest.LogCaptureFixture, *seconds: float) -> l
     return caplog.messages
 
 
-@pytest.fixture(autouse=True)
-def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)
-
-
 def test_silent_ranks_are_named_after_a_while_and_again_after_twice_the_time(
     watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:

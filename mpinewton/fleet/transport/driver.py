@@ -63,8 +63,9 @@ class MpiFleet(Fleet):
             if layout is None:
                 layout, error, size = self._layout(call)
                 up += size
-            own = self.own.part(layout)[:2] if self.own is not None else (Status(), PartialSum(self.tree))
-            status, vector, size = self.link.sum(self.tree, self.fixed or not known, *own, layout.numbers)
+            nothing = Status(), PartialSum(self.tree), layout.numbers
+            part = self.own.part(layout) if self.own is not None else nothing
+            status, vector, size = self.link.sum(self.tree, self.fixed or not known, *part)
             up += size
             self.interrupted |= bool(status.interrupted)
             if error is not None:
