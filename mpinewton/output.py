@@ -20,7 +20,8 @@ class Lines(logging.StreamHandler[Any]):
         if not isinstance(error, OSError) and not self.stream.closed:
             super().handleError(record)
             return
-        log.removeHandler(self)
+        # A new list: to remove from the one that the logger goes through would skip the next handler.
+        log.handlers = [handler for handler in log.handlers if handler is not self]
         if not isinstance(error, OSError):  # the program has closed the stream
             return
         if self.stream is sys.stdout:

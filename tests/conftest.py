@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _log_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `caplog` read the log: a command that ran in this process before keeps it from pytest's handler."""
-    monkeypatch.setattr(logging.getLogger("mpinewton"), "propagate", True)
+def _own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `caplog` read the log, and end a command's handlers with its test: each has another standard output."""
+    log = logging.getLogger("mpinewton")
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(log, "handlers", list(log.handlers))

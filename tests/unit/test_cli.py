@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import importlib.util
 import json
-import logging
 import re
 import tomllib
 from collections.abc import Iterator
@@ -29,7 +28,6 @@ from mpinewton.methods import METHODS
 from mpinewton.runs.model import read_model
 
 ROOT = Path(__file__).parents[2]
-LOG = logging.getLogger("mpinewton")
 HISTORY = (
     "iteration rounds floats_down floats_up bits_down bits_up wire_bytes seconds "
     "loss grad_norm step gap test_accuracy test_loss note"
@@ -48,11 +46,7 @@ class Terminal:
         self.capture, self.out, self.err = capture, "", ""
 
     def __call__(self, *arguments: object) -> int:
-        handlers = list(LOG.handlers)
-        try:
-            code = run_command_line(LocalSession(), [str(a) for a in arguments])
-        finally:
-            LOG.handlers = handlers  # the next command has another standard output
+        code = run_command_line(LocalSession(), [str(a) for a in arguments])
         self.out, self.err = self.capture.readouterr()
         return code
 

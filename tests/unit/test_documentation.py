@@ -238,12 +238,9 @@ def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mpinewton(arguments: list[str]) -> tuple[int, str]:
     """Exit code of a command in this process, and all that it printed."""
     log, said = logging.getLogger("mpinewton"), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    handlers, log.handlers = list(log.handlers), []
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = run_command_line(LocalSession(), arguments)
-    finally:
-        log.handlers = handlers
+    log.handlers = []
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = run_command_line(LocalSession(), arguments)
     said.flush()
     return code, said.buffer.getvalue().decode()  # type: ignore[attr-defined]
 

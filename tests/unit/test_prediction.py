@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from mpinewton.runs.coefficients import _inverse, coefficients, with_errors
 from mpinewton.runs.model import Model, read_model, write_model
 from mpinewton.runs.storage import sealed_file, write_text
 
-LOG = logging.getLogger("mpinewton")
 RNG = np.random.default_rng(0)
 N = 80
 X = RNG.standard_normal((N, 2)) * [3.0, 0.1] + [5.0, -1.0]
@@ -44,11 +42,7 @@ class Terminal:
         self.capture, self.out, self.err = capture, "", ""
 
     def __call__(self, *arguments: object, code: int = 0) -> str:
-        handlers = list(LOG.handlers)
-        try:
-            found = run_command_line(LocalSession(), [str(a) for a in arguments])
-        finally:
-            LOG.handlers = handlers
+        found = run_command_line(LocalSession(), [str(a) for a in arguments])
         self.out, self.err = self.capture.readouterr()
         assert found == code, self.out + self.err
         return self.out
