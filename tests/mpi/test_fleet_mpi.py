@@ -27,6 +27,7 @@ from mpinewton.errors import ConfigError, DataError, MpinewtonError, WorkerError
 from mpinewton.fleet import Entry, Fleet, Plan, Worker
 from mpinewton.fleet.transport import session, world
 from mpinewton.fleet.transport.driver import MpiSession
+from mpinewton.fleet.transport.memory import LONGEST
 from mpinewton.fleet.transport.mpi import DRIVER, FAN, FRAME, PIECE, Link
 from mpinewton.fleet.transport.server import serve
 from mpinewton.fleet.transport.session import LocalSession, join
@@ -76,9 +77,15 @@ def packed(folder: Path, sizes: Sequence[int] = SIZES) -> Plan:
     return Plan(str(folder / "shards"), read_manifest(folder / "shards"), "logistic", 0.01, seed=7, intercept=True)
 
 
-def drive(test: Callable[[MpiSession], None], piece: int = PIECE, comm: MPI.Intracomm = WORLD, fan: int = FAN) -> None:
+def drive(
+    test: Callable[[MpiSession], None],
+    piece: int = PIECE,
+    comm: MPI.Intracomm = WORLD,
+    fan: int = FAN,
+    memory: bool = True,
+) -> None:
     """Run a test on the driver while the others serve it; where it fails in mid-call the lock step ends the job."""
-    link = Link(comm, piece, fan=fan)
+    link = Link(comm, piece, fan=fan, memory=memory)
     if link.rank != DRIVER:
         assert serve(link) == 0
         return
@@ -271,8 +278,9 @@ def short(fleet: Fleet) -> list[Any]:
 
 
 @only_on(5)
+@pytest.mark.parametrize("memory", ["of every rank", "of no rank", "of ranks 0 and 1", "of all but rank 1"])
 @pytest.mark.parametrize("fan", [1, 2, FAN])
-def test_messages_cut_in_pieces_and_passed_on_have_the_same_bits(folder: Path, fan: int) -> None:
+def test_messages_cut_in_pieces_and_passed_on_have_the_same_bits(folder: Path, fan: int, memory: str) -> None:
     plan = packed(folder)
 
     def test(session: MpiSession) -> None:
@@ -285,7 +293,25 @@ def test_messages_cut_in_pieces_and_passed_on_have_the_same_bits(folder: Path, f
                     assert bits(getattr(fleet, call)(one, other)) == bits(getattr(local, call)(one, other))
         assert counts(fleet) == counts(local)
 
-    drive(test, piece=4096, fan=fan)
+    shares = {"of every rank": True, "of no rank": False, "of ranks 0 and 1": WORLD.rank < 2}
+    drive(test, piece=4096, fan=fan, memory=shares.get(memory, WORLD.rank != 1))
+
+
+@only_on(3)
+@pytest.mark.parametrize("fan", [1, FAN])
+def test_vectors_that_just_fit_into_memory_or_do_not_have_the_same_bits(folder: Path, fan: int) -> None:
+    plan = packed(folder)
+
+    def test(session: MpiSession) -> None:
+        assert session.link.one_host
+        fleet, local = session.open(plan), LocalSession().open(plan)
+        for numbers in (LONGEST // 8, LONGEST // 8 + 1, 3000, LONGEST // 8):
+            sent = np.linspace(0, 1, numbers)
+            for one, other in ((noise, numbers), (echo, sent)):
+                assert bits(fleet.mean(one, other)) == bits(local.mean(one, other))
+        assert counts(fleet) == counts(local)
+
+    drive(test, fan=fan)
 
 
 @only_on(3)

@@ -1,8 +1,9 @@
 """The messages between the driver and the other ranks: broadcasts of orders, reductions and gathers of answers.
 
 Short orders and all answers are sent from one rank to one other, along a tree of ranks, so that a rank that does not
-answer can be named; the vectors of an order that are longer travel by MPI's broadcast. Every wait is a loop in Python,
-so that signals are heard while a rank works.
+answer can be named. Longer vectors of a sum pass through memory where both ranks are on one host. Those of an order do
+where all ranks are on one host, and travel by MPI's broadcast elsewhere. Every wait is a loop in Python, so that
+signals are heard while a rank works.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mpi4py import MPI
 from mpinewton.arrays import Array, Bytes
 from mpinewton.fleet.orders import Echo, Timing
 from mpinewton.fleet.transport import world
+from mpinewton.fleet.transport.memory import LONGEST, Greeting, decode_greeting, encode_greeting, inbox, outbox
 from mpinewton.fleet.transport.watch import Watch
 from mpinewton.fleet.tree import PartialSum, Tree, branches
 from mpinewton.launcher import START_TIMEOUT
@@ -32,6 +34,7 @@ FRAME = 1 << 14
 PIECE = 1 << 30
 # The most ranks that send their sums to the same one. Up to this many, the driver hears every rank itself.
 FAN = 16
+NOTHING: Bytes = np.zeros(0, dtype=np.uint8)
 
 
 class Link:
@@ -47,6 +50,8 @@ class Link:
         Whether the driver's rank hosts workers too.
     fan : int
         The most ranks that send their sums to the same one.
+    memory : bool
+        Whether long vectors may pass through memory.
 
     Attributes
     ----------
@@ -54,6 +59,8 @@ class Link:
         The first rank that hosts workers, 0 or 1.
     ranks : int
         Number of ranks that host workers.
+    one_host : bool
+        Whether all ranks are on one host, where long vectors pass through memory.
     shrunk : bool
         Whether ranks that died have been left out.
     busy : bool
@@ -62,16 +69,24 @@ class Link:
         What the driver does while answers do not come.
     """
 
-    def __init__(self, comm: MPI.Intracomm, piece: int = PIECE, driver_hosts: bool = False, fan: int = FAN) -> None:
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        piece: int = PIECE,
+        driver_hosts: bool = False,
+        fan: int = FAN,
+        memory: bool = True,
+    ) -> None:
         self.comm, request = comm.Idup()
         self.watch = Watch()
         self.watch.timeout = START_TIMEOUT
         self._wait([request], [range(comm.size)])
-        self.watch.timeout = inf
         self.first, self.piece, self.fan = 0 if driver_hosts else 1, piece, fan
         self.shrunk = False
         self._abandoned: list[MPI.Request] = []
+        self._outbox = outbox() if memory else None
         self._join()
+        self.watch.timeout = inf
 
     def _join(self) -> None:
         """Take a place among the ranks of the communicator."""
@@ -83,6 +98,23 @@ class Link:
             self.parent = own[0]
             own = next(run for run in branches(own, self.fan) if self.rank in run)
         self.children = branches(own, self.fan)
+        self._greet()
+
+    def _greet(self) -> None:
+        """Find out which neighbours in the tree can read this rank's memory, and whether all ranks are on one host."""
+        own = self._outbox.address if self._outbox else None
+        below = [decode_greeting(head) for head, _ in self._receive(self.children)]
+        self._inboxes = {run[0]: inbox(greeting.address) for run, greeting in zip(self.children, below)}
+        self.one_host = bool(own) and all(self._inboxes.values()) and all(greeting.one_host for greeting in below)
+        self._read_by_parent = False
+        if self.rank != DRIVER:
+            parent = [range(self.parent, self.rank)]
+            self._send(parent, encode_greeting(Greeting(own, self.one_host)))
+            above = decode_greeting(self._receive(parent)[0][0])
+            self._inboxes[self.parent] = inbox(above.address)
+            self.one_host, self._read_by_parent = above.one_host, above.reads
+        for run in self.children:
+            self._send([run], encode_greeting(Greeting(own, self.one_host, self._inboxes[run[0]] is not None)))
 
     def close(self) -> None:
         """Give back what MPI has only so many of; on all ranks together."""
@@ -111,10 +143,17 @@ class Link:
 
     # -- messages: a head and a body, both of any length -------------------------------------------------------------
 
-    def _send(self, ranks: Sequence[range], head: Bytes, body: Bytes) -> int:
-        """Send the same message to the first of each of these runs of ranks. Returns its length."""
-        parts, rest = [np.array([len(head), len(body)]).view(np.uint8)], list[Bytes]()
-        for part, inside in zip((head, body), _inside(len(head), len(body))):
+    def _send(self, ranks: Sequence[range], head: Bytes, body: Bytes = NOTHING, by_memory: bool = False) -> int:
+        """Send the same message to the first of each of these runs of ranks. Returns its length.
+
+        by_memory: they can read this rank's memory and have read what was there; a long body passes through it.
+        """
+        memory = self._outbox if by_memory and FRAME - 16 - len(head) < len(body) <= LONGEST else None
+        if memory is not None:
+            memory.write(body)
+        sizes = len(head), len(body) if memory is None else -len(body)
+        parts, rest = [np.array(sizes).view(np.uint8)], list[Bytes]()
+        for part, inside in zip((head, body) if memory is None else (head,), _inside(*sizes)):
             if inside:
                 parts.append(part)
             else:
@@ -127,7 +166,7 @@ class Link:
         )
         if rest:  # the caller's arrays; the first message is a copy, and is waited for before the next one is sent
             self._wait(*self._sent)
-        return sum(m.nbytes for m in messages)
+        return sum(m.nbytes for m in messages) + (0 if memory is None else len(body))
 
     def _receive(self, ranks: Sequence[range]) -> list[tuple[Bytes, Bytes]]:
         """The messages of the first of each of these runs of ranks: heads and bodies."""
@@ -139,7 +178,11 @@ class Link:
         for frame, run in zip(frames, ranks):
             sizes, first, parts = frame[:16].view(np.int64).tolist(), 16, []
             for size, inside in zip(sizes, _inside(*sizes)):
-                if inside:
+                if size < 0:
+                    memory = self._inboxes[run[0]]
+                    assert memory is not None, "the sender has been told that its memory is read"
+                    parts.append(memory.read(-size))
+                elif inside:
                     parts.append(frame[first : first + size].copy())
                     first += size
                 else:
@@ -172,19 +215,19 @@ class Link:
     def tell(self, order: bytes, payload: Bytes | None = None) -> int:
         """Send an order and the bytes that belong to it to all ranks. Returns its length."""
         self.busy = True
-        body = np.zeros(0, dtype=np.uint8) if payload is None else payload
+        body = NOTHING if payload is None else payload
         head = np.concatenate([np.array([len(body)]).view(np.uint8), np.frombuffer(order, dtype=np.uint8)])
-        if len(body) <= FRAME:
-            return self._send(self.children, head, body)
-        return self._send(self.children, head, body[:0]) + self._broadcast(body)
+        if len(body) <= FRAME or (self.one_host and len(body) <= LONGEST):
+            return self._send(self.children, head, body, self.one_host)
+        return self._send(self.children, head) + self._broadcast(body)
 
     def hear(self) -> tuple[bytes, Bytes]:
         """Wait for an order: its text, and the bytes that belong to it, this rank's own."""
         ((head, body),) = self._receive([range(self.parent, self.parent + 1)])
         if self.children:
-            self._send(self.children, head, body)
+            self._send(self.children, head, body, self.one_host)
         (size,) = head[:8].view(np.int64).tolist()
-        if size > FRAME:
+        if size > len(body):
             body = np.empty(size, dtype=np.uint8)
             self._broadcast(body)
         return head[8:].tobytes(), body
@@ -220,7 +263,7 @@ class Link:
 
     def deliver(self, rank: int, data: Bytes) -> None:
         """Send bytes to one rank, which calls `accept`."""
-        self._send([range(rank, rank + 1)], np.zeros(0, dtype=np.uint8), data)
+        self._send([range(rank, rank + 1)], NOTHING, data)
 
     def accept(self) -> Bytes:
         """Bytes that the driver delivers."""
@@ -254,7 +297,8 @@ class Link:
                 rows = [np.zeros(numbers) if term is None else term for term in total.sums]
                 vectors = rows[0] if len(rows) == 1 else np.concatenate([np.zeros(0), *rows])
                 head = np.concatenate([state, total.nodes])
-                self._send([range(self.parent, self.rank)], head.view(np.uint8), vectors.view(np.uint8))
+                parent = [range(self.parent, self.rank)]
+                self._send(parent, head.view(np.uint8), vectors.view(np.uint8), self._read_by_parent)
         else:
             vector = sum((term for term in part.sums if term is not None), np.zeros(numbers))
             vector, state = self._reduce(vector, MPI.SUM), self._reduce(state, MPI.MAX)

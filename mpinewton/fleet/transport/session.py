@@ -148,6 +148,7 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
     except RankLost as error:
         tell_launcher(1, lost=True)
         world.abort(error)
+    world.keep_to_a_core()
     if link.rank != DRIVER:
         try:
             return serve(link)
