@@ -19,11 +19,24 @@ static inline void NAME(times_row)(const INDEX *at, const VALUES *x, int64_t fro
         out[c] = sums[c];
 }
 
+/* The same for one column and all of these rows, those of equal length one after the other. */
+static void NAME(times_by_length)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const double *v, double *out)
+{
+    for (Py_ssize_t i = first; i < end; i++) {
+        const Py_ssize_t row = i - i % ROWS + m->by_length[i];
+        NAME(times_row)(m->indices, m->values.buf, m->starts[row], m->starts[row + 1], 1, v, out + (row - first), 1);
+    }
+}
+
 /* out = X v, v (p, C), out (rows, C). */
 static void NAME(times)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ssize_t C, const double *v, double *out)
 {
     const INDEX *at = m->indices;
     const VALUES *x = m->values.buf;
+    if (C == 1 && m->by_length && first % ROWS == 0 && (end % ROWS == 0 || end == m->n)) {
+        NAME(times_by_length)(m, first, end, v, out);
+        return;
+    }
     for (Py_ssize_t i = first; i < end; i++, out += C) {
         const int64_t from = m->starts[i], to = m->starts[i + 1];
         Py_ssize_t c = 0;
@@ -53,12 +66,40 @@ static inline void NAME(add_row)(const INDEX *at, const VALUES *x, int64_t from,
     }
 }
 
+/* The same for one column and the first rows, which have together at most SPREAD entries: one loop goes over these.
+ * Returns the number of these rows. */
+static inline Py_ssize_t NAME(add_short)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, int squares,
+                                         const double *r, double *out)
+{
+    double spread[SPREAD + STORES]; /* for every entry, r of its row */
+    const int64_t *starts = m->starts + first, from = starts[0];
+    const INDEX *at = (const INDEX *)m->indices + from;
+    const VALUES *x = m->values.buf ? (const VALUES *)m->values.buf + from : NULL;
+    Py_ssize_t i = 0;
+    int64_t entries = 0;
+    (void)x;
+    for (; i < end - first && starts[i + 1] - from <= SPREAD; i++) {
+        for (int64_t k = entries; k < starts[i + 1] - from; k += STORES) /* the next row writes over what is too much */
+            for (int j = 0; j < STORES; j++)
+                spread[k + j] = r[i];
+        entries = starts[i + 1] - from;
+    }
+    for (int64_t k = 0; k < entries; k++)
+        out[at[k]] += (squares ? VALUE(k) * VALUE(k) : VALUE(k)) * spread[k];
+    return i;
+}
+
 /* out += X'r, r (rows, C), out (p, C); with `squares`, out += X.^2'r. */
 static void NAME(add)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ssize_t C, int squares, const double *r,
                       double *out)
 {
     const INDEX *at = m->indices;
     const VALUES *x = m->values.buf;
+    if (C == 1 && m->by_length) {
+        for (Py_ssize_t rows; first < end; first += rows, r += rows)
+            rows = squares ? NAME(add_short)(m, first, end, 1, r, out) : NAME(add_short)(m, first, end, 0, r, out);
+        return;
+    }
     for (Py_ssize_t i = first; i < end; i++, r += C) {
         const int64_t from = m->starts[i], to = m->starts[i + 1];
         Py_ssize_t c = 0;

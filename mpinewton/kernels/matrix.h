@@ -7,6 +7,7 @@ typedef struct {
     Py_ssize_t n, p;
     int64_t *starts; /* n + 1 */
     void *indices;   /* uint16 if p <= 65536, else int32 */
+    uint8_t *by_length; /* n: of every block of ROWS rows, their places in it by number of entries; NULL if rows are long */
     Py_buffer values; /* held; buf is NULL if all are 1 */
     const Loops *loops;
 } Matrix;
@@ -68,6 +69,32 @@ static int64_t integer_at(const Py_buffer *buffer, char kind, Py_ssize_t k)
                                                                    : ((uint16_t *)buffer->buf)[k];
 }
 
+/* Where rows are short, a loop over each would often end in a branch that the processor does not foresee: finds an order
+ * in which rows of equal length follow one another. 0 with an exception set. */
+static int order_by_length(Matrix *m)
+{
+    int64_t longest = 0;
+    for (Py_ssize_t i = 0; i < m->n; i++)
+        longest = m->starts[i + 1] - m->starts[i] > longest ? m->starts[i + 1] - m->starts[i] : longest;
+    if (longest > SPREAD || m->starts[m->n] > SHORT * (int64_t)m->n)
+        return 1;
+    m->by_length = PyMem_Malloc((size_t)m->n + 1);
+    if (!m->by_length)
+        return PyErr_NoMemory(), 0;
+    for (Py_ssize_t first = 0; first < m->n; first += ROWS) {
+        const Py_ssize_t rows = m->n - first < ROWS ? m->n - first : ROWS;
+        const int64_t *starts = m->starts + first;
+        int before[SPREAD + 2] = {0}; /* rows that are shorter than this */
+        for (Py_ssize_t i = 0; i < rows; i++)
+            before[starts[i + 1] - starts[i] + 1]++;
+        for (int64_t k = 1; k <= longest; k++)
+            before[k + 1] += before[k];
+        for (Py_ssize_t i = 0; i < rows; i++)
+            m->by_length[first + before[starts[i + 1] - starts[i]]++] = (uint8_t)i;
+    }
+    return 1;
+}
+
 /* Copies and checks starts and indices; 0 with an exception set. */
 static int copy_structure(Matrix *m, const Py_buffer *starts, const Py_buffer *indices)
 {
@@ -108,5 +135,5 @@ static int copy_structure(Matrix *m, const Py_buffer *starts, const Py_buffer *i
     }
     if (!valid)
         PyErr_SetString(PyExc_ValueError, "indices: expected numbers below p that increase along every row");
-    return valid;
+    return valid && order_by_length(m);
 }

@@ -14,6 +14,8 @@
 
 enum { ROWS = 256, NUMBERS = 2048, COLUMNS = 8 }; /* of a block: rows, numbers with several outputs, columns */
 enum { WIDEST = 16 };                              /* most columns of a subspace */
+/* Rows are short with at most SPREAD entries each and SHORT on average; one of STORES entries is spread at a stroke. */
+enum { SPREAD = 1024, SHORT = 64, STORES = 16 };
 enum { LOGISTIC, SOFTMAX, SQUARED, HUBER, POISSON, SOFTPLUS, LOSSES };
 static const char *const LOSS_NAMES[LOSSES] = {"logistic", "softmax", "squared", "huber", "poisson", "softplus"};
 
@@ -84,6 +86,7 @@ static void matrix_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyMem_Free(m->starts);
     PyMem_Free(m->indices);
+    PyMem_Free(m->by_length);
     if (m->values.obj)
         PyBuffer_Release(&m->values);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
