@@ -29,7 +29,7 @@ from mpinewton.bits import processor
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {"a9a": 123, "w8a": 300, "ijcnn1": 22, "dense": 100}
-DENSE = "synthetic:logistic?rows=600000,features=100"
+DENSE = "synthetic:logistic?rows=600000&features=100"
 L2, TARGET, TURNS = 1e-3, 1e-9, 9
 METHODS = ("auto", "newton", "lazy-newton")
 PEERS = {

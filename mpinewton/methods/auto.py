@@ -28,7 +28,7 @@ CODED, CODED_STORED = 12 / 64, 18 / 64  # length of an entry of such a Hessian i
 LARGEST = 5000  # weights up to which a Hessian of d x d is formed: 0.2 GB
 # Operations a second of one rank: products with the rows, pairs of stored entries, multiply-adds of dense rows and of
 # Cholesky factors, entries of a Hessian in Rice's code. Round numbers below those of today's cores.
-SPEED, PAIRS_SPEED, DENSE_SPEED, CHOLESKY, CODING = 2e9, 8e8, 6e9, 1e10, 4e6
+SPEED, PAIRS_SPEED, DENSE_SPEED, CHOLESKY, CODING = 3e9, 8e8, 6e9, 1e10, 4e6
 EIGENVECTORS = 27  # time of eigenvalues and eigenvectors, in Cholesky factors
 FAN = 16  # messages that a rank sends or receives one after the other: the tree of the fleet
 
