@@ -26,7 +26,7 @@ from scipy import sparse
 from mpinewton.bits import processor
 from mpinewton.report.reading import read_run
 
-ROWS, GOAL, LIMIT = 2_000_000, 1e-5, 300.0
+ROWS, GOAL, LIMIT = 2_000_000, 1e-5, 180.0
 METHODS = ("auto", "lbfgs")
 PEERS = {"criteo-like": ("lbfgs", "newton-cg", "liblinear"), "streamed": ("lbfgs",)}
 BLOCK = 100_000

@@ -24,6 +24,19 @@ def test_what_is_written_is_read_at_any_length_and_stays_when_more_is_written() 
         assert read.tobytes() == data.tobytes()
 
 
+def test_a_closed_outbox_takes_no_file_and_is_still_read_by_who_reads_it() -> None:
+    files = len(os.listdir("/proc/self/fd"))
+    outbox = Outbox()
+    inbox = Inbox(outbox.address)
+    outbox.write(np.arange(9, dtype=np.uint8))
+    outbox.close()
+    assert inbox.read(9).tobytes() == bytes(range(9))
+    with pytest.raises(OSError, match=r"."):
+        Inbox(outbox.address)
+    del inbox, outbox
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
 def other_file(address: Address) -> Address:
     read, write = os.pipe()
     os.close(write)

@@ -49,6 +49,10 @@ class Outbox:
         """Put bytes there, in place of those of the last call."""
         self._bytes[NONCE : NONCE + len(data)] = data
 
+    def close(self) -> None:
+        """Let nobody else read it; those who do still can."""
+        os.close(self._file)
+
 
 class Inbox:
     """The outbox of another process.

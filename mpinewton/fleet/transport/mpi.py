@@ -122,6 +122,8 @@ class Link:
             requests, ranks = self._sent  # a rank that does not come is named here: Free would wait for it in silence
             self._wait([*requests, self.comm.Ibarrier()], [*ranks, range(self.first, self.comm.size)])
             self.comm.Free()
+        if self._outbox is not None:
+            self._outbox.close()
 
     def shrink(self) -> list[int]:
         """Leave out the ranks that have died, on all others together, with ULFM. Returns them, by their old numbers.
