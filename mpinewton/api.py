@@ -32,6 +32,7 @@ from mpinewton.runs.ends import gap_bound
 from mpinewton.runs.evaluation import find_optimum, proposed_weights
 from mpinewton.runs.history import Row
 from mpinewton.runs.loop import Evaluation, run
+from mpinewton.runs.memory import place_rows
 from mpinewton.runs.options import Callback, Options, flag, number, plain_number, whole_number
 from mpinewton.runs.stopping import make_stops
 
@@ -67,6 +68,7 @@ def minimize(
     max_bits: float | None = None,
     max_seconds: float | None = None,
     measure_every: int | None = None,
+    memory: str | None = None,
     callback: Callback | None = None,
     comm: Any = None,
 ) -> Any:
@@ -107,6 +109,9 @@ def minimize(
     measure_every : int, optional
         Loss and gradient that the method does not know are measured at every so many iterations, and at the end; they
         are NaN in the other rows of the history. By default at every iteration, for minibatches once in an epoch.
+    memory : str, optional
+        Memory limit of a rank, such as "500M" or "2G", where `data` is a folder: rows that do not fit are read from
+        disk in every pass.
     callback : function of (Row, w), optional
         Called after every iteration, on rank 0; the run stops where it returns True or raises StopIteration.
     comm : mpi4py.MPI.Intracomm, optional
@@ -138,6 +143,8 @@ def minimize(
             tol=tol, rtol=rtol, ftol=ftol, gap=gap, max_iterations=max_iterations, max_rounds=max_rounds,
             max_bits=max_bits, max_seconds=max_seconds,
         )  # fmt: skip
+        if memory is not None and (comm is not None or not isinstance(data, str | Path)):
+            raise ConfigError("memory: expected a packed folder as data; rows that are given are in memory already")
         about = Objective(make_loss(loss), number("l2", l2), flag("intercept", intercept), options.seed)
         return RankRows(about, options, data)
 
@@ -145,7 +152,7 @@ def minimize(
         if comm is not None:
             return _together(comm, prepare)
         if isinstance(data, str | Path):
-            return _in_folder(prepare(), Path(data))
+            return _in_folder(prepare(), Path(data), memory)
         return _in_memory(prepare(), whole_number("workers", workers, 1))
 
 
@@ -245,7 +252,7 @@ def _in_memory(rows: RankRows, workers: int) -> OptimizeResult:
     return _result(local_fleet(shards, loss, values, l2, objective.intercept, objective.seed), rows.options, labels)
 
 
-def _in_folder(rows: RankRows, folder: Path) -> OptimizeResult | None:
+def _in_folder(rows: RankRows, folder: Path, memory: str | None) -> OptimizeResult | None:
     results: list[OptimizeResult] = []
     objective = rows.objective
 
@@ -255,6 +262,7 @@ def _in_folder(rows: RankRows, folder: Path) -> OptimizeResult | None:
             str(folder.resolve()), manifest, Reference.of(objective.loss), objective.l2_of(manifest.rows),
             objective.seed, objective.intercept,
         )  # fmt: skip
+        plan = place_rows(plan, rows.options.method.choose(plan.problem()), session.ranks, memory)
         labels = (manifest.class_names or manifest.classes) if objective.loss.classifies else None
         results.append(_result(session.open(plan), rows.options, labels, plan))
         return 0

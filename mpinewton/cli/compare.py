@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpinewton.cli.run import bits_option, launch, log_to_stderr
+from mpinewton.cli.run import bits_option, launch, log_to_stderr, memory_option
 from mpinewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="Also write figures, tables and claims to this file.",
 )
 @bits_option
+@memory_option
 @click.option("--fresh", is_flag=True, help="Move older runs aside and start again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; the log goes to standard error.")
 @click.pass_obj
@@ -41,6 +42,7 @@ def command(
     cell: int | None,
     page: Path | None,
     bits: str | None,
+    memory: str | None,
     fresh: bool,
     as_json: bool,
 ) -> int:
@@ -111,7 +113,7 @@ def command(
     from mpinewton.experiments.compare import compare
     from mpinewton.experiments.contents import document, read_page
 
-    code = compare(session, read, output, only, fresh, page, cell)
+    code = compare(session, read, output, only, fresh, page, cell, memory)
     if as_json:
         click.echo(json.dumps({"exit_code": code, **document(read_page(output))}, indent=2))
     return code

@@ -28,6 +28,11 @@ bits_option = click.option(
     type=click.Choice(["fast", "portable"]),
     help="portable gives the same bits on every x86-64 processor with AVX2.  [default: fast]",
 )
+memory_option = click.option(
+    "--memory",
+    metavar="LIMIT",
+    help="Memory limit of a rank, such as 500M or 2G. Rows that do not fit are read from disk in every pass.",
+)
 
 
 @click.command("run")
@@ -97,11 +102,7 @@ bits_option = click.option(
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), help="Data type of the data in memory.  [default: float64]"
 )
-@click.option(
-    "--memory",
-    metavar="LIMIT",
-    help="Memory limit of a rank, such as 500M or 2G. Rows that do not fit are read from disk in every pass.",
-)
+@memory_option
 @click.option("--test", metavar="DATA", help="Test data; accuracy and loss on them are recorded, but not charged.")
 @reading_options
 @click.option(

@@ -45,6 +45,7 @@ def compare(
     fresh: bool = False,
     page_file: Path | None = None,
     number: int | None = None,
+    memory: str | None = None,
 ) -> int:
     """Run the missing runs of an experiment and write the report. If a run fails, the others continue.
 
@@ -62,6 +63,8 @@ def compare(
         Where to write the Markdown page, besides `folder`.
     number : int, optional
         Which run to run, from 1 on, as one task of an array; no report is then written.
+    memory : str, optional
+        Memory limit of a rank, such as "2G".
 
     Returns
     -------
@@ -79,7 +82,7 @@ def compare(
     with catch_signals() as signals:
         for data in {cell.data.name: cell.data for cell in chosen}.values():
             _pack(data, folder, session, fresh)
-        ready = [_prepare(cell, folder, fresh) for cell in chosen]
+        ready = [_prepare(cell, folder, fresh, memory) for cell in chosen]
         contents = write_contents(experiment, all_cells(experiment, folder), folder)
         code = _run_all(session, ready, folder, fresh, signals)
         if code == 3:
@@ -155,10 +158,10 @@ def _pack_missing(data: Data, target: Path, session: Session, fresh: bool) -> No
     note.write_text(packing, encoding="utf-8")
 
 
-def _prepare(cell: Cell, folder: Path, fresh: bool) -> tuple[Cell, Job, Manifest]:
+def _prepare(cell: Cell, folder: Path, fresh: bool, memory: str | None) -> tuple[Cell, Job, Manifest]:
     """The cell, its complete job and the manifest. Raises ConfigError or DataError if it cannot run in its folder."""
     try:
-        job, manifest = load_job(cell.job)
+        job, manifest = load_job(msgspec.structs.replace(cell.job, memory=memory))
         RunFolder(folder / cell.name, job.identity(manifest), fresh)
     except (ConfigError, DataError) as error:
         raise type(error)(f"{cell.name}: {error}") from None

@@ -61,7 +61,7 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as 500M, 2G or 1.5GB (of 1000), or 2GiB (of 1024). Raises ConfigError."""
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kMGT])(i?)B?)?", text.strip())
     if not found or not float(found[1]):
-        raise ConfigError(f"--memory {text!r}: expected a size above 0, such as 500M, 2G or 1.5GiB")
+        raise ConfigError(f"memory limit {text!r}: expected a size above 0, such as 500M, 2G or 1.5GiB")
     unit = (1024 if found[3] else 1000) ** (UNITS.index(found[2]) + 1 if found[2] else 0)
     return int(float(found[1]) * unit)
 
@@ -137,7 +137,7 @@ def place_rows(plan: Plan, method: AnyMethod, ranks: int, memory: str | None) ->
 def _refuse(problem: Problem, method: AnyMethod, memory: str, needs: Sequence[Need], full: Sequence[int]) -> None:
     """Refuse what cannot be done with the rows of some ranks on disk, or within the limit. Raises ConfigError."""
     held, stored = (max(getattr(needs[rank], name) for rank in full) for name in ("held", "stored"))
-    begin = f"--memory {memory}: a rank needs about {show_size(held)} with its rows in memory"
+    begin = f"memory limit {memory}: a rank needs about {show_size(held)} with its rows in memory"
     remedy = "raise the limit, or use more ranks"
     few = [n for n in problem.rows if problem.entries is None and 0 < FEW * n <= problem.features]
     if not isinstance(problem.loss, LinearLoss):
