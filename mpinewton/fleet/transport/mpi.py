@@ -60,7 +60,7 @@ class Link:
     ranks : int
         Number of ranks that host workers.
     one_host : bool
-        Whether all ranks are on one host, where long vectors pass through memory.
+        Whether all ranks are on one host, where long vectors pass through memory; not after ranks have died.
     shrunk : bool
         Whether ranks that died have been left out.
     busy : bool
@@ -86,6 +86,7 @@ class Link:
         self._abandoned: list[MPI.Request] = []
         self._outbox = outbox() if memory else None
         self._join()
+        self._greet()
         self.watch.timeout = inf
 
     def _join(self) -> None:
@@ -98,7 +99,7 @@ class Link:
             self.parent = own[0]
             own = next(run for run in branches(own, self.fan) if self.rank in run)
         self.children = branches(own, self.fan)
-        self._greet()
+        self.one_host = self._read_by_parent = False  # until the ranks have greeted
 
     def _greet(self) -> None:
         """Find out which neighbours in the tree can read this rank's memory, and whether all ranks are on one host."""
@@ -106,7 +107,6 @@ class Link:
         below = [decode_greeting(head) for head, _ in self._receive(self.children)]
         self._inboxes = {run[0]: inbox(greeting.address) for run, greeting in zip(self.children, below)}
         self.one_host = bool(own) and all(self._inboxes.values()) and all(greeting.one_host for greeting in below)
-        self._read_by_parent = False
         if self.rank != DRIVER:
             parent = [range(self.parent, self.rank)]
             self._send(parent, encode_greeting(Greeting(own, self.one_host)))
