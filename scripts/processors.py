@@ -5,11 +5,12 @@
     scripts/processors.py page FOLDER ...
     scripts/processors.py kernels
 
-`record` runs the tests once for every kernel that this processor can run, and N times with the features moved by one
-unit in the last place, at random: that stands for processors that are not at hand. What pytest says of the tests goes
-into FOLDER/NAME.log, the rows of their runs into FOLDER/NAME.json; what is there is not done again. `page` writes where
-the runs part, and between which bounds they stay, into docs/processors.md and, for the tests,
-tests/support/rounding.json. `kernels` prints the kernels that run here but are not the processor's own choice.
+`record` runs the tests once for every kernel that this processor can run, once with numpy's loops in place of the
+compiled ones, and N times with the features moved by one unit in the last place, at random: that stands for processors
+that are not at hand. What pytest says of the tests goes into FOLDER/NAME.log, the rows of their runs into
+FOLDER/NAME.json; what is there is not done again. `page` writes where the runs part, and between which bounds they
+stay, into docs/processors.md and, for the tests, tests/support/rounding.json. `kernels` prints the kernels that run
+here but are not the processor's own choice.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main() -> None:
 def record(folder: Path, roundings: int, only: list[str] | None, tests: list[str]) -> None:
     """Run the tests in every environment."""
     folder.mkdir(parents=True, exist_ok=True)
-    environments = find_kernels()
+    environments = find_kernels() | {"loops of numpy": {"MPINEWTON_KERNELS": "numpy"}}
     environments |= {f"rounding {seed}": {"MPINEWTON_ROUNDING": str(seed)} for seed in range(1, roundings + 1)}
     for name, environment in environments.items():
         target = (folder / f"{name.replace(' ', '-')}.json").resolve()

@@ -450,7 +450,7 @@ if os.environ.get("PMIX_RANK") == "1":
 """)
     command = [sys.executable, "-c", WATCH, *surviving(shards, folder), *more]
     command[command.index("300")] = "100000000"
-    with Job(command, timeout=LIMIT, env=with_own(tmp_path)) as job:
+    with Job(command, timeout=2 * LIMIT, env=with_own(tmp_path)) as job:
         job.until(lambda: rows_of(folder) > 5)
         os.kill(pid_of(folder, 3), signal.SIGKILL)
         job.until(stopped.exists)
