@@ -85,9 +85,9 @@ HEAD = f"""# Large data
 Logistic regression, l2 = 1 / rows, to {GOAL:g} times the first gradient norm, {len(os.sched_getaffinity(0))} cores
 ({processor()}). mpinewton: a driver and two worker ranks. scikit-learn: two threads, all rows in memory, the loosest of
 its tolerances that meets the goal; where one takes more than {LIMIT:g} s, with looser ones it ended above the goal.
-mpinewton is stopped after {LIMIT:g} s of iterations. *whole* is the command from its start to its end: for mpinewton it reads the shards
-from disk, for scikit-learn it reads an npz file. Memory is the peak of the largest process. One run each. Written by
-`benchmarks/large.py`.
+mpinewton is stopped after {LIMIT:g} s of iterations. *whole* is the command from its start to its end: for mpinewton
+it reads the shards from disk, for scikit-learn it reads an npz file. Memory is the peak of the largest process. One run
+each. Written by `benchmarks/large.py`.
 """
 
 

@@ -109,7 +109,8 @@ def test_minimize_and_compare_keep_within_the_limit_with_the_same_bits(
     options = {"loss": "logistic", "l2": 1e-3, "intercept": True, "max_iterations": 3}
     file = tmp_path / "e.toml"
     file.write_text(
-        f'data = {{ name = "rows", folder = "{packed[0]}" }}\nobjective = {{ loss = "logistic", l2 = 1e-3, intercept = true }}\n'
+        f'data = {{ name = "rows", folder = "{packed[0]}" }}\n'
+        'objective = { loss = "logistic", l2 = 1e-3, intercept = true }\n'
         'method = { method = "newton-cg" }\nstop = { max_iterations = 3 }\n'
     )
     for limit in (None, "1.6M"):
