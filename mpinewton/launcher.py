@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +34,7 @@ SLURM_RANK = "SLURM_PROCID"  # 0 in a job script too, where nothing has been lau
 # Seconds between a rank's last words and its end: MPICH's launcher throws away what it has not read by then.
 FAREWELL = 0.5
 LOCAL_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # what SLURM starts, it binds itself
 
 
 # Whether the user has said how many threads the linear algebra may use; before this package says it.
@@ -71,6 +72,25 @@ def rank_promised(environment: Mapping[str, str] = os.environ) -> int:
 def number_on_host(environment: Mapping[str, str] = os.environ) -> int:
     """Which of the job's processes on this host this one is, from 0 on; 0 where no launcher says."""
     return next((int(environment[name]) for name in LOCAL_VARIABLES if environment.get(name, "").isdigit()), 0)
+
+
+def keep_to_a_core() -> None:
+    """Bind this process to the core that `own_core` finds for it."""
+    if hasattr(os, "sched_setaffinity") and threads_per_rank() == 1:
+        core = own_core(os.sched_getaffinity(0))
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+
+def own_core(cores: Collection[int], environment: Mapping[str, str] = os.environ) -> int | None:
+    """The core for this rank alone, of those that all ranks may use; None for the driver.
+
+    Ranks get one each if all are on one host, which has just as many cores as ranks with workers. The scheduler then
+    often lets two of them share a core, because the driver, which polls, keeps another one busy.
+    """
+    here = [int(environment[name]) for name in LOCAL_SIZE_VARIABLES if environment.get(name, "").isdigit()]
+    rank, ranks = rank_promised(environment), promised_ranks(environment)
+    return sorted(cores)[rank - 1] if rank and here == [ranks] and len(cores) == ranks - 1 else None
 
 
 def refuse_singletons(promised: int, ranks: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mpinewton.errors import Interrupted
 from mpinewton.fleet.transport.watch import GRACE, RankLost, Watch
-from mpinewton.launcher import PATIENCE, promised_ranks, rank_promised
+from mpinewton.launcher import PATIENCE, own_core, promised_ranks, rank_promised
 from mpinewton.runs.execute import MARGIN, time_limits
 
 RUNS = [range(2, 3), range(3, 5)]
@@ -85,6 +85,33 @@ def test_what_is_not_known_is_not_said(caplog: pytest.LogCaptureFixture) -> None
 )
 def test_what_launchers_say(variables: dict[str, str], size: int, rank: int) -> None:
     assert (promised_ranks(variables), rank_promised(variables)) == (size, rank)
+
+
+@pytest.mark.parametrize(
+    ("variables", "core"),
+    [
+        ({"PMI_SIZE": "3", "PMI_RANK": "1", "MPI_LOCALNRANKS": "3"}, 4),
+        ({"PMI_SIZE": "3", "PMI_RANK": "2", "MPI_LOCALNRANKS": "3"}, 7),
+        # Open MPI numbers the ranks of a host in its own way.
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "3",
+                "PMIX_RANK": "2",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "3",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            },
+            7,
+        ),
+        ({"PMI_SIZE": "3", "PMI_RANK": "0", "MPI_LOCALNRANKS": "3"}, None),  # the driver
+        ({"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2"}, None),  # a core for everybody
+        ({"PMI_SIZE": "4", "PMI_RANK": "1", "MPI_LOCALNRANKS": "4"}, None),  # more ranks than that
+        ({"PMI_SIZE": "6", "PMI_RANK": "1", "MPI_LOCALNRANKS": "3"}, None),  # several hosts
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"}, None),  # srun binds what it starts
+        ({}, None),
+    ],
+)
+def test_ranks_get_a_core_each_where_just_the_driver_has_none(variables: dict[str, str], core: int | None) -> None:
+    assert own_core({7, 4}, variables) == core
 
 
 def test_time_limits_are_those_of_the_user_and_of_slurm() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpinewton.arrays import Bytes
 
-# The longest vector in bytes that passes through the memory; MPI's messages are as fast for longer ones.
+# The longest vector in bytes that passes through the memory; each rank holds so much of it.
 LONGEST = 1 << 22
 NONCE = 16
 NAMESPACES = ("net", "ipc", "pid")  # processes that differ in one of them count as processes of different hosts

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mpinewton import bits
 from mpinewton.errors import ConfigError
-from mpinewton.launcher import FAREWELL, others_awaited, promised_ranks, rank_promised, refuse_singletons, tell_launcher
+from mpinewton.launcher import (
+    FAREWELL,
+    keep_to_a_core,
+    others_awaited,
+    promised_ranks,
+    rank_promised,
+    refuse_singletons,
+    tell_launcher,
+)
 from mpinewton.signals import held_back
 
 if TYPE_CHECKING:
@@ -148,7 +156,7 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
     except RankLost as error:
         tell_launcher(1, lost=True)
         world.abort(error)
-    world.keep_to_a_core()
+    keep_to_a_core()
     if link.rank != DRIVER:
         try:
             return serve(link)

@@ -12,7 +12,7 @@ from typing import NoReturn
 from mpi4py import MPI
 
 from mpinewton.errors import MpinewtonError
-from mpinewton.launcher import FAREWELL, threads_per_rank
+from mpinewton.launcher import FAREWELL
 
 
 def world() -> MPI.Intracomm:
@@ -42,21 +42,6 @@ def wait(requests: Sequence[MPI.Request], look: Callable[[float], None] | None =
         if look is not None:
             look(waited)
     return waited
-
-
-def keep_to_a_core() -> None:
-    """Bind this process, if it hosts workers, to a core of its own; called on all ranks together.
-
-    This is done where the driver's host has just as many cores as ranks with workers, and every rank has one thread.
-    The scheduler then often lets two of them share a core, because the driver, which polls, keeps the other one busy.
-    """
-    node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
-    ((first,), place, ranks) = MPI.Group.Translate_ranks(node.group, [0], MPI.COMM_WORLD.group), node.rank, node.size
-    node.Free()
-    if first == 0 and place and threads_per_rank() == 1 and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) == ranks - 1:
-            os.sched_setaffinity(0, {cores[place - 1]})
 
 
 def from_driver(question: Callable[[], bool]) -> bool:
