@@ -5,12 +5,12 @@
     scripts/processors.py page FOLDER ...
     scripts/processors.py kernels
 
-`record` runs the tests once for every kernel that this processor can run, once with numpy's loops in place of the
-compiled ones, and N times with the features moved by one unit in the last place, at random: that stands for processors
-that are not at hand. What pytest says of the tests goes into FOLDER/NAME.log, the rows of their runs into
-FOLDER/NAME.json; what is there is not done again. `page` writes where the runs part, and between which bounds they
-stay, into docs/processors.md and, for the tests, tests/support/rounding.json. `kernels` prints the kernels that run
-here but are not the processor's own choice.
+`record` runs the tests for every kernel that this processor can run, also with numpy's own loops held at AVX2, once
+with numpy's loops in place of the compiled ones, and N times with the features moved by one unit in the last place, at
+random: that stands for processors that are not at hand. What pytest says of the tests goes into FOLDER/NAME.log, the
+rows of their runs into FOLDER/NAME.json; what is there is not done again. `page` writes where the runs part, and
+between which bounds they stay, into docs/processors.md and, for the tests, tests/support/rounding.json. `kernels`
+prints the kernels that run here but are not the processor's own choice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+
+from mpinewton.bits import numpy_features
 
 HERE = Path(__file__).resolve().parents[1]
 # As OPENBLAS_CORETYPE; a build of OpenBLAS has some of them, and takes one of those for others.
@@ -39,7 +42,7 @@ pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] ==
 others = [pool for pool in pools if pool.get("prefix") != "libscipy_openblas"]  # preloaded: then the wheels' is idle
 A = numpy.random.default_rng(0).standard_normal((300, 300))
 A @ A[0], scipy.linalg.cho_factor(A @ A.T + 300 * numpy.eye(300)), numpy.exp(A), scipy.linalg.eigh(A + A.T)
-print(*sorted({pool["architecture"] + " " + pool["version"][:6] for pool in others or pools}), sep=", ")
+print(*sorted({pool["architecture"] for pool in others or pools}), max(pool["version"][:6] for pool in others or pools))
 """
 
 
@@ -71,7 +74,10 @@ def main() -> None:
 def record(folder: Path, roundings: int, only: list[str] | None, tests: list[str]) -> None:
     """Run the tests in every environment."""
     folder.mkdir(parents=True, exist_ok=True)
-    environments = find_kernels() | {"loops of numpy": {"MPINEWTON_KERNELS": "numpy"}}
+    environments = find_kernels()
+    avx2 = {"NPY_ENABLE_CPU_FEATURES": " ".join(numpy_features(version("numpy")))}
+    environments |= {f"{name}, numpy at AVX2": own | avx2 for name, own in environments.items()}
+    environments |= {"loops of numpy": {"MPINEWTON_KERNELS": "numpy"}}
     environments |= {f"rounding {seed}": {"MPINEWTON_ROUNDING": str(seed)} for seed in range(1, roundings + 1)}
     for name, environment in environments.items():
         target = (folder / f"{name.replace(' ', '-')}.json").resolve()
@@ -204,8 +210,9 @@ def write_page(folders: list[Path]) -> None:
     head, _, _ = PAGE.read_text().partition(MARK)
     PAGE.write_text(
         f"{head}{MARK}\n"
-        f"The runs of the tests were repeated with {len(kernels)} OpenBLAS kernels ({'; '.join(kernels)}), and "
-        f"{len(roundings)} times with features moved at random by one unit in the last place (roundings). "
+        f"The runs of the tests were repeated with {len(kernels)} kernels of OpenBLAS or loops of numpy "
+        f"({'; '.join(name.replace('-', ' ') for name in kernels)}), and {len(roundings)} times with features moved at "
+        "random by one unit in the last place (roundings). "
         f"Of {sum(tests.values())} runs {together} agree to {PARTED:g}, and {len(seen) - len(lines)} others agree to "
         f"{SHOWN:g} in all figures that the tests compare. The others are below: a cell has the number "
         "of kernels or roundings, and the range of every figure.\n\n"
