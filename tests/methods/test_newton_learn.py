@@ -261,7 +261,7 @@ def test_tight_and_radius_are_lipschitz_constants_of_the_hessian():
 @pytest.mark.parametrize("choice", ["random", "top"])
 def test_nl1_with_a_search_comes_down_from_far_away(choice, distance):
     problem = ZOO["logistic-dense"]
-    found = iterates("nl1", {"choice": choice, "search": {}}, on_many(problem), problem.start * distance, 150)
+    found = iterates("nl1", {"choice": choice, "search": {}}, on_many(problem), problem.start * distance, 80)
     losses = [problem.objective(w)[0] for w in found]
     assert all(after <= before + 1e-14 for before, after in itertools.pairwise(losses))
     assert losses[-1] - problem.optimum[1] <= 1e-10

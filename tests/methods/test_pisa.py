@@ -326,12 +326,13 @@ def test_restarts_raise_sigma_until_it_goes_well():
     fleet = on_many(problem)
     method = Pisa(sigma=0.05, rho=0.0, gamma=1.0, restarts=5)
     fleet.adopt(method)
-    ended = run(method, fleet, problem.start, [Iterations(400)], watchers=[lambda row, _: notes.append(row.note)])
+    # After 200 iterations the losses are equal to rounding, which then decides whose weights are the result.
+    ended = run(method, fleet, problem.start, [Iterations(100)], watchers=[lambda row, _: notes.append(row.note)])
     again = [number for number, note in enumerate(notes) if note.startswith("restarted: ")]
     assert 1 < len(again) <= 5
     assert ended.row.loss < problem.optimum[1] + 1e-6
     sigma = 0.05 * 4 ** len(again)
-    fresh = iterates(Pisa(sigma=sigma, rho=0.0, gamma=1.0), on_many(problem), problem.start, 400 - again[-1])
+    fresh = iterates(Pisa(sigma=sigma, rho=0.0, gamma=1.0), on_many(problem), problem.start, 100 - again[-1])
     np.testing.assert_array_equal(ended.state.w, fresh[-1])
 
 
