@@ -78,12 +78,14 @@ def test_hosts_are_apart_and_far() -> None:
         "for _ in range(5): comm.sendrecv(0, 1 - comm.rank, source=1 - comm.rank)\n"
         "taken = time.perf_counter() - t\n"
         "alone = comm.Split_type(MPI.COMM_TYPE_SHARED).size == 1\n"
-        "told = comm.gather((socket.gethostname(), alone, taken >= 3 * 0.002))\n"  # who is late finds the first there
+        "from mpinewton.fleet.transport.mpi import Link\n"
+        "apart = not Link(comm).one_host\n"
+        "told = comm.gather((socket.gethostname(), alone, apart, taken >= 3 * 0.002))\n"  # who is late finds the first
         "if comm.rank == 0: print(told)"
     )
     done = launch_wide(2, program)
     assert done.returncode == 0, str(done)
-    assert done.stdout.strip() == "[('h0', True, True), ('h1', True, True)]"
+    assert done.stdout.strip() == "[('h0', True, True, True), ('h1', True, True, True)]"
 
 
 @pytest.mark.usefixtures("nothing_left")
