@@ -10,7 +10,6 @@ each figure is the median of the phases' means, and the ratio that of the same t
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -48,11 +47,10 @@ def in_job(folder: Path) -> None:
     """One rank's part."""
     from mpi4py import MPI
 
-    comm, cores = MPI.COMM_WORLD, os.sched_getaffinity(0)
+    comm = MPI.COMM_WORLD
     for d in SIZES:
         times: dict[str, list[float]] = {"hand": [], "gather": [], "fixed": [], "mpi": []}
         for _ in range(TURNS):
-            os.sched_setaffinity(0, cores)  # the fleet may have bound this rank to one of them
             times["hand"].append(by_hand(comm, d))
             times["gather"].append(by_gathering(comm, d))
             for sums in ("fixed", "mpi"):

@@ -262,7 +262,8 @@ def _in_folder(rows: RankRows, folder: Path, memory: str | None) -> OptimizeResu
             str(folder.resolve()), manifest, Reference.of(objective.loss), objective.l2_of(manifest.rows),
             objective.seed, objective.intercept,
         )  # fmt: skip
-        plan = place_rows(plan, rows.options.method.choose(plan.problem()), session.ranks, memory)
+        if memory is not None:
+            plan = place_rows(plan, rows.options.method.choose(plan.problem()), session.ranks, memory)
         labels = (manifest.class_names or manifest.classes) if objective.loss.classifies else None
         results.append(_result(session.open(plan), rows.options, labels, plan))
         return 0

@@ -74,12 +74,20 @@ def number_on_host(environment: Mapping[str, str] = os.environ) -> int:
     return next((int(environment[name]) for name in LOCAL_VARIABLES if environment.get(name, "").isdigit()), 0)
 
 
-def keep_to_a_core() -> None:
-    """Bind this process to the core that `own_core` finds for it."""
-    if hasattr(os, "sched_setaffinity") and threads_per_rank() == 1:
-        core = own_core(os.sched_getaffinity(0))
-        if core is not None:
-            os.sched_setaffinity(0, {core})
+@contextlib.contextmanager
+def on_own_core() -> Iterator[None]:
+    """A context in which this process is bound to the core that `own_core` finds for it, if any."""
+    bound = hasattr(os, "sched_setaffinity") and threads_per_rank() == 1
+    cores = os.sched_getaffinity(0) if bound else set[int]()
+    core = own_core(cores)
+    if core is None:
+        yield
+        return
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:  # a program that calls `minimize` goes on
+        os.sched_setaffinity(0, cores)
 
 
 def own_core(cores: Collection[int], environment: Mapping[str, str] = os.environ) -> int | None:

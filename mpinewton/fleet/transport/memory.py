@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -81,6 +82,7 @@ class Inbox:
         return self._bytes[NONCE : NONCE + size].copy()
 
 
+@cache
 def _host() -> list[str]:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return [boot, *(str(Path(f"/proc/self/ns/{name}").readlink()) for name in NAMESPACES)]

@@ -12,7 +12,7 @@ from mpinewton import bits
 from mpinewton.errors import ConfigError
 from mpinewton.launcher import (
     FAREWELL,
-    keep_to_a_core,
+    on_own_core,
     others_awaited,
     promised_ranks,
     rank_promised,
@@ -156,10 +156,10 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
     except RankLost as error:
         tell_launcher(1, lost=True)
         world.abort(error)
-    keep_to_a_core()
     if link.rank != DRIVER:
         try:
-            return serve(link)
+            with on_own_core():
+                return serve(link)
         except BaseException as error:
             world.abort(error, "serving the driver")
     return _drive(MpiSession(link), drive)
