@@ -57,7 +57,7 @@ def models_of(rows: str, loss: str, classes: int) -> list[LinearModel]:
     fast, slow = (LinearModel(make_loss(loss), shard, range(classes)) for _ in range(2))
     slow.formula = RowFormula(slow.loss, slow.t, slow.row_weight)
     if entries:
-        slow.rows._products_in_memory = [(slice(None), twins.SparseRows(slow.rows.X))]
+        slow.rows._loaded = [(slice(None), twins.SparseRows(slow.rows.X))]
     return [fast, slow]
 
 

@@ -16,6 +16,8 @@ Group : type or None
     The rows of several shards, with a loss on each; None for numpy.
 readers : module or None
     Readers of numbers in text; None for numpy.
+gram : function
+    X'diag(h)X for dense rows.
 ritz : function
     The Rayleigh-Ritz method, on one matrix or many.
 """
@@ -69,7 +71,8 @@ def _choose(asked: str) -> tuple[str, str, Any]:
 
 
 NAME, LEVEL, _chosen = _choose(os.environ.get(VARIABLE, ""))
-SparseRows, Group, readers, ritz = _chosen.SparseRows, _chosen.Group, _chosen.readers, _chosen.ritz
+SparseRows, Group, readers = _chosen.SparseRows, _chosen.Group, _chosen.readers
+gram, ritz = _chosen.gram, _chosen.ritz
 
 
 def formula(kernel: Kernel | None, outputs: int, t: Any, weight: Array | float) -> Any:

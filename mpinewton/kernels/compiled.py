@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mpinewton.kernels import Kernel
 
 
-__all__ = ["Formula", "Group", "SparseRows", "readers", "ritz", "use_level"]
+__all__ = ["Formula", "Group", "SparseRows", "gram", "readers", "ritz", "use_level"]
 
 WIDEST = 16  # most columns of a block in `ritz`; wider ones are for LAPACK
 
@@ -171,6 +171,16 @@ class Group:
     def line(self, z: Array, dz: Array, steps: Array) -> Array:
         """Sums of the values of every shard at z + a dz for every a of `steps`, shape (k, len(steps))."""
         return _line(self._formulas, z, dz, steps)
+
+
+def gram(X: Array, h: Array) -> Array:
+    """As `twins.gram`."""
+    n, p = X.shape
+    if not 0 < p <= rows.NARROW:
+        return twins.gram(X, h)
+    H = np.empty((p, p))
+    rows.gram(_numbers(X), _numbers(h), H, n, p)
+    return H
 
 
 def ritz(Q: Array, Y: Array, r: int) -> tuple[Array, Array, Array, Array]:

@@ -116,9 +116,10 @@ static void NAME(add)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ssiz
     }
 }
 
-/* Upper triangle of H += X'diag(h)X, h (rows,), H (p, p) or, if `packed`, its upper triangle row by row; indices
- * increase along a row. */
-static void NAME(gram)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const double *h, double *H, int packed)
+/* Upper triangle of H += X'diag(h)X, h (rows,), with the lines of H; indices increase along a row. Two entries of a row
+ * are taken together with all that follow them. */
+static void NAME(gram)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const double *h, double *H,
+                       const Py_ssize_t *lines)
 {
     const INDEX *at = m->indices;
     const VALUES *x = m->values.buf;
@@ -126,13 +127,20 @@ static void NAME(gram)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, const 
     for (Py_ssize_t i = first; i < end; i++) {
         const double hi = h[i - first];
         const int64_t last = m->starts[i + 1];
-        for (int64_t a = m->starts[i]; a < last; a++) {
-            const double c = VALUE(a) * hi;
-            const Py_ssize_t j = at[a];
-            double *row = H + j * m->p - (packed ? j * (j + 1) / 2 : 0);
-            for (int64_t b = a; b < last; b++)
-                row[at[b]] += c * VALUE(b);
+        int64_t a = m->starts[i];
+        for (; a + 1 < last; a += 2) {
+            const double c = VALUE(a) * hi, d = VALUE(a + 1) * hi;
+            double *row = H + lines[at[a]], *next = H + lines[at[a + 1]];
+            row[at[a]] += c * VALUE(a);
+            for (int64_t b = a + 1; b < last; b++) {
+                const Py_ssize_t k = at[b];
+                const double upper = row[k], lower = next[k];
+                row[k] = upper + c * VALUE(b);
+                next[k] = lower + d * VALUE(b);
+            }
         }
+        if (a < last)
+            H[lines[at[a]] + at[a]] += VALUE(a) * hi * VALUE(a);
     }
 }
 

@@ -129,9 +129,40 @@ TARGET static double LEVEL(sum)(Py_ssize_t k, const double *v, const double *w)
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
+/* Upper triangle of H = X'diag(h)X for dense rows, X (n, p), h (n,), H (p, p): the sum of those of blocks of rows. Four
+ * rows are added at a time, from a multiple of eight columns on. */
+TARGET static void LEVEL(gram)(Py_ssize_t n, Py_ssize_t p, const double *x, const double *h, double *H)
+{
+    const Py_ssize_t width = (p + 7) / 8 * 8;
+    double sums[NARROW * NARROW], row[4][NARROW] = {{0.0}};
+    memset(H, 0, (size_t)(p * p) * sizeof(double));
+    for (Py_ssize_t first = 0; first < n; first += ROWS) {
+        memset(sums, 0, (size_t)(p * width) * sizeof(double));
+        for (Py_ssize_t i = first; i < n && i < first + ROWS; i += 4) {
+            double weight[4] = {0.0};
+            for (int k = 0; k < 4; k++) {
+                weight[k] = i + k < n ? h[i + k] : 0.0;
+                for (Py_ssize_t j = 0; j < p; j++)
+                    row[k][j] = i + k < n ? x[(i + k) * p + j] : 0.0;
+            }
+            for (Py_ssize_t j = 0; j < p; j++) {
+                const double a = weight[0] * row[0][j], b = weight[1] * row[1][j];
+                const double c = weight[2] * row[2][j], d = weight[3] * row[3][j];
+                double *line = sums + j * width;
+                for (Py_ssize_t k = j / 8 * 8; k < width; k += 8)
+                    for (Py_ssize_t l = k; l < k + 8; l++)
+                        line[l] = (((line[l] + a * row[0][l]) + b * row[1][l]) + c * row[2][l]) + d * row[3][l];
+            }
+        }
+        for (Py_ssize_t j = 0; j < p; j++)
+            for (Py_ssize_t k = j; k < p; k++)
+                H[j * p + k] += sums[j * width + k];
+    }
+}
+
 #include "subspace.h"
 
-static const Formulas LEVEL(formulas) = {LEVEL(one_output), LEVEL(softmax), LEVEL(sum), LEVEL(ritz)};
+static const Formulas LEVEL(formulas) = {LEVEL(one_output), LEVEL(softmax), LEVEL(sum), LEVEL(gram), LEVEL(ritz)};
 
 #undef LEVEL
 #undef TARGET

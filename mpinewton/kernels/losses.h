@@ -4,6 +4,7 @@ typedef struct {
     void (*one_output)(int, double, Py_ssize_t, const double *, const double *, double *, double *, double *, double *);
     int (*softmax)(int, Py_ssize_t, Py_ssize_t, const double *, const int64_t *, double *, double *, double *, double *);
     double (*sum)(Py_ssize_t, const double *, const double *);
+    void (*gram)(Py_ssize_t, Py_ssize_t, const double *, const double *, double *);
     void (*ritz)(Py_ssize_t, Py_ssize_t, Py_ssize_t, double *, double *, double *, double *);
 } Formulas;
 

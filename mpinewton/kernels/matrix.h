@@ -15,7 +15,7 @@ typedef struct {
 struct Loops {
     void (*times)(const Matrix *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, double *);
     void (*add)(const Matrix *, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const double *, double *);
-    void (*gram)(const Matrix *, Py_ssize_t, Py_ssize_t, const double *, double *, int);
+    void (*gram)(const Matrix *, Py_ssize_t, Py_ssize_t, const double *, double *, const Py_ssize_t *);
 };
 
 #define NAME(name) name##_16_ones
@@ -61,6 +61,18 @@ static void mirror(double *H, Py_ssize_t p)
             for (Py_ssize_t i = i0; i < p && i < i0 + tile; i++)
                 for (Py_ssize_t j = j0 > i ? j0 : i + 1; j < p && j < j0 + tile; j++)
                     H[j * p + i] = H[i * p + j];
+}
+
+/* Row j of a Hessian, (p, p) or packed, is where column 0 would be lines[j] numbers after its first; the caller frees
+ * them. NULL with an exception set. */
+static Py_ssize_t *lines_of(Py_ssize_t p, int packed)
+{
+    Py_ssize_t *lines = PyMem_Malloc((size_t)(p + 1) * sizeof *lines);
+    if (!lines)
+        return (void *)PyErr_NoMemory();
+    for (Py_ssize_t j = 0; j < p; j++)
+        lines[j] = j * p - (packed ? j * (j + 1) / 2 : 0);
+    return lines;
 }
 
 static int64_t integer_at(const Py_buffer *buffer, char kind, Py_ssize_t k)

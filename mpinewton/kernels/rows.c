@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum { ROWS = 256, NUMBERS = 2048, COLUMNS = 8 }; /* of a block: rows, numbers with several outputs, columns */
-enum { WIDEST = 16 };                              /* most columns of a subspace */
+enum { WIDEST = 16, NARROW = 64 };                 /* most columns of a subspace, and of dense rows */
 /* Rows are short with at most SPREAD entries each and SHORT on average; one of STORES entries is spread at a stroke. */
 enum { SPREAD = 1024, SHORT = 64, STORES = 16 };
 enum { LOGISTIC, SOFTMAX, SQUARED, HUBER, POISSON, SOFTPLUS, LOSSES };
@@ -160,7 +160,10 @@ static PyObject *matrix_gram(PyObject *self, PyObject *args)
         double *H = part(&run, "H", count, 1);
         if (H && ended(&run, "H")) {
             memset(H, 0, (size_t)count * sizeof(double));
-            m->loops->gram(m, 0, m->n, h, H, packed);
+            Py_ssize_t *lines = lines_of(m->p, packed);
+            if (lines)
+                m->loops->gram(m, 0, m->n, h, H, lines);
+            PyMem_Free(lines);
             if (!packed)
                 mirror(H, m->p);
         } else if (!PyErr_Occurred())
@@ -270,8 +273,9 @@ static int evaluate_rows(const Matrix *m, const Loss *q, const double *w, double
 {
     const Py_ssize_t C = q->outputs;
     double *scratch = scratch_for(q, 2), value = 0.0;
-    if (!scratch)
-        return 0;
+    Py_ssize_t *lines = scratch && H ? lines_of(m->p, packed) : NULL;
+    if (PyErr_Occurred())
+        return PyMem_Free(scratch), 0;
     double *r = g || H ? scratch + q->block * (1 + 2 * C) : NULL, *h = r ? r + q->block * C : NULL;
     if (g)
         memset(g, 0, (size_t)(m->p * C) * sizeof(double));
@@ -286,11 +290,12 @@ static int evaluate_rows(const Matrix *m, const Loss *q, const double *w, double
         if (valid && g)
             m->loops->add(m, first, end, C, 0, r, g);
         if (valid && H)
-            m->loops->gram(m, first, end, h, H, packed);
+            m->loops->gram(m, first, end, h, H, lines);
     }
     if (H && !packed)
         mirror(H, m->p);
     *f = value;
+    PyMem_Free(lines);
     PyMem_Free(scratch);
     return valid || no_class();
 }
@@ -411,6 +416,26 @@ static PyObject *line(PyObject *module, PyObject *args)
     return finish(&arrays);
 }
 
+static PyObject *gram(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *x_, *h_, *H_;
+    Py_ssize_t n, p;
+    if (!PyArg_ParseTuple(args, "OOOnn:gram", &x_, &h_, &H_, &n, &p))
+        return NULL;
+    if (n < 0 || p < 1 || p > NARROW)
+        return PyErr_Format(PyExc_ValueError, "expected rows with 1 to %d features", NARROW);
+    Arrays arrays = {.count = 0};
+    const double *x = numbers(&arrays, x_, "X", "d", n, p, 0);
+    const double *h = x ? numbers(&arrays, h_, "h", "d", n, 1, 0) : NULL;
+    double *H = h ? numbers(&arrays, H_, "H", "d", p, p, 1) : NULL;
+    if (H) {
+        formulas->gram(n, p, x, h, H);
+        mirror(H, p);
+    }
+    return finish(&arrays);
+}
+
 static PyObject *ritz(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -493,6 +518,7 @@ static PyMethodDef FUNCTIONS[] = {
      "evaluate(matrices, losses, w, z, f, g, H): the sums of the values and their derivatives; z = X w unless w is None."},
     {"terms", terms, METH_VARARGS, "terms(losses, z, f, r, h): what is not None of the sums of the values, r and h."},
     {"line", line, METH_VARARGS, "line(losses, z, dz, k, steps, out): the sums of the values at z + step dz."},
+    {"gram", gram, METH_VARARGS, "gram(X, h, H, n, p): H = X'diag(h)X for dense rows (n, p)."},
     {"ritz", ritz, METH_VARARGS, "ritz(Q, Y, e, squares, d, b, r): eigenpairs in the span of Q, from Y = D Q, in place."},
     {"elementary", elementary, METH_VARARGS, "elementary(name, n, x, out): exp, p (log1p on [0, 1]) or log (from 1)."},
     {"level", set_level, METH_VARARGS, "level([name]): the instruction set in use, after a change to this one."},
@@ -511,7 +537,7 @@ PyMODINIT_FUNC PyInit_rows(void)
     for (int i = 0; names && i < LOSSES; i++)
         PyTuple_SetItem(names, i, PyUnicode_FromString(LOSS_NAMES[i]));
     if (!names || !type || PyModule_AddObjectRef(module, "LOSSES", names) ||
-        PyModule_AddObjectRef(module, "Matrix", type)) {
+        PyModule_AddObjectRef(module, "Matrix", type) || PyModule_AddIntConstant(module, "NARROW", NARROW)) {
         Py_XDECREF(names);
         Py_XDECREF(type);
         Py_DECREF(module);

@@ -1,4 +1,4 @@
-"""Products with sparse rows by scipy, where there are no compiled loops. Losses have their twins in their own files."""
+"""The loops over rows by numpy and scipy, where none are compiled. Losses have their twins in their own files."""
 
 from __future__ import annotations
 
@@ -60,6 +60,20 @@ class SparseRows:
     def _transposed(self) -> sparse.csr_array:
         # X'r is three times faster with a stored transpose than with the column view of the same arrays.
         return self.X.T.tocsr()
+
+
+def gram(X: Array, h: Array) -> Array:
+    """X'diag(h)X, shape (p, p), exactly symmetric, for dense X (n, p) and h (n,) of any sign."""
+    positive = h >= 0
+    if positive.all():
+        return _symmetric_product(X, h)
+    return _symmetric_product(X[positive], h[positive]) - _symmetric_product(X[~positive], -h[~positive])
+
+
+def _symmetric_product(X: Array, h: Array) -> Array:
+    """X'diag(h)X for h >= 0, as W'W: the symmetric kernel of BLAS does half the work, exactly symmetric."""
+    W = X * np.sqrt(h)[:, None]
+    return np.asarray(W.T @ W)
 
 
 def ritz(Q: Array, Y: Array, r: int) -> tuple[Array, Array, Array, Array]:

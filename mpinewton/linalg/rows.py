@@ -73,8 +73,11 @@ class Rows:
         self.n, self.p = X.shape
         self.stored = isinstance(X, StoredMatrix)
         self.sparse = X.starts is not None if isinstance(X, StoredMatrix) else bool(sparse.issparse(X))
+        self._loaded: list[tuple[slice, Any]] = []  # products with each segment of sparse rows in memory
         if self.sparse and not self.stored:
             self.X = canonical(X)
+            parts = [self.X] if len(self._segments) == 1 else [_view(self.X, rows) for rows in self._segments]
+            self._loaded = [(rows, kernels.SparseRows(part)) for rows, part in zip(self._segments, parts)]
         self.narrow = X.dtype != np.float64
 
     def affine(self, shift: Array, factor: Array) -> Rows:
@@ -175,7 +178,7 @@ class Rows:
             if g is not None:
                 g += block.T @ r
             if H is not None:
-                H += _square(block, h)
+                H += kernels.gram(block, h)
         return f, g, pack_triangle(H) if packed and H is not None else H
 
     def _evaluate_compiled(
@@ -220,7 +223,7 @@ class Rows:
             return _added(part.gram(h[rows], packed) for rows, part in self._products)
         H = np.zeros((self.p, self.p))
         for rows, block in self._blocks():
-            H += _square(block, h[rows])
+            H += kernels.gram(block, h[rows])
         return pack_triangle(H) if packed else H
 
     @cached_property
@@ -280,19 +283,12 @@ class Rows:
         """Products with each segment."""
         if self.stored:
             return ((rows, kernels.SparseRows(block)) for rows, block in self.X.blocks(self._segments))
-        return self._products_in_memory
-
-    @cached_property
-    def _products_in_memory(self) -> list[tuple[slice, Any]]:
-        if len(self._segments) == 1:
-            return [(self._segments[0], kernels.SparseRows(self.X))]
-        return [(rows, kernels.SparseRows(_view(self.X, rows))) for rows in self._segments]
+        return self._loaded
 
     @property
     def in_one(self) -> Any:
         """Products with all rows, where they are sparse, in memory and few enough for one part; else None."""
-        few = self.sparse and not self.stored and len(self._segments) == 1
-        return self._products_in_memory[0][1] if few else None
+        return self._loaded[0][1] if len(self._loaded) == 1 else None
 
     @cached_property
     def _full(self) -> bool:
@@ -356,17 +352,3 @@ def canonical(X: Any) -> Any:
         X = X.copy()
         X.sum_duplicates()
     return X
-
-
-def _square(block: Array, h: Array) -> Array:
-    """B'diag(h)B, exactly symmetric, for h of any sign."""
-    positive = h >= 0
-    if positive.all():
-        return _symmetric_product(block, h)
-    return _symmetric_product(block[positive], h[positive]) - _symmetric_product(block[~positive], -h[~positive])
-
-
-def _symmetric_product(block: Array, h: Array) -> Array:
-    """B'diag(h)B for h >= 0, as W'W: the symmetric kernel of BLAS does half the work, exactly symmetric."""
-    W = block * np.sqrt(h)[:, None]
-    return np.asarray(W.T @ W)

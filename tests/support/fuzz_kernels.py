@@ -56,6 +56,17 @@ def check_products(rng, X):
         np.testing.assert_array_equal(ours.gram(h, packed=True), H[np.triu_indices(p)])
 
 
+def check_gram(rng):
+    """X'diag(h)X of dense rows, narrow ones and others, against numpy."""
+    from mpinewton.kernels import compiled
+
+    n, p = int(rng.choice([0, 1, 3, 4, 255, 257, 600])), int(rng.choice([1, 2, 7, 8, 9, 40, 63, 64, 65]))
+    X, h = rng.standard_normal((n, p)), rng.standard_normal(n) * rng.choice([0.0, 1.0], n)
+    H = compiled.gram(X, h)
+    np.testing.assert_array_equal(H, H.T)
+    close(H, X.T @ (h[:, None] * X), "gram of dense rows")
+
+
 def check_ritz(rng):
     """Eigenpairs in a subspace, alone and in a stack, against numpy's."""
     from mpinewton.kernels import compiled, twins
@@ -222,6 +233,7 @@ def fuzz(seed):
     rng = np.random.default_rng(seed)
     X = random_matrix(rng)
     check_products(rng, X)
+    check_gram(rng)
     check_ritz(rng)
     check_losses(rng, X, LOSSES[seed % len(LOSSES)])
     check_group(rng, X, LOSSES[seed % len(LOSSES)])
