@@ -28,7 +28,7 @@ from mpinewton.settings import setting
 
 # The start on the sample ends where a Newton step promises less than this part of the decrease so far: the minimiser of
 # the sample is not that of all rows. It has at most so many steps, each halved at most so many times.
-REST = 1e-3
+REST = 1e-2
 STEPS, HALVINGS = 20, 10
 ROWS_PER_WEIGHT = 5  # fewer rows than this in the sample determine no start
 PAIRS = 20  # pairs kept at most; a new Hessian comes after fewer
@@ -55,8 +55,9 @@ class LazyNewtonState(State):
 class LazyNewton(Method[LazyNewtonState]):
     """Newton's method with few Hessians: corrected by BFGS pairs, after a start on a sample of the rows.
 
-    The first iteration minimises the objective of a sample of every worker's rows by Newton's method. It moves to that
-    minimiser if the objective on all rows is smaller there, and computes the Hessian of all rows. Later iterations
+    The first iteration minimises the objective of a sample of every worker's rows by Newton's method. If the objective
+    on all rows is smaller at that minimiser, it takes from there one step with the gradient of all rows and the Hessian
+    of the sample. Then it computes the Hessian of all rows. Later iterations
     apply the L-BFGS recursion to the exact gradient, with the pairs since the last Hessian, and with its Cholesky
     factor L in place of a multiple of the identity. They try step 1, and receive f_i and g_i in the same round trip.
     If |L^-1 g| is then not below `refresh` times its last value, or the line search fails, a new Hessian is computed
@@ -134,32 +135,37 @@ class LazyNewton(Method[LazyNewtonState]):
         return encode_hessian(majorant_hessian(worker), self.levels)
 
     def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
-        """The first iteration: at the minimiser of the sample, or at the same weights; with a Hessian of all rows."""
-        w = self.minimise_sample(fleet, now.w)
-        f, g, H = fleet.mean(derivatives_of_all, w)
-        if not f <= now.loss:
+        """The first iteration: a step from the minimiser of the sample, or none; and a Hessian of all rows."""
+        w, H = self.minimise_sample(fleet, now.w)
+        f, g = fleet.mean(value_and_gradient_of_all, w)
+        if f <= now.loss:
+            there = replace(now, w=w, loss=f, gradient=g)
+            p = -solve_semidefinite(unpack_triangle(H), g, f, fleet.problem.loss.convex).x
+            new = fleet.mean(value_gradient_hessian, w + p)
+            if self.search.accepts(1.0, new[0], there, p):
+                return located(now, w + p, *new)
+        else:
             w = now.w
-            f, g, H = fleet.mean(derivatives_of_all, w)
-        return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
+        return located(now, w, *fleet.mean(value_gradient_hessian, w))
 
-    def minimise_sample(self, fleet: Fleet, w: Array) -> Array:
-        """Newton's method from w on the sample, shape (d,)."""
+    def minimise_sample(self, fleet: Fleet, w: Array) -> tuple[Array, Array]:
+        """Newton's method from w on the sample: the weights (d,), and the triangle of its last Hessian."""
         f, g, H = fleet.mean(self.derivatives_of_sample, w)
         first = f
         for _ in range(STEPS):
             p = -solve_semidefinite(unpack_triangle(H), g, f, fleet.problem.loss.convex).x
             expected = -float(g @ p) / 2
             if not expected > REST * (first - f):
-                return w + p if expected > 0 else w
+                return w + p if expected > 0 else w, H
             for _ in range(HALVINGS):
                 new = fleet.mean(self.derivatives_of_sample, w + p)
                 if new[0] <= f - 1e-4 * expected:
                     break
                 p /= 2
             else:
-                return w
+                return w, H
             w, (f, g, H) = w + p, new
-        return w
+        return w, H
 
     def derivatives_of_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
         """f_i, gradient and upper triangle of its Hessian at w from the sample: 1 + d + d (d + 1) / 2 floats.
@@ -171,10 +177,15 @@ class LazyNewton(Method[LazyNewtonState]):
         return value_gradient_hessian(worker.scratch["sample"], w)
 
 
-def derivatives_of_all(worker: Worker, w: Array) -> tuple[float, Array, Array]:
-    """f_i, gradient and upper triangle of its Hessian at w from all rows: 1 + d + d (d + 1) / 2 floats."""
+def value_and_gradient_of_all(worker: Worker, w: Array) -> tuple[float, Array]:
+    """f_i and gradient at w from all rows: 1 + d floats."""
     worker.scratch.clear()
-    return value_gradient_hessian(worker, w)
+    return value_and_gradient(worker, w)
+
+
+def located(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
+    """The state at w with the objective, the gradient and the triangle of the Hessian there."""
+    return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
 
 
 def factored(now: LazyNewtonState, H: Array) -> LazyNewtonState:
