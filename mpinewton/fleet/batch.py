@@ -23,9 +23,9 @@ def same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
 class Batch(Worker):
     """The workers of a host as one. What it returns has a first axis, that of the workers; bits are those of the loop.
 
-    It provides `move_to`, `set_direction`, `advance`, `value`, `gradient`, `hvp`, `losses`, `evaluate`, `memory` and
-    `point.hvps`. The state belongs to the workers: `join` takes it from them before a task, and `hand_back` returns it
-    to them.
+    It provides `move_to`, `set_direction`, `advance`, `value`, `gradient`, `hvp`, `losses`, `evaluate`, `subset` of all
+    rows, `memory` and `point.hvps`. The state belongs to the workers: `join` takes it from them before a task, and
+    `hand_back` returns it to them.
     """
 
     def __init__(self, workers: Sequence[Worker], group: LinearGroup) -> None:
@@ -91,9 +91,12 @@ class BatchMemory:
     def get(self, name: str, default: Any) -> Any:
         return self[name] if name in self.workers[0].memory else default
 
+    def __setitem__(self, name: str, stack: Array) -> None:
+        self.update(**{name: stack})
+
     def update(self, **stacks: Array) -> None:
         for name, stack in stacks.items():
-            stack = np.asarray(stack, order="C")
+            stack = np.asarray(stack if np.ndim(stack) else np.full(len(self.workers), stack), order="C")
             self.stacks[name] = stack, list(stack)
             for worker, part in zip(self.workers, self.stacks[name][1]):
                 worker.memory[name] = part

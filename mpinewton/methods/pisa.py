@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from mpinewton.arrays import NAN, Array
 from mpinewton.errors import ConfigError
-from mpinewton.fleet import Fleet, Problem, Worker
+from mpinewton.fleet import Fleet, Problem, Worker, batched
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.losses import Loss
 from mpinewton.methods.support import tasks
@@ -180,7 +181,7 @@ class Pisa(Method[PisaState]):
     def step(self, fleet: Fleet, now: PisaState) -> PisaState:
         l = fleet.iteration - now.since  # noqa: E741
         penalties = self.penalties_at(now.penalties, l)
-        u, f, theta = fleet.mean(self.local, now.w, penalties)
+        u, f, theta = fleet.mean(self.task, now.w, penalties)
         first = f if now.first is None else now.first
         if reason := self.divergence_reason(now, u, f, first, l):
             return self.restart(fleet, now, reason)
@@ -249,14 +250,25 @@ class Pisa(Method[PisaState]):
         part.move_to(w)
         return part.hvp(v)
 
+    @property
+    def task(self) -> Callable[..., tuple[Array, float, float]]:
+        """What every worker does in an iteration."""
+        diagonal = self.preconditioner in ("identity", "second-moment")
+        return self.local_on_all_rows if diagonal and self.batch_size is None else self.local
+
+    @batched
+    def local_on_all_rows(self, worker: Worker, w: Array, penalties: Array) -> tuple[Array, float, float]:
+        """`local` on all rows with a diagonal Q: d + 2 floats."""
+        return self.local(worker, w, penalties)
+
     def local(self, worker: Worker, w: Array, penalties: Array) -> tuple[Array, float, float]:
         """2 pi_i_new - pi_i, the loss on the minibatch and the median momentum, d + 2 floats; updates pi_i."""
         part, lam = minibatch(worker, self.batch_size, self.sampling), self.driver_l2(worker.l2_vector)
         part.move_to(w)
         memory = worker.memory
         pi = memory.get("pi", np.zeros_like(w))
-        memory["steps"] = np.asarray(memory.get("steps", 0)) + 1
         g = part.gradient() - lam * w
+        memory["steps"] = np.asarray(memory.get("steps", 0)) + 1
         r = pi + (self.schulz.direction(memory, g, worker.shapes) if self._orthogonalises else g)
         y, theta = self.solve(worker, part, r, penalties)  # y = sigma D = sigma (w - w_i)
         new = pi - y
@@ -270,11 +282,11 @@ class Pisa(Method[PisaState]):
         if self.preconditioner == "hessian":
             return solve_hessian(part, r, float(ratio), self.driver_l2(worker.l2_vector), self.solver), NAN
         if self.preconditioner != "identity":
-            q = self.second.root(worker.memory, r, int(worker.memory["steps"]))
+            q = self.second.root(worker.memory, r, int(np.max(worker.memory["steps"])))
             if self._orthogonalises and self.schulz.moment == "current":
                 q = np.where(hidden_weights(worker.shapes), np.abs(r), q)
             ratio = ratio * q
-        return r / (1.0 + ratio), float(np.median(ratio / (1.0 + ratio)))
+        return r / (1.0 + ratio), np.median(np.broadcast_to(ratio / (1.0 + ratio), r.shape), axis=-1)
 
 
 @dataclass(frozen=True)

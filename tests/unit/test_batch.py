@@ -108,12 +108,13 @@ def steps(fleet, method, count, state=None):
     return state
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "fednl", "fednl-ls", "newton-cg"])
+@pytest.mark.parametrize("name", ["lbfgs", "fednl", "fednl-ls", "newton-cg", "pisa", "sisa"])
 def test_a_run_has_the_same_bits_with_and_without_batches_and_after_a_restart(name, alone, batches):
     method, whole = make_method(name, {}), fleet_of()
     after = steps(whole, method, 6)
     assert batches
     assert ("learn_by_products" in batches) == name.startswith("fednl")
+    assert ("local_on_all_rows" in batches) == name.endswith("isa")
     half = fleet_of(ranks=3)
     middle = steps(half, method, 3)
     again = fleet_of(ranks=2)
