@@ -19,7 +19,7 @@ from mpinewton.settings import setting
 NEWTON_STEPS = 7  # iterations of newton
 # Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows of lazy-newton (a9a, w8a, ijcnn1);
 # the same without a sample, and with `levels`.
-LAZY, LAZY_WHOLE, LAZY_CODED = (27, 7, 9, 2.3), (27, 3.5, 12, 3.5), (23, 2, 10, 2)
+LAZY, LAZY_WHOLE, LAZY_CODED = (24, 7, 7.5, 3.5), (27, 3.5, 12, 3.5), (23, 2, 10, 2)
 CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
 PAIRS = 12  # iterations of preconditioned-lbfgs
 LEVELS, REFRESH = 2**14, 0.6  # of lazy-newton in few bits: few levels fail where columns are correlated
