@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -225,6 +225,20 @@ class Rows:
         for rows, block in self._blocks():
             H += kernels.gram(block, h[rows])
         return pack_triangle(H) if packed else H
+
+    def grams(self, coefficients: Callable[[slice], Iterable[Array]], count: int) -> Array:
+        """X'diag(h)X for `count` vectors h, shape (count, p, p), in one pass over the rows.
+
+        `coefficients` gives these vectors for some of the rows.
+        """
+        total = np.zeros((count, self.p, self.p))
+        parts: Iterable[tuple[slice, Any]] = self._blocks()
+        if self.sparse and not self._full:
+            parts = self._products
+        for rows, part in parts:
+            for H, h in zip(total, coefficients(rows)):
+                H += kernels.gram(part, h) if isinstance(part, np.ndarray) else part.gram(h)
+        return total
 
     @cached_property
     def squares(self) -> Array:

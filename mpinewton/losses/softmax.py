@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,12 +64,16 @@ class Softmax(LinearLoss):
     def hessian(self, rows: Rows, second: Array, weight: Array | float) -> Array:
         """Shape (p C, p C), by C (C + 1) / 2 products X'diag(.)X; weight j C + c is that of feature j and class c."""
         C = second.shape[-1]
+        pairs = [(a, c) for a in range(C) for c in range(a + 1)]
+
+        def terms(some: slice) -> Iterator[Array]:
+            P, share = second[some].T, weight if isinstance(weight, float) else weight[some]
+            for a, c in pairs:
+                yield share * P[a] * (1.0 - P[a] if a == c else P[c])
+
         H = np.empty((rows.p, C, rows.p, C))
-        for a in range(C):
-            share = weight * second[:, a]
-            H[:, a, :, a] = rows.gram(share * (1.0 - second[:, a]))
-            for c in range(a):
-                H[:, a, :, c] = H[:, c, :, a] = -rows.gram(share * second[:, c])
+        for (a, c), product in zip(pairs, rows.grams(terms, len(pairs))):
+            H[:, a, :, c] = H[:, c, :, a] = product if a == c else -product
         return H.reshape(rows.p * C, rows.p * C)
 
     def hessian_diagonal(self, rows: Rows, second: Array, weight: Array | float) -> Array:

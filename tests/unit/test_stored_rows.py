@@ -81,6 +81,17 @@ def test_losses_have_the_same_bits(pair: tuple[Shard, Shard], name: str) -> None
     assert all(same(one, other) for one, other in zip(held.found, stored.found, strict=True))
 
 
+def test_the_hessian_of_softmax_reads_the_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = pack("sklearn:digits", tmp_path / "p", 1).manifest
+    shard = read_shard(tmp_path / "p", manifest, 0, keep=False)
+    point = make_loss("softmax").on_shard(shard, manifest.classes).at(np.zeros(640))
+    point.gradient()
+    reads, blocks = [], StoredRows.blocks
+    monkeypatch.setattr(StoredRows, "blocks", lambda self, parts: reads.append(1) or blocks(self, parts))
+    point.hessian()
+    assert len(reads) == 1
+
+
 def test_one_segment_is_the_sum_over_many(pair: tuple[Shard, Shard], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows(pair[0].X)
     r = np.random.default_rng(0).standard_normal(rows.n)
