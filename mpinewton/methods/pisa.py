@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -286,7 +286,8 @@ class Pisa(Method[PisaState]):
             if self._orthogonalises and self.schulz.moment == "current":
                 q = np.where(hidden_weights(worker.shapes), np.abs(r), q)
             ratio = ratio * q
-        return r / (1.0 + ratio), np.median(np.broadcast_to(ratio / (1.0 + ratio), r.shape), axis=-1)
+        momentum: Any = np.median(np.broadcast_to(ratio / (1.0 + ratio), r.shape), axis=-1)
+        return r / (1.0 + ratio), momentum
 
 
 @dataclass(frozen=True)
