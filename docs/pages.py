@@ -22,7 +22,7 @@ from mpinewton.cli import COMMANDS, main
 from mpinewton.fleet import Problem
 from mpinewton.losses import LOSSES
 from mpinewton.methods import FAMILIES, METHODS
-from mpinewton.settings import allowed, default_of, shown, type_in_words
+from mpinewton.settings import default_of, range_of, shown, type_in_words
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -117,7 +117,7 @@ def setting_rows(kind: type, prefix: str = "") -> list[tuple[str, ...]]:
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
             rows += setting_rows(type(default), f"{prefix}{field.name}.")
             continue
-        values = ", ".join(filter(None, (type_in_words(hints[field.name]), allowed(field))))
+        values = ", ".join(filter(None, (type_in_words(hints[field.name]), range_of(field))))
         meaning = about.get("help", "")
         if needs := about.get("only_if"):
             meaning += "; only with " + " and ".join(f"{k}={' or '.join(map(shown, v))}" for k, v in needs.items())

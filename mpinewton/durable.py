@@ -45,7 +45,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     """
     temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
     try:
-        with explained(path, len(content)):
+        with explain_errors(path, len(content)):
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -188,7 +188,7 @@ def explain(error: OSError, folder: Path, size: int = 0) -> str:
 
 
 @contextmanager
-def explained(path: Path, size: int = 0) -> Iterator[None]:
+def explain_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Context in which `size` bytes are written to a file. An OSError gets reason and remedy as its text."""
     try:
         yield

@@ -102,7 +102,7 @@ def find_class(text: str, base: type[T], known: Mapping[str, type[T]], group: st
         return load_class(f"{found[1]}:{found[2]}", base), found[3] or ""
     name, _, settings = text.partition(":")
     name = name if name in known else name.replace("_", "-")
-    registered = [entry for entry in installed(group) if entry.name == name]
+    registered = [entry for entry in entry_points_of(group) if entry.name == name]
     if len(registered) + (name in known) > 1:
         owners = ["mpinewton"] * (name in known) + [f"{owner(entry)} ({entry.value})" for entry in registered]
         raise ConfigError(
@@ -112,13 +112,13 @@ def find_class(text: str, base: type[T], known: Mapping[str, type[T]], group: st
     if registered:
         return load_class(registered[0].value, base), settings
     if name not in known:
-        names = [*known, *(entry.name for entry in installed(group))]
+        names = [*known, *(entry.name for entry in entry_points_of(group))]
         raise ConfigError(f"no {what} is named {word!r}{did_you_mean(word, names)}; write your own as FILE.py:Class")
     return known[name], settings
 
 
 @cache
-def installed(group: str) -> tuple[EntryPoint, ...]:
+def entry_points_of(group: str) -> tuple[EntryPoint, ...]:
     """What installed packages register in the group `mpinewton.methods` or `mpinewton.losses`, by name."""
     return tuple(sorted(entry_points(group=f"mpinewton.{group}"), key=lambda entry: entry.name))
 
@@ -126,7 +126,7 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
 def load_installed(base: type[T], known: Mapping[str, type[T]], group: str) -> tuple[dict[str, type[T]], list[str]]:
     """`known` with the classes that installed packages register, and a line for every one that cannot be used."""
     found, warnings = dict(known), []
-    for entry in installed(group):
+    for entry in entry_points_of(group):
         try:
             kind, _ = find_class(entry.name, base, known, group)
             found[entry.name] = kind
@@ -238,7 +238,7 @@ def _last_line(error: BaseException) -> str:
     return f"{text} ({places[-1][0]}:{places[-1][1]})" if places else text
 
 
-def located(text: str, folder: Path) -> str:
+def resolve_paths(text: str, folder: Path) -> str:
     """The text, the paths of its files absolute; relative ones are relative to `folder`."""
     return FILES.sub(lambda found: str((folder / Path(found[0]).expanduser()).resolve()), text)
 

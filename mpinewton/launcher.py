@@ -63,7 +63,7 @@ def promised_ranks(environment: Mapping[str, str] = os.environ) -> int:
     return max(*sizes, *ranks, 0, 0)
 
 
-def rank_promised(environment: Mapping[str, str] = os.environ) -> int:
+def launcher_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank as the launcher says it; 0 where it does not."""
     names = (*RANK_VARIABLES, SLURM_RANK)
     return max((int(environment[name]) for name in names if environment.get(name, "").isdigit()), default=0)
@@ -97,7 +97,7 @@ def own_core(cores: Collection[int], environment: Mapping[str, str] = os.environ
     often lets two of them share a core, because the driver, which polls, keeps another one busy.
     """
     here = [int(environment[name]) for name in LOCAL_SIZE_VARIABLES if environment.get(name, "").isdigit()]
-    rank, ranks = rank_promised(environment), promised_ranks(environment)
+    rank, ranks = launcher_rank(environment), promised_ranks(environment)
     return sorted(cores)[rank - 1] if rank and here == [ranks] and len(cores) == ranks - 1 else None
 
 
@@ -111,7 +111,7 @@ def refuse_singletons(promised: int, ranks: int) -> None:
     """
     if promised <= 1 or ranks > 1:
         return
-    if rank := rank_promised():  # the whole message is rank 0's
+    if rank := launcher_rank():  # the whole message is rank 0's
         names = [name for name in (*SIZE_VARIABLES, *RANK_VARIABLES, SLURM_RANK) if name in os.environ]
         raise ConfigError(
             f"rank {rank} of {promised} processes does not see the others (see rank 0). If no launcher started it, but "
@@ -311,9 +311,9 @@ def leave(code: object) -> NoReturn:
 
 
 @contextlib.contextmanager
-def others_awaited(ranks: int) -> Iterator[None]:
+def report_waiting(ranks: int) -> Iterator[None]:
     """Context of MPI_Init, which waits for all ranks, deaf: a child of the driver says so, and ends it in the end."""
-    if ranks == 1 or rank_promised() > 0 or "mpi4py.MPI" in sys.modules:
+    if ranks == 1 or launcher_rank() > 0 or "mpi4py.MPI" in sys.modules:
         yield
         return
     reading, writing = os.pipe()

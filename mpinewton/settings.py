@@ -94,7 +94,7 @@ class Configured:
                 object.__setattr__(self, field.name, value)
             for bound, limit in field.metadata.get("bounds", {}).items():
                 if isinstance(value, int | float) and not BOUNDS[bound][1](value, limit):
-                    raise ConfigError(f"{self.name}: {field.name} = {value!r}: expected a value {allowed(field)}")
+                    raise ConfigError(f"{self.name}: {field.name} = {value!r}: expected a value {range_of(field)}")
             for other, values in field.metadata.get("only_if", {}).items():
                 if getattr(self, other) not in values and value != default_of(field):
                     raise ConfigError(
@@ -114,7 +114,7 @@ class Configured:
             raise ConfigError(f"{self.name}: {setting} = {getattr(self, setting)!r}: expected {rule}")
 
 
-def allowed(field: dataclasses.Field[Any]) -> str:
+def range_of(field: dataclasses.Field[Any]) -> str:
     """The range of a setting in words, as "at least 0 and less than 1"; "" where it has none."""
     return " and ".join(f"{BOUNDS[name][0]} {limit:.10g}" for name, limit in field.metadata.get("bounds", {}).items())
 
@@ -145,7 +145,7 @@ def describe(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
             continue
         about = field.metadata
         needs = " and ".join(f"{k}={'|'.join(map(shown, values))}" for k, values in about.get("only_if", {}).items())
-        facts = (type_in_words(hints[field.name]), allowed(field), about.get("unit"), needs and f"only with {needs}")
+        facts = (type_in_words(hints[field.name]), range_of(field), about.get("unit"), needs and f"only with {needs}")
         rule = ", ".join(filter(None, facts))
         other = f"; also {', '.join(about['aliases'])}" if about.get("aliases") else ""
         rows.append((prefix + field.name, shown(default), f"{about.get('help', '')} ({rule}{other})".strip()))

@@ -41,12 +41,12 @@ def common(*kinds: str) -> str:
     return str(reduce(np.promote_types, kinds, np.dtype("bool")))
 
 
-def stored(kind: str, content: str) -> str:
+def storage_type(kind: str, content: str) -> str:
     """The type in which to store numbers of type `content`, of which it is known that `kind` holds them."""
     kind = "uint8" if kind == "bool" else kind
-    return kind if kind in accepted(content) else content
+    return kind if kind in storage_types(content) else content
 
 
-def accepted(content: str) -> tuple[str, ...]:
+def storage_types(content: str) -> tuple[str, ...]:
     """Types in which numbers of type `content` may be stored, `content` itself last."""
     return tuple(kind for kind in TYPES if np.can_cast(kind, content))

@@ -18,7 +18,7 @@ from scipy import sparse
 from mpinewton.arrays import Matrix
 from mpinewton.data.blocks import CLASSES
 from mpinewton.data.manifest import DTYPES, refuse_format
-from mpinewton.data.narrow import accepted
+from mpinewton.data.narrow import storage_types
 from mpinewton.data.scale import factor
 from mpinewton.data.shard_format import FIRST_FORMAT, FORMAT, Header, content_digest
 from mpinewton.durable import open_regular
@@ -126,7 +126,7 @@ def _datasets(file: h5py.File, path: Path, header: Header) -> dict[str, h5py.Dat
     shapes |= {"data": (None,), "indices": (None,), "indptr": (n + 1,), "counts": (n,)}
     contents = {name: header.content(name) for name in sorted(expected)}
     return {
-        name: _dataset(file, path, name, shapes[name], (content,) if first else accepted(content))
+        name: _dataset(file, path, name, shapes[name], (content,) if first else storage_types(content))
         for name, content in contents.items()
     }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mpinewton.data.blocks import Block
 from mpinewton.data.manifest import MIN_READER
-from mpinewton.data.narrow import stored
+from mpinewton.data.narrow import storage_type
 from mpinewton.data.shard_format import FORMAT, Header, content_digest
 from mpinewton.durable import DiskFile
 
@@ -109,7 +109,7 @@ def write_shard(
                 columns: dict[str, _Column] = {}
                 for name, shape in shapes.items():
                     content = header.content(name)
-                    kind = stored(held.get(name) or content, content)
+                    kind = storage_type(held.get(name) or content, content)
                     columns[name] = _Column(file, name, shape, content, kind, compress)
                 mass = _fill(columns, pieces, disk)
                 digests = {name: column.finish() for name, column in columns.items()}

@@ -43,7 +43,7 @@ from mpinewton.bits import Bits
 from mpinewton.data.sources import RECIPES, absolute
 from mpinewton.errors import ConfigError, did_you_mean
 from mpinewton.experiments.claims import Claim
-from mpinewton.extensions import located, shown
+from mpinewton.extensions import resolve_paths, shown
 from mpinewton.report.curves import axis_title
 from mpinewton.runs.job import Job, ReadingOptions, read_options
 
@@ -342,7 +342,7 @@ def _check_consistency(experiment: Experiment, path: Path) -> None:
 def _with_absolute_paths(section: Any, base: Path, names: Iterable[str]) -> Any:
     """The section with absolute paths in these fields."""
     texts = {name: text for name in names if (text := getattr(section, name)) is not None}
-    own = {name: located(text, base) for name, text in texts.items() if name in ("method", "loss")}
+    own = {name: resolve_paths(text, base) for name, text in texts.items() if name in ("method", "loss")}
     fixed = {name: _path(text, base) for name, text in texts.items() if not (name in own or _is_recipe(text))} | own
     return msgspec.structs.replace(section, **fixed)
 

@@ -71,7 +71,7 @@ class Problem:
     @cached_property
     def l2_vector(self) -> Array:
         """l2 for every weight, shape (d,): 0 for those that are not regularised, as the intercept's."""
-        l2 = np.where(self.loss.regularised(self.features, self.classes, self.intercept), self.l2, 0.0)
+        l2 = np.where(self.loss.l2_mask(self.features, self.classes, self.intercept), self.l2, 0.0)
         return l2 if self.factor is None else l2 * np.repeat(self.factor, len(l2) // len(self.factor)) ** 2
 
     @property

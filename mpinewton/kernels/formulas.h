@@ -129,8 +129,8 @@ TARGET static double LEVEL(sum)(Py_ssize_t k, const double *v, const double *w)
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-/* Upper triangle of H = X'diag(h)X for dense rows, X (n, p), h (n,), H (p, p): the sum of those of blocks of rows. Four
- * rows are added at a time, from a multiple of eight columns on. */
+/* Upper triangle of H = X'diag(h)X for dense rows, X (n, p), h (n,), H (p, p): the sum over blocks of rows. Four
+ * rows are added at a time, to the columns from the last multiple of eight before the diagonal on. */
 TARGET static void LEVEL(gram)(Py_ssize_t n, Py_ssize_t p, const double *x, const double *h, double *H)
 {
     const Py_ssize_t width = (p + 7) / 8 * 8;
@@ -139,7 +139,7 @@ TARGET static void LEVEL(gram)(Py_ssize_t n, Py_ssize_t p, const double *x, cons
     for (Py_ssize_t first = 0; first < n; first += ROWS) {
         memset(sums, 0, (size_t)(p * width) * sizeof(double));
         for (Py_ssize_t i = first; i < n && i < first + ROWS; i += 4) {
-            double weight[4] = {0.0};
+            double weight[4];
             for (int k = 0; k < 4; k++) {
                 weight[k] = i + k < n ? h[i + k] : 0.0;
                 for (Py_ssize_t j = 0; j < p; j++)

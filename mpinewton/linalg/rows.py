@@ -232,12 +232,14 @@ class Rows:
         `coefficients` gives these vectors for some of the rows.
         """
         total = np.zeros((count, self.p, self.p))
-        parts: Iterable[tuple[slice, Any]] = self._blocks()
         if self.sparse and not self._full:
-            parts = self._products
-        for rows, part in parts:
-            for H, h in zip(total, coefficients(rows)):
-                H += kernels.gram(part, h) if isinstance(part, np.ndarray) else part.gram(h)
+            for rows, part in self._products:
+                for H, h in zip(total, coefficients(rows)):
+                    H += part.gram(h)
+        else:
+            for rows, block in self._blocks():
+                for H, h in zip(total, coefficients(rows)):
+                    H += kernels.gram(block, h)
         return total
 
     @cached_property

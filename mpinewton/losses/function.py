@@ -63,7 +63,7 @@ class Function(Loss):
         """One shape: that of x."""
         return (Shape("x", self.x0.shape),)
 
-    def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
+    def l2_mask(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
         """No weight."""
         return np.zeros(self.x0.size, dtype=bool)
 

@@ -91,7 +91,7 @@ class LinearLoss(Loss):
         outputs = self.outputs(classes)
         return (Shape("w", (features,) if outputs == 1 else (features, outputs)),)
 
-    def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
+    def l2_mask(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
         """All weights except those of the intercept, shape (d,)."""
         every = np.ones((features, self.outputs(classes)), dtype=bool)
         if intercept:

@@ -106,7 +106,7 @@ class Loss(Configured, ABC):
         """Names and shapes of the weights, in the order in which w (d,) holds them."""
 
     @abstractmethod
-    def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
+    def l2_mask(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
         """Which weights l2 applies to, shape (d,). With `intercept`, the last feature is 1 and its weights are free."""
 
     @abstractmethod

@@ -64,7 +64,7 @@ class Mlp(Loss):
         shapes = [(Shape(f"W{k}", (b, a), k < len(widths) - 1), Shape(f"b{k}", (b,))) for k, (a, b) in layers]
         return tuple(shape for pair in shapes for shape in pair)
 
-    def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
+    def l2_mask(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
         """The matrices, without the column of an intercept: shape (d,)."""
         parts = [np.full(shape.sizes, len(shape.sizes) == 2) for shape in self.shapes(features, classes)]
         if intercept:

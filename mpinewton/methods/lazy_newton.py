@@ -97,7 +97,7 @@ class LazyNewton(Method[LazyNewtonState]):
         ):
             return self.start_on_sample(fleet, now)
         if not now.L.size:
-            now = factored(now, self.hessian(fleet))
+            now = with_factor(now, self.hessian(fleet))
             if now.trouble:
                 return now
         p, a = -apply_inverse(now.S, now.Y, now.gradient, lambda q: solve_factored(now.L, q)), 1.0
@@ -105,7 +105,7 @@ class LazyNewton(Method[LazyNewtonState]):
         if not self.search.accepts(a, f, now, p):
             fleet.send(move_to, now.w)
             if len(now.S):
-                return self.step(fleet, outdated(now))
+                return self.step(fleet, without_factor(now))
             if "majorant" in fleet.problem.loss.provides:
                 p = -solve_semidefinite(self.hessian(fleet, of_majorant=True), now.gradient).x
             a, p = search_or_descend(fleet, self.search, now, p)
@@ -115,7 +115,7 @@ class LazyNewton(Method[LazyNewtonState]):
         S, Y = append_pair(now.S, now.Y, a * p, g - now.gradient, PAIRS)
         after = replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, S=S, Y=Y)
         before, left = (np.linalg.norm(forward_substitute(now.L, v)) for v in (now.gradient, g))
-        return after if left < self.refresh * before else outdated(after)
+        return after if left < self.refresh * before else without_factor(after)
 
     def hessian(self, fleet: Fleet, of_majorant: bool = False) -> Array:
         """The Hessian at the workers' weights, or that of the loss's majorant there, shape (d, d)."""
@@ -143,10 +143,10 @@ class LazyNewton(Method[LazyNewtonState]):
             p = -solve_semidefinite(unpack_triangle(H), g, f, fleet.problem.loss.convex).x
             new = fleet.mean(value_gradient_hessian, w + p)
             if self.search.accepts(1.0, new[0], there, p):
-                return located(now, w + p, *new)
+                return state_at(now, w + p, *new)
         else:
             w = now.w
-        return located(now, w, *fleet.mean(value_gradient_hessian, w))
+        return state_at(now, w, *fleet.mean(value_gradient_hessian, w))
 
     def minimise_sample(self, fleet: Fleet, w: Array) -> tuple[Array, Array]:
         """Newton's method from w on the sample: the weights (d,), and the triangle of its last Hessian."""
@@ -183,18 +183,18 @@ def value_and_gradient_of_all(worker: Worker, w: Array) -> tuple[float, Array]:
     return value_and_gradient(worker, w)
 
 
-def located(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
+def state_at(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
     """The state at w with the objective, the gradient and the triangle of the Hessian there."""
-    return factored(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
+    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
 
 
-def factored(now: LazyNewtonState, H: Array) -> LazyNewtonState:
+def with_factor(now: LazyNewtonState, H: Array) -> LazyNewtonState:
     """The state with the factor of the Hessian there, shape (d, d)."""
     L = factor_semidefinite(H)
     return fail(now, "the Hessian has a negative eigenvalue or is not finite") if L is None else replace(now, L=L)
 
 
-def outdated(now: LazyNewtonState) -> LazyNewtonState:
+def without_factor(now: LazyNewtonState) -> LazyNewtonState:
     """The state for which a new Hessian is due."""
     return replace(now, L=UNKNOWN, S=now.S[:0], Y=now.Y[:0])
 

@@ -127,7 +127,7 @@ def with_errors(model: Model, shard: Shard) -> Coefficients:
     made = model.on_rows(shard)
     assert isinstance(made, LinearModel), "checked by coefficients"
     point = made.at(model.w)
-    l2 = model.l2 * model.made_loss.regularised(model.features + model.intercept, model.classes, model.intercept)
+    l2 = model.l2 * model.made_loss.l2_mask(model.features + model.intercept, model.classes, model.intercept)
     total = shard.total_weight
     inverse, null, scale = _inverse(point.hessian() + np.diag(l2))
     rank = model.w.size - null.shape[1]

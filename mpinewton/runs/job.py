@@ -16,7 +16,7 @@ from mpinewton.bits import Bits
 from mpinewton.data.manifest import Manifest, read_manifest
 from mpinewton.data.sources import absolute
 from mpinewton.errors import ConfigError, did_you_mean
-from mpinewton.extensions import located, shown, source_sha256, verify
+from mpinewton.extensions import resolve_paths, shown, source_sha256, verify
 from mpinewton.fleet import Plan
 from mpinewton.losses import make_loss
 from mpinewton.methods import METHODS
@@ -117,14 +117,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         ConfigError, DataError
             If the loss does not suit the method or the labels.
         """
-        named = located(self.loss or default_loss(manifest), Path())
+        named = resolve_paths(self.loss or default_loss(manifest), Path())
         method, loss = self.algorithm, make_loss(named, self.loss_sha256)
         method.validate_loss(loss)
         loss.validate(manifest.features + self.intercept, manifest.classes, self.intercept)
         test = absolute(self.test, Path()) if self.test else None  # so that the run can be resumed from anywhere
         job = msgspec.structs.replace(
             self,
-            method=method.name if METHODS.get(method.name) is type(method) else located(self.method, Path()),
+            method=method.name if METHODS.get(method.name) is type(method) else resolve_paths(self.method, Path()),
             method_sha256=source_sha256(self.method, type(method)),
             settings=settings_of(method),
             data=str(Path(self.data).resolve()),

@@ -14,7 +14,7 @@ import h5py
 import msgspec
 import numpy as np
 
-from mpinewton.durable import explained, open_regular, write_whole
+from mpinewton.durable import explain_errors, open_regular, write_whole
 from mpinewton.errors import DataError
 from mpinewton.methods.support.memory import available_memory
 
@@ -92,7 +92,7 @@ class Table:
 
     def flush(self) -> None:
         """Hand all lines to the operating system. Raises OSError; the lines are then kept for the next time."""
-        with explained(self.path, len(self._waiting)):
+        with explain_errors(self.path, len(self._waiting)):
             while self._waiting:
                 done = os.pwrite(self._file, self._waiting, self._written)
                 self._written += done
@@ -101,7 +101,7 @@ class Table:
     def sync(self) -> None:
         """Write everything to the disk. Raises OSError."""
         self.flush()
-        with explained(self.path):
+        with explain_errors(self.path):
             os.fsync(self._file)
 
     def close(self) -> None:

@@ -134,12 +134,12 @@ def check_labels(case: Case) -> None:
 
 
 def check_weights(case: Case) -> None:
-    """`shapes`, `regularised` and `initial_weights` agree on d; the weights depend on the seed alone."""
+    """`shapes`, `l2_mask` and `initial_weights` agree on d; the weights depend on the seed alone."""
     loss, p, classes = case.loss, case.draw(1)[0].shape[1], case.classes
     d = case.model(3).dim
     for name, found in (
         ("shapes", sum(shape.size for shape in loss.shapes(p, classes))),
-        ("regularised", len(loss.regularised(p, classes, False))),
+        ("l2_mask", len(loss.l2_mask(p, classes, False))),
         ("initial_weights", len(loss.initial_weights(p, classes, 1))),
     ):
         if found != d:
@@ -150,9 +150,9 @@ def check_weights(case: Case) -> None:
             "`initial_weights` depends on more than the seed, or is not finite", expected=first, found=again
         )
     if isinstance(loss, LinearLoss):
-        free = ~loss.regularised(p, classes, True).reshape(p, -1)
+        free = ~loss.l2_mask(p, classes, True).reshape(p, -1)
         if free[:-1].any() or not free[-1].all():
-            raise CheckFailed("`regularised` with an intercept: the weights of the last feature alone are free")
+            raise CheckFailed("`l2_mask` with an intercept: the weights of the last feature alone are free")
 
 
 # -- formulas of a linear loss ----------------------------------------------------------------------------------------

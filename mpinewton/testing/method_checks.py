@@ -16,7 +16,7 @@ from mpinewton.runs.loop import Evaluation, run
 from mpinewton.runs.stopping import GapBelow, GradientBelow, Iterations
 from mpinewton.testing.problems import ZOO, Problem, on_many, on_one
 from mpinewton.testing.report import CheckFailed
-from mpinewton.testing.simulation import NotProvided, WithoutRows, restricted, travelled
+from mpinewton.testing.simulation import NotProvided, WithoutRows, rebuild, restrict
 
 TOLERANCE = 1e-8  # gradient norm of a method that arrives
 WHERE = {False: "five workers, one of them without rows", True: "one worker"}
@@ -75,7 +75,7 @@ def check_settings(method: Algorithm) -> str:
             expected="@dataclass(frozen=True) above the class",
             found="no decorator",
         )
-    again = travelled(method)
+    again = rebuild(method)
     for field in dataclasses.fields(method):
         sent, received = getattr(method, field.name), getattr(again, field.name)
         if sent != received:
@@ -103,7 +103,7 @@ def needed(method: AnyMethod, problem: Problem) -> frozenset[str]:
     """The least that a loss must provide for the method to accept it."""
 
     def accepted(provides: frozenset[str]) -> bool:
-        return takes(method, dataclasses.replace(problem, loss=restricted(problem.loss, provides)))
+        return takes(method, dataclasses.replace(problem, loss=restrict(problem.loss, provides)))
 
     every = problem.loss.provides
     found = frozenset(word for word in every if not accepted(every - {word}))
@@ -124,7 +124,7 @@ def check_needs(method: AnyMethod, problem: Problem) -> str:
             found="no error",
             cause="validate_loss does not call super().validate_loss(loss)",
         )
-    fleet = on_many(dataclasses.replace(problem, loss=restricted(problem.loss, words)))
+    fleet = on_many(dataclasses.replace(problem, loss=restrict(problem.loss, words)))
     try:
         state = started(method, fleet, problem.start)
         for fleet.iteration in range(1, 4):

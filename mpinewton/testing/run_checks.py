@@ -21,7 +21,7 @@ from mpinewton.runs.stopping import Iterations
 from mpinewton.testing.method_checks import started
 from mpinewton.testing.problems import SIZES, Problem, on_many
 from mpinewton.testing.report import CheckFailed
-from mpinewton.testing.simulation import on_ranks, travelled
+from mpinewton.testing.simulation import on_ranks, rebuild
 
 OPERATIONS: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -107,7 +107,7 @@ def check_resumption(method: AnyMethod, problem: Problem) -> str:
     """Stopped at iterations 0 and 3 and resumed from its checkpoint, it ends with the same bits and the same ledger."""
 
     def fresh() -> tuple[AnyMethod, LocalFleet]:
-        again, fleet = travelled(method), on_many(problem)
+        again, fleet = rebuild(method), on_many(problem)
         fleet.adopt(again)
         return again, fleet
 
@@ -143,14 +143,14 @@ def check_resumption(method: AnyMethod, problem: Problem) -> str:
 def check_bits(method: AnyMethod, problem: Problem, many: Sequence[int] = (2, 3, 5)) -> str:
     """The states are the same, bit by bit, in a second run and on so many simulated ranks."""
     once = _trail(method, on_many(problem), problem.start)
-    again = _trail(travelled(method), on_many(problem), problem.start)
+    again = _trail(rebuild(method), on_many(problem), problem.start)
     _compare_trails(
         once, again, "in a second run",
         "random numbers that are not from worker.rng or fleet.rng (np.random.*, random), the clock, or something that "
         "is kept on the class or in a module",
     )  # fmt: skip
     for ranks in many:
-        there = _trail(travelled(method), on_ranks(problem, ranks), problem.start)
+        there = _trail(rebuild(method), on_ranks(problem, ranks), problem.start)
         _compare_trails(
             once, there, f"on {ranks} ranks",
             "tasks of the workers read what the driver keeps on the method: a rank has a copy with the settings alone",

@@ -50,7 +50,7 @@ class _Ranks(Host):
         super().__setattr__(name, value)
         if name == "method" and value is not None:
             for host in self.hosts:
-                host.method = travelled(value)
+                host.method = rebuild(value)
 
     def answers(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
         for host in self.hosts:
@@ -66,12 +66,12 @@ class _Ranks(Host):
         return HostSum(total, next((part.first for part in sums if part.first), None), failure)
 
 
-def travelled(method: Any) -> Any:
+def rebuild(method: Any) -> Any:
     """The method as another rank builds it, from its class and its settings."""
     return msgspec.convert(msgspec.to_builtins(method), type(method))
 
 
-def restricted(loss: LinearLoss, provides: Set[str]) -> LinearLoss:
+def restrict(loss: LinearLoss, provides: Set[str]) -> LinearLoss:
     """The same loss, except that it provides only this: its other formulas raise `NotProvided`."""
     kind: Any = type(loss)
 

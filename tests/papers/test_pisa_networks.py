@@ -138,7 +138,7 @@ class Nearest(Loss):
     def shapes(self, features, classes):
         return (Shape("W", (8, 8), hidden=True),)
 
-    def regularised(self, features, classes, intercept):
+    def l2_mask(self, features, classes, intercept):
         return np.ones(64, dtype=bool)
 
     def on_shard(self, shard, classes):

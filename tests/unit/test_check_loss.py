@@ -182,8 +182,8 @@ PLANTED = {
     ),
     "unknown word": (change(Squared, provides=frozenset({"gradient", "hessians"})), "`provides` is not known"),
     "weights of the intercept": (
-        change(Squared, regularised=lambda self, features, classes, intercept: np.ones(features, dtype=bool)),
-        "`regularised` with an intercept",
+        change(Squared, l2_mask=lambda self, features, classes, intercept: np.ones(features, dtype=bool)),
+        "`l2_mask` with an intercept",
     ),
     "weights ignored": (change(Squared, **on(Heavy)), "rows of weight k, compared with k equal rows"),
     "subsets ignored": (change(Squared, **on(Forgetful)), "`subset`, compared with a shard of these rows"),

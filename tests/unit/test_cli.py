@@ -537,9 +537,9 @@ def test_worker_ranks_load_no_command_line(digits: Path, tmp_path: Path) -> None
         "import sys\n"
         f"sys.argv = ['mpinewton', 'run', 'newton', {str(digits)!r}, '-o', 'r']\n"
         "from mpinewton.__main__ import main\n"
-        "from mpinewton.fleet.transport.session import rank_promised\n"
+        "from mpinewton.fleet.transport.session import launcher_rank\n"
         "try: main()\n"
-        "except SystemExit as end: open(f'rank-{rank_promised()}', 'w').write(' '.join([str(end.code), *sys.modules]))"
+        "except SystemExit as end: open(f'rank-{launcher_rank()}', 'w').write(' '.join([str(end.code), *sys.modules]))"
     )
     finished = launch(2, code, cwd=tmp_path)
     assert finished.returncode == 0, str(finished)

@@ -12,7 +12,16 @@ import pytest
 
 from mpinewton import extensions
 from mpinewton.errors import ConfigError
-from mpinewton.extensions import Reference, find_class, load_class, load_file, located, shown, source_sha256, verify
+from mpinewton.extensions import (
+    Reference,
+    find_class,
+    load_class,
+    load_file,
+    resolve_paths,
+    shown,
+    source_sha256,
+    verify,
+)
 from mpinewton.fleet.calls import find_task, task_name
 from mpinewton.losses import LOSSES, Loss, make_loss
 from mpinewton.methods import METHODS, Method
@@ -126,7 +135,7 @@ def test_paths_in_texts_are_made_absolute_and_short() -> None:
         "huber:delta=1.5": "huber:delta=1.5",
         "package.module:Class": "package.module:Class",
     }.items():
-        assert located(text, folder) == absolute
+        assert resolve_paths(text, folder) == absolute
     assert shown("torch:module=/data/mine.py:Net,loss=mse") == "torch:module=mine.py:Net,loss=mse"
 
 
@@ -153,7 +162,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gone", "g:H"),
     ]
     made = tuple(EntryPoint(name, value, "mpinewton.methods") for name, value in entries)
-    monkeypatch.setattr(extensions, "installed", lambda group: made if group == "methods" else ())
+    monkeypatch.setattr(extensions, "entry_points_of", lambda group: made if group == "methods" else ())
 
 
 @pytest.mark.usefixtures("registered")

@@ -101,12 +101,12 @@ def test_the_start_depends_on_the_seed_alone_and_is_he():
 
 def test_biases_and_intercept_are_not_regularised():
     loss = make_loss("mlp:hidden=2")
-    free = ~loss.regularised(3, CLASSES, True)
+    free = ~loss.l2_mask(3, CLASSES, True)
     W1 = np.array([[False, False, True]] * 2)
     np.testing.assert_array_equal(free, [*W1.ravel(), True, True, *[False] * 6, True, True, True])
-    assert loss.regularised(3, CLASSES, False).sum() == 12
+    assert loss.l2_mask(3, CLASSES, False).sum() == 12
     fleet = local_fleet([shard_of()], loss, CLASSES, 0.5)
-    np.testing.assert_array_equal(fleet.problem.l2_vector, 0.5 * loss.regularised(6, CLASSES, False))
+    np.testing.assert_array_equal(fleet.problem.l2_vector, 0.5 * loss.l2_mask(6, CLASSES, False))
 
 
 @pytest.mark.parametrize(

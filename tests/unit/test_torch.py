@@ -102,7 +102,7 @@ def test_two_layers_are_mlp(weighted, dtype):
     np.testing.assert_array_equal(model.predict(w), truth.predict(w))
     theirs, mine = ours.shapes(6, CLASSES), make_loss(LAYERS).shapes(6, CLASSES)
     assert [(s.sizes, s.hidden) for s in mine] == [(s.sizes, s.hidden) for s in theirs]
-    np.testing.assert_array_equal(make_loss(LAYERS).regularised(6, CLASSES, False), ours.regularised(6, CLASSES, False))
+    np.testing.assert_array_equal(make_loss(LAYERS).l2_mask(6, CLASSES, False), ours.l2_mask(6, CLASSES, False))
 
 
 # Not DINO: its systems are singular here (no l2 on biases), and a start moved by 1e-15 moves its first step by 2e-2.

@@ -8,7 +8,7 @@ import pytest
 
 from mpinewton.errors import Interrupted
 from mpinewton.fleet.transport.watch import GRACE, RankLost, Watch
-from mpinewton.launcher import PATIENCE, own_core, promised_ranks, rank_promised
+from mpinewton.launcher import PATIENCE, launcher_rank, own_core, promised_ranks
 from mpinewton.runs.execute import MARGIN, time_limits
 
 RUNS = [range(2, 3), range(3, 5)]
@@ -84,7 +84,7 @@ def test_what_is_not_known_is_not_said(caplog: pytest.LogCaptureFixture) -> None
     ],
 )
 def test_what_launchers_say(variables: dict[str, str], size: int, rank: int) -> None:
-    assert (promised_ranks(variables), rank_promised(variables)) == (size, rank)
+    assert (promised_ranks(variables), launcher_rank(variables)) == (size, rank)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from mpinewton import bits
 from mpinewton.errors import ConfigError
 from mpinewton.launcher import (
     FAREWELL,
+    launcher_rank,
     on_own_core,
-    others_awaited,
     promised_ranks,
-    rank_promised,
     refuse_singletons,
+    report_waiting,
     tell_launcher,
 )
 from mpinewton.signals import held_back
@@ -127,14 +127,14 @@ def join(drive: Callable[[Session], int], portable: Callable[[], bool] | None = 
             bits.hold()
         return drive(LocalSession())
     try:
-        with held_back(), others_awaited(promised):
+        with held_back(), report_waiting(promised):
             from mpinewton.fleet.transport import world
     except (ImportError, RuntimeError) as error:
-        if rank_promised() > 0:  # where the driver lacks it too, its word ends the job before
+        if launcher_rank() > 0:  # where the driver lacks it too, its word ends the job before
             time.sleep(2 * FAREWELL)
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"rank {rank_promised()} on {socket.gethostname()}: the launcher started {promised} processes, but mpi4py "
+            f"rank {launcher_rank()} on {socket.gethostname()}: the launcher started {promised} processes, but mpi4py "
             f"finds no MPI library ({reason}): load the site's MPI module, or `pip install mpinewton[mpich]`"
         ) from None
     try:

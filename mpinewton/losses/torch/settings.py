@@ -118,14 +118,14 @@ class TorchModule(Loss):
 
     def validate(self, features: int, classes: Classes, intercept: bool) -> None:
         super().validate(features, classes, intercept)
-        self.regularised(features, classes, intercept)
+        self.l2_mask(features, classes, intercept)
         self.network().validate(features, classes)
 
     def shapes(self, features: int, classes: Classes) -> tuple[Shape, ...]:
         """The trainable parameters, in the order of the module."""
         return self.network().shapes
 
-    def regularised(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
+    def l2_mask(self, features: int, classes: Classes, intercept: bool) -> NDArray[np.bool_]:
         """The matrices, shape (d,)."""
         if intercept:
             raise ConfigError("torch: a module has its own biases; remove --intercept")
