@@ -80,7 +80,8 @@ def data() -> Iterator[tuple[str, Any, int]]:
     for p in (10_000, 100_000, 1_000_000):
         yield f"sparse, 40 entries in each of 50,000 rows, {p:,} features", ones(rng, 50_000, p, 40), 1
     for m in (1, 10, 100, 1000):
-        yield f"sparse, 20 entries in each of 50,000 rows, 300 features; {m:,} workers", ones(rng, 50_000, 300, 20), m
+        about = f"sparse, 20 entries in each of 50,000 rows, 300 features; {m:,} worker{'s' * (m > 1)}"
+        yield about, ones(rng, 50_000, 300, 20), m
 
 
 def ones(rng: np.random.Generator, n: int, p: int, k: int) -> sparse.csr_array:
