@@ -221,9 +221,7 @@ class Rows:
         """
         if self.sparse and not self._full:
             return _added(part.gram(h[rows], packed) for rows, part in self._products)
-        H = np.zeros((self.p, self.p))
-        for rows, block in self._blocks():
-            H += kernels.gram(block, h[rows])
+        H = self.grams(lambda rows: [h[rows]], 1)[0]
         return pack_triangle(H) if packed else H
 
     def grams(self, coefficients: Callable[[slice], Iterable[Array]], count: int) -> Array:
