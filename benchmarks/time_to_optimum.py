@@ -1,13 +1,14 @@
 """Seconds to a small gradient norm, data in memory: mpinewton beside other solvers of logistic regression.
 
-    python benchmarks/time_to_optimum.py [SET ...] [--page FILE.md] [--python PYTHON]
+    python benchmarks/time_to_optimum.py [SET ...] [--page FILE.md] [--python PYTHON]...
 
 l2 = 1e-3, no intercept, two cores for everybody: mpinewton with two worker ranks of one thread each (the driver waits),
-peers with two threads where they can. Only the solve is timed, the first of a new process, as a user runs it; for peers
-also the second one there. What a peer returns is judged here, by the norm of the gradient, and the loosest of its
-tolerances that meets the target is used. Everybody takes turns; medians of nine, of three for sets where a turn takes
-long. Peers that are not installed, never meet the target or take more than 20 s are left out and named. --python:
-an interpreter that has them. All sets but `dense` and `wide` lie beside the checkout.
+peers (`peers.py`) with two threads or two ranks where they can. Only the solve is timed, the first of a new process, as
+a user runs it; for peers also the second one there. What a peer returns is judged by the norm of the gradient, and the
+loosest of its tolerances that meets the target is used. Everybody takes turns; medians of nine, of three for sets where
+a turn takes long. Peers that are not installed, never meet the target or take more than 20 s are left out and named.
+--python: an interpreter that has peers; the first that has a peer runs it. All sets but `dense` and `wide` lie beside
+the checkout.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ import argparse
 import json
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from peers import PEERS
 
 from mpinewton.bits import processor
 
@@ -73,11 +73,6 @@ SETS = {
         ("--scale", "1/255"), "softmax", 1e-6, turns=3, methods=LARGE,
     ),
 }  # fmt: skip
-PEERS = {
-    "scikit-learn liblinear": "sklearn", "scikit-learn newton-cg": "sklearn", "scikit-learn newton-cholesky": "sklearn",
-    "scikit-learn lbfgs": "sklearn", "LIBLINEAR": "liblinear", "glum irls-ls": "glum", "Snap ML": "snapml",
-}  # fmt: skip
-Solver = Callable[[float], np.ndarray]
 
 
 def main() -> None:
@@ -85,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", choices=[*SETS, []], default=[])
     parser.add_argument("--page", type=Path)
-    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--python", action="append")
     given = parser.parse_args()
     parts = []
     for name in given.names or SETS:
@@ -93,7 +88,7 @@ def main() -> None:
             print(f"{name}: skipped, the data sets are not beside the checkout")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            parts.append(compare(name, Path(folder), given.python))
+            parts.append(compare(name, Path(folder), given.python or [sys.executable]))
             print(parts[-1], flush=True)
         if given.page:
             given.page.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
@@ -111,7 +106,7 @@ Peers have {LIMIT:g} s. Written by `benchmarks/time_to_optimum.py`.
 """
 
 
-def compare(name: str, folder: Path, python: str) -> str:
+def compare(name: str, folder: Path, pythons: list[str]) -> str:
     """Measure everybody on one data set, in turns; a table in Markdown."""
     problem = SETS[name]
     source = problem.source
@@ -127,7 +122,7 @@ def compare(name: str, folder: Path, python: str) -> str:
     subprocess.run([sys.executable, __file__, "--export", str(folder / "shards"), str(rows)], check=True)
     left_out, tolerances, norms = [], {}, {}
     for peer in PEERS:
-        answer = asked(peer, python, rows, str(problem.target))
+        answer = asked(peer, pythons, rows, str(problem.target))
         if answer.startswith("ready"):
             _, tolerances[peer], norms[peer] = answer.split()
         else:
@@ -141,7 +136,7 @@ def compare(name: str, folder: Path, python: str) -> str:
                 seconds, norms[who] = ours(folder, problem, method, turn, options)
                 times.setdefault(who, []).append(seconds)
         for peer, tolerance in tolerances.items():
-            first, second = map(float, asked(peer, python, rows, str(problem.target), tolerance).split())
+            first, second = map(float, asked(peer, pythons, rows, str(problem.target), tolerance).split())
             times.setdefault(peer, []).append(first)
             again.setdefault(peer, []).append(second)
     base = np.array(times["mpinewton auto, 2 ranks"])
@@ -172,16 +167,22 @@ def ours(folder: Path, problem: Problem, method: str, turn: int, options: list[s
     return float(result["seconds"]), f"{result['grad_norm']:.1e}"
 
 
-def asked(peer: str, python: str, rows: Path, *about: str) -> str:
-    """What a peer says in a process of its own: its tolerance and |g|; given a tolerance, the seconds of two solves."""
-    threads = "1" if "lib" in peer.lower() else "2"
+def asked(name: str, pythons: list[str], rows: Path, *about: str) -> str:
+    """What `peers.py` says of a solver, run by the first interpreter that has it."""
+    peer = PEERS[name]
+    has_it = f"import importlib.metadata as m; m.version({peer.distribution!r})"
+    for python in pythons:
+        if not subprocess.run([python, "-c", has_it], stderr=subprocess.DEVNULL, check=False).returncode:
+            break
+    else:
+        return f"{peer.distribution} is not installed"
+    threads = str(peer.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    command = [python, __file__, "--peer", peer, str(rows), *about]
-    try:
-        done = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=3 * LIMIT
-        )
-    except subprocess.TimeoutExpired:
+    command = [python, str(Path(__file__).with_name("peers.py")), name, str(rows), str(L2), str(LIMIT), *about]
+    if peer.ranks > 1:
+        command = ["mpiexec", "-n", str(peer.ranks), *command]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode in (-signal.SIGALRM, 128 + signal.SIGALRM):
         return f"not within {LIMIT:g} s"
     return done.stdout.strip() or "ended without an answer"
 
@@ -205,118 +206,8 @@ def export(shards: str, file: str) -> None:
         np.savez(file, X=np.concatenate([part.X for part in parts]).astype(np.float64), y=y)
 
 
-def as_peer(peer: str, file: str, target: str, tolerance: str = "") -> None:
-    """A peer's process: says "ready", its tolerance and |g|, or why it is left out; with a tolerance, solves twice."""
-    import warnings
-
-    from scipy import sparse
-
-    warnings.simplefilter("ignore")
-    try:
-        __import__(PEERS[peer])
-    except ImportError as error:
-        print(f"not installed ({error})")
-        return
-    with np.load(file) as a:
-        y = a["y"]
-        X: Any = (
-            a["X"]
-            if "X" in a
-            else sparse.csr_matrix((a["data"], a["indices"].astype(np.int32), a["indptr"].astype(np.int32)), a["shape"])
-        )
-    if len(np.unique(y)) > 2 and (PEERS[peer] != "sklearn" or "liblinear" in peer):
-        print("has no softmax loss")
-        return
-    solve = solver(peer, X, y)
-    if tolerance:
-        start = time.perf_counter()
-        solve(float(tolerance))
-        first = time.perf_counter()
-        solve(float(tolerance))
-        print(first - start, time.perf_counter() - first)
-        return
-    least = np.inf
-    for exponent in np.arange(-4, -16, -0.5):
-        start = time.perf_counter()
-        try:
-            found = gradient_norm(X, y, solve(10.0**exponent))
-        except MemoryError as error:
-            print(f"out of memory: {error}")
-            return
-        least = min(least, found)
-        if time.perf_counter() - start > LIMIT:
-            print(f"not within {LIMIT:g} s; its best is {least:.1e}")
-            return
-        if found <= float(target):
-            break
-    else:
-        print(f"never reached {target}; its best is {least:.1e}")
-        return
-    print(f"ready {10.0**exponent} {found:.1e}")
-
-
-def gradient_norm(X: Any, y: np.ndarray, w: np.ndarray) -> float:
-    """|g| at weights w, shape (p,), or (C, p) for softmax."""
-    from scipy.special import expit, softmax
-
-    if w.ndim == 1:
-        return float(np.linalg.norm(X.T @ (-y * expit(-y * (X @ w))) / len(y) + L2 * w))
-    r = softmax(X @ w.T, axis=1)
-    r[np.arange(len(y)), y.astype(int)] -= 1.0
-    return float(np.linalg.norm(r.T @ X / len(y) + L2 * w))
-
-
-def solver(peer: str, X: Any, y: np.ndarray) -> Solver:
-    """A function of the tolerance that returns the weights."""
-    n = X.shape[0]
-    if PEERS[peer] == "sklearn":
-        from sklearn.linear_model import LogisticRegression
-
-        name = peer.split()[1]
-
-        def by_sklearn(tolerance: float) -> np.ndarray:
-            model = LogisticRegression(C=1 / (n * L2), fit_intercept=False, solver=name, tol=tolerance, max_iter=2000)
-            w = model.fit(X, y).coef_
-            return w if len(w) > 1 else w[0]
-
-        return by_sklearn
-    if PEERS[peer] == "glum":
-        from glum import GeneralizedLinearRegressor
-        from scipy import sparse
-
-        columns, positive = (sparse.csc_matrix(X) if sparse.issparse(X) else X), (y > 0).astype(float)
-
-        def by_glum(tolerance: float) -> np.ndarray:
-            model = GeneralizedLinearRegressor(
-                family="binomial", l1_ratio=0, alpha=L2, fit_intercept=False, solver="irls-ls", gradient_tol=tolerance
-            )
-            return model.fit(columns, positive).coef_
-
-        return by_glum
-    if PEERS[peer] == "snapml":
-        from snapml import LogisticRegression as Snap
-
-        def by_snap(tolerance: float) -> np.ndarray:
-            model = Snap(regularizer=n * L2, fit_intercept=False, n_jobs=2, tol=tolerance, max_iter=3000, dual=True)
-            return np.asarray(model.fit(X, y).coef_).ravel()
-
-        return by_snap
-    from liblinear.liblinear import parameter, problem
-    from liblinear.liblinearutil import train
-
-    rows = problem(y, X)
-
-    def by_liblinear(tolerance: float) -> np.ndarray:
-        model = train(rows, parameter(f"-s 0 -c {1 / (n * L2)} -e {tolerance} -q"))
-        return np.array(model.get_decfun()[0])
-
-    return by_liblinear
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--peer"]:
-        as_peer(*sys.argv[2:])
-    elif sys.argv[1:2] == ["--export"]:
+    if sys.argv[1:2] == ["--export"]:
         export(*sys.argv[2:])
     else:
         main()
