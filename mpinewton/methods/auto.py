@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from mpinewton.fleet import Problem
 from mpinewton.losses import Loss
-from mpinewton.methods.lazy_newton import ROWS_PER_WEIGHT, LazyNewton
+from mpinewton.methods.lazy_newton import LazyNewton
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
 from mpinewton.methods.newton_cg import NewtonCG
@@ -17,9 +17,10 @@ from mpinewton.settings import setting
 
 # A typical run to a relative gap of 1e-8: rounded medians over the problems of jobs/auto.toml (docs/papers/auto.md).
 NEWTON_STEPS = 7  # iterations of newton
-# Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows of lazy-newton (a9a, w8a, ijcnn1);
-# the same without a sample, and with `levels`.
-LAZY, LAZY_WHOLE, LAZY_CODED = (24, 7, 7.5, 3.5), (27, 3.5, 12, 3.5), (23, 2, 10, 2)
+# Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows, and Cholesky factors of lazy-newton
+# (a9a, w8a, ijcnn1), with a start on own samples of the workers; on the mean over samples; without a sample; `levels`.
+LAZY_OWN, LAZY_MEAN = (17.0, 3.0, 7.5, 3.5, 7.0), (24.0, 7.0, 7.5, 3.5, 7.0)
+LAZY_WHOLE, LAZY_CODED = (27.0, 3.5, 12.0, 3.5, 3.5), (23.0, 2.0, 10.0, 2.0, 2.0)
 CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
 PAIRS = 12  # iterations of preconditioned-lbfgs
 LEVELS, REFRESH = 2**14, 0.6  # of lazy-newton in few bits: few levels fail where columns are correlated
@@ -109,9 +110,10 @@ def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
         each = Cost(2, triangle + 2 * d, hessian + product / SPEED + factor)
         return Cost(*(NEWTON_STEPS * part for part in each))
     if isinstance(method, LazyNewton):
-        sampled = method.sample * sum(problem.rows) >= ROWS_PER_WEIGHT * d
-        rounds, triangles, gradients, hessians = LAZY_CODED if method.levels else LAZY if sampled else LAZY_WHOLE
-        seconds = hessians * hessian + gradients * product / SPEED + triangles * factor
+        run = LAZY_OWN if method.is_sampled(min(problem.rows), d) else LAZY_MEAN
+        run = LAZY_CODED if method.levels else run if method.is_sampled(sum(problem.rows), d) else LAZY_WHOLE
+        rounds, triangles, gradients, hessians, factors = run
+        seconds = hessians * hessian + gradients * product / SPEED + factors * factor
         if method.levels:
             seconds += triangles * ((1 + problem.n_workers) * triangle / CODING + EIGENVECTORS * factor)
             triangle *= min(CODED, CODED_STORED * rows * density**2)

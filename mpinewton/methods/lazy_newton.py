@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -26,11 +28,12 @@ from mpinewton.methods.support.tasks import (
 )
 from mpinewton.settings import setting
 
-# The start on the sample ends where a Newton step promises less than this part of the decrease so far: the minimiser of
+# Newton's method on a sample ends where a step promises less than this part of the decrease so far: the minimiser of
 # the sample is not that of all rows. It has at most so many steps, each halved at most so many times.
 REST = 1e-2
 STEPS, HALVINGS = 20, 10
-ROWS_PER_WEIGHT = 5  # fewer rows than this in the sample determine no start
+ROWS_PER_WEIGHT = 4  # fewer rows than this in a sample determine no start
+ALIKE = 0.25  # part of the decrease expected at the minimisers of workers that their mean may lack
 PAIRS = 20  # pairs kept at most; a new Hessian comes after fewer
 
 
@@ -55,19 +58,23 @@ class LazyNewtonState(State):
 class LazyNewton(Method[LazyNewtonState]):
     """Newton's method with few Hessians: corrected by BFGS pairs, after a start on a sample of the rows.
 
-    The first iteration minimises the objective of a sample of every worker's rows by Newton's method. If the objective
-    on all rows is smaller at that minimiser, it takes from there one step with the gradient of all rows and the Hessian
-    of the sample. Then it computes the Hessian of all rows. Later iterations
-    apply the L-BFGS recursion to the exact gradient, with the pairs since the last Hessian, and with its Cholesky
-    factor L in place of a multiple of the identity. They try step 1, and receive f_i and g_i in the same round trip.
-    If |L^-1 g| is then not below `refresh` times its last value, or the line search fails, a new Hessian is computed
-    and the pairs are dropped; with refresh=0 this is Newton's method.
+    The first iteration starts on a sample of every worker's rows. Each worker minimises f_i on its own sample by
+    Newton's method, and the driver averages the minimisers. Where the average decreases the objective far less than the
+    workers expect, because their rows are unlike, or where a worker's sample has few rows, the driver minimises the
+    mean over all samples, with a round trip for every step. If the objective on all rows is smaller at the point found,
+    it takes from there one step with the gradient of all rows and the Hessian of the samples. Then it computes the
+    Hessian of all rows.
+
+    Later iterations apply the L-BFGS recursion to the exact gradient, with the pairs since the last Hessian, and with
+    its Cholesky factor L in place of a multiple of the identity. They try step 1, and receive f_i and g_i in the same
+    round trip. If |L^-1 g| is then not below `refresh` times its last value, or the line search fails, a new Hessian is
+    computed and the pairs are dropped; with refresh=0 this is Newton's method.
 
     With `levels`, Hessians are sent in few bits: scaled to a unit diagonal, rounded, and coded with Rice's code, which
     takes few bits for small correlations. Gradients are exact.
 
-    Lazy Hessians: Doikov, Chayti and Jaggi (2023). Start on a sample: Daneshmand, Lucchi and Hofmann (2016). The
-    combination with BFGS pairs is ours.
+    Lazy Hessians: Doikov, Chayti and Jaggi (2023). Start on a sample: Daneshmand, Lucchi and Hofmann (2016). Average of
+    the workers' minimisers: Zhang, Duchi and Wainwright (2013). The combination with BFGS pairs is ours.
     """
 
     refresh: float = setting(0.3, ge=0, lt=1, help="new Hessian if a step leaves |L^-1 g| above this fraction")
@@ -90,11 +97,7 @@ class LazyNewton(Method[LazyNewtonState]):
         return LazyNewtonState(w, f, g, L=UNKNOWN, S=none, Y=none)
 
     def step(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
-        if (
-            fleet.iteration == 1
-            and not self.levels
-            and self.sample * sum(fleet.problem.rows) >= ROWS_PER_WEIGHT * fleet.dim
-        ):
+        if fleet.iteration == 1 and not self.levels and self.is_sampled(sum(fleet.problem.rows), fleet.dim):
             return self.start_on_sample(fleet, now)
         if not now.L.size:
             now = with_factor(now, self.hessian(fleet))
@@ -134,38 +137,33 @@ class LazyNewton(Method[LazyNewtonState]):
         """The same of the Hessian of the loss's majorant."""
         return encode_hessian(majorant_hessian(worker), self.levels)
 
-    def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
-        """The first iteration: a step from the minimiser of the sample, or none; and a Hessian of all rows."""
-        w, H = self.minimise_sample(fleet, now.w)
-        f, g = fleet.mean(value_and_gradient_of_all, w)
-        if f <= now.loss:
-            there = replace(now, w=w, loss=f, gradient=g)
-            p = -solve_semidefinite(unpack_triangle(H), g, f, fleet.problem.loss.convex).x
-            new = fleet.mean(value_gradient_hessian, w + p)
-            if self.search.accepts(1.0, new[0], there, p):
-                return state_at(now, w + p, *new)
-        else:
-            w = now.w
-        return state_at(now, w, *fleet.mean(value_gradient_hessian, w))
+    def is_sampled(self, rows: int, d: int) -> bool:
+        """Whether a sample of so many rows determines a start, with d weights."""
+        return self.sample * rows >= ROWS_PER_WEIGHT * d
 
-    def minimise_sample(self, fleet: Fleet, w: Array) -> tuple[Array, Array]:
-        """Newton's method from w on the sample: the weights (d,), and the triangle of its last Hessian."""
-        f, g, H = fleet.mean(self.derivatives_of_sample, w)
-        first = f
-        for _ in range(STEPS):
-            p = -solve_semidefinite(unpack_triangle(H), g, f, fleet.problem.loss.convex).x
-            expected = -float(g @ p) / 2
-            if not expected > REST * (first - f):
-                return w + p if expected > 0 else w, H
-            for _ in range(HALVINGS):
-                new = fleet.mean(self.derivatives_of_sample, w + p)
-                if new[0] <= f - 1e-4 * expected:
-                    break
-                p /= 2
-            else:
-                return w, H
-            w, (f, g, H) = w + p, new
-        return w, H
+    def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
+        """The first iteration: a step from a minimiser on samples, or none; and a Hessian of all rows."""
+        there, H = now, None
+        if self.is_sampled(min(fleet.problem.rows), fleet.dim):
+            expected, w, own = fleet.mean(self.minimise_own_sample, now.w)
+            there = move_if_lower(fleet, now, w)
+            if there.loss - expected <= ALIKE * (now.loss - expected):
+                H = own
+        if H is None:
+            _, w, H = minimise(partial(fleet.mean, self.derivatives_of_sample), there.w)
+            there = move_if_lower(fleet, there, w)
+        if there is not now:
+            p = -solve_semidefinite(unpack_triangle(H), there.gradient, there.loss, convex=True).x
+            f, g, H = fleet.mean(value_gradient_hessian, there.w + p)
+            if self.search.accepts(1.0, f, there, p):
+                there = replace(there, w=there.w + p, loss=f, gradient=g)
+                return with_factor(there, unpack_triangle(H))
+        f, g, H = fleet.mean(value_gradient_hessian, there.w)
+        return with_factor(replace(there, loss=f, gradient=g, step=1.0), unpack_triangle(H))
+
+    def minimise_own_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
+        """`minimise` for f_i on a sample of the worker's rows: 1 + d + d (d + 1) / 2 floats."""
+        return minimise(partial(value_gradient_hessian, minibatch(worker, self.sample)), w)
 
     def derivatives_of_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
         """f_i, gradient and upper triangle of its Hessian at w from the sample: 1 + d + d (d + 1) / 2 floats.
@@ -183,9 +181,44 @@ def value_and_gradient_of_all(worker: Worker, w: Array) -> tuple[float, Array]:
     return value_and_gradient(worker, w)
 
 
-def state_at(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
-    """The state at w with the objective, the gradient and the triangle of the Hessian there."""
-    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
+def move_if_lower(fleet: Fleet, now: LazyNewtonState, w: Array) -> LazyNewtonState:
+    """The state at w (d,), if the objective is not larger there; else the state as it is."""
+    f, g = fleet.mean(value_and_gradient_of_all, w)
+    return replace(now, w=w, loss=f, gradient=g, step=1.0) if f <= now.loss else now
+
+
+def minimise(derivatives: Callable[[Array], tuple[float, Array, Array]], w: Array) -> tuple[float, Array, Array]:
+    """Newton's method from w (d,) for a convex function, as exactly as a sample is worth.
+
+    Parameters
+    ----------
+    derivatives : callable
+        The function, its gradient and the upper triangle of its Hessian at weights (d,).
+
+    Returns
+    -------
+    f : float
+        The value that is expected at the minimiser.
+    w : array, shape (d,)
+    H : array, shape (d (d + 1) / 2,)
+        The last triangle of a Hessian.
+    """
+    f, g, H = derivatives(w)
+    first = f
+    for _ in range(STEPS):
+        p = -solve_semidefinite(unpack_triangle(H), g, f, convex=True).x
+        expected = -float(g @ p) / 2
+        if not expected > REST * (first - f):
+            return (f - expected, w + p, H) if expected > 0 else (f, w, H)
+        for _ in range(HALVINGS):
+            new = derivatives(w + p)
+            if new[0] <= f - 1e-4 * expected:
+                break
+            p /= 2
+        else:
+            break
+        w, (f, g, H) = w + p, new
+    return f, w, H
 
 
 def with_factor(now: LazyNewtonState, H: Array) -> LazyNewtonState:

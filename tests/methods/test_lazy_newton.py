@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from fleets import iterates, on_many, states
-from reference import dealt
 
 from mpinewton.data.shard import Shard
 from mpinewton.fleet.local import local_fleet
@@ -30,13 +29,30 @@ def test_with_a_new_hessian_in_every_iteration_it_is_newton(name):
     np.testing.assert_allclose(lazy, newton, rtol=0, atol=1e-9)
 
 
-def logistic(workers=3):
-    """A logistic regression on 3,000 rows of 8 features: fleet, Newton's optimum and the rows."""
+def logistic(workers=3, unlike=False):
+    """A logistic regression on 3,000 rows of 8 features: fleet and Newton's optimum; unlike: a third flipped."""
     rng = np.random.default_rng(5)
     X, truth = rng.standard_normal((3000, 8)), rng.standard_normal(8)
     y = np.where(X @ truth + rng.logistic(size=len(X)) > 0, 1.0, -1.0)
-    fleet = local_fleet(dealt(X, y, workers), make_loss("logistic"), (-1.0, 1.0), 1e-3)
+    if unlike:
+        y[2000:] *= -1
+    parts = [Shard(X[rows], y[rows]) for rows in np.array_split(np.arange(len(y)), workers)]
+    fleet = local_fleet(parts, make_loss("logistic"), (-1.0, 1.0), 1e-3)
     return fleet, iterates(Newton(), fleet, np.zeros(8), 10)[-1]
+
+
+def samples(fleet):
+    """The samples that the workers of a fleet draw in the first iteration, a shard each."""
+    fleet.iteration = 1
+    rows = [worker.rng().choice(worker.rows, round(worker.rows / 8), replace=False) for worker in fleet.host.workers]
+    return [Shard(w.model.rows.X[k], w.model.y[k]) for w, k in zip(fleet.host.workers, rows)]
+
+
+def minimised(parts):
+    """Newton's minimiser over some shards, and the Hessian there."""
+    fleet = local_fleet(parts, make_loss("logistic"), (-1.0, 1.0), 1e-3)
+    w = iterates(Newton(), fleet, np.zeros(8), 12)[-1]
+    return w, unpack_triangle(fleet.mean(value_gradient_hessian, w)[2])
 
 
 def test_two_hessians_of_all_rows_are_enough():
@@ -49,19 +65,30 @@ def test_two_hessians_of_all_rows_are_enough():
     assert tasks["mpinewton.methods.lazy_newton:current_hessian"] <= 2
 
 
-def test_the_first_iteration_takes_a_step_from_the_minimiser_of_the_sample(monkeypatch):
-    monkeypatch.setattr(lazy_newton, "REST", 1e-9)  # the minimiser, not a point near it
-    fleet, optimum = logistic()
+@pytest.mark.parametrize("unlike", [False, True])
+def test_the_first_iteration_takes_a_step_from_minimisers_on_samples(monkeypatch, unlike):
+    monkeypatch.setattr(lazy_newton, "REST", 1e-13)  # the minimisers, not points near them
+    fleet, optimum = logistic(unlike=unlike)
     first = iterates(LazyNewton(), fleet, np.zeros(8), 1)[1]
-    fleet.iteration = 1
-    rows = [worker.rng().choice(worker.rows, worker.rows // 8, replace=False) for worker in fleet.host.workers]
-    parts = [Shard(w.model.rows.X[k], w.model.y[k]) for w, k in zip(fleet.host.workers, rows)]
-    sample = local_fleet(parts, make_loss("logistic"), (-1.0, 1.0), 1e-3)
-    minimiser = iterates(Newton(), sample, np.zeros(8), 10)[-1]
-    H = unpack_triangle(sample.mean(value_gradient_hessian, minimiser)[2])
-    step = -np.linalg.solve(H, fleet.mean(value_and_gradient, minimiser)[1])
-    assert np.linalg.norm(first - minimiser - step) < 1e-5 * np.linalg.norm(step)
-    assert np.linalg.norm(first - optimum) < 0.4 * np.linalg.norm(minimiser - optimum)
+    parts = samples(fleet)
+    if unlike:  # the mean over all samples
+        start, H = minimised(parts)
+    else:  # the average of the workers' own minimisers
+        start, H = (sum(own) / 3 for own in zip(*(minimised([part]) for part in parts)))
+    step = -np.linalg.solve(H, fleet.mean(value_and_gradient, start)[1])
+    assert np.linalg.norm(first - start - step) < 1e-5 * np.linalg.norm(step)
+    assert np.linalg.norm(first - optimum) < 0.4 * np.linalg.norm(start - optimum)
+
+
+@pytest.mark.parametrize("unlike", [False, True])
+def test_only_unlike_workers_need_a_round_trip_for_every_step_on_samples(unlike):
+    fleet, optimum = logistic(unlike=unlike)
+    fleet.ledger.entries()
+    path = iterates(LazyNewton(), fleet, np.zeros(8), 9)
+    tasks = [entry.task.split(":")[-1] for entry in fleet.ledger.entries() if entry.direction == "up"]
+    assert sum(task.endswith("minimise_own_sample") for task in tasks) == 1
+    assert any(task.endswith("derivatives_of_sample") for task in tasks) is unlike
+    np.testing.assert_allclose(path[-1], optimum, rtol=0, atol=1e-10)
 
 
 def test_a_sample_that_misleads_costs_one_iteration():
