@@ -115,7 +115,7 @@ def by_vowpal_wabbit(X: Any, y: np.ndarray, l2: float) -> Solver:
     rows = sparse.csr_array(X)
     if rows.nnz > 1e7:
         raise LeftOut("no text file of more than 10 million entries is written for it")
-    folder = tempfile.TemporaryDirectory()
+    folder = tempfile.TemporaryDirectory()  # is there as long as `solve`, which names it
     file = Path(folder.name) / "rows"
     with file.open("w", encoding="utf-8") as lines:
         for label, start, end in zip(y, rows.indptr, rows.indptr[1:], strict=False):
@@ -125,12 +125,11 @@ def by_vowpal_wabbit(X: Any, y: np.ndarray, l2: float) -> Solver:
 
     def solve(tolerance: float) -> np.ndarray:
         vw = Workspace(
-            f"--cache_file {file}.cache --bfgs --passes 500 --termination {tolerance} --l2 {len(y) * l2} "
+            f"--cache_file {folder.name}/rows.cache --bfgs --passes 500 --termination {tolerance} --l2 {len(y) * l2} "
             "--noconstant --loss_function logistic --holdout_off --quiet"
         )
         w = np.array([vw.get_weight(j) for j in range(rows.shape[1])])
         vw.finish()
-        assert folder  # lives as long as the solver
         return w
 
     return solve

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def main() -> None:
             print(f"{name}: skipped, the data sets are not beside the checkout")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            parts.append(compare(name, Path(folder), given.python or [sys.executable]))
+            parts.append(compare(name, Path(folder), tuple(given.python or [sys.executable])))
             print(parts[-1], flush=True)
         if given.page:
             given.page.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
@@ -106,7 +107,7 @@ Peers have {LIMIT:g} s. Written by `benchmarks/time_to_optimum.py`.
 """
 
 
-def compare(name: str, folder: Path, pythons: list[str]) -> str:
+def compare(name: str, folder: Path, pythons: tuple[str, ...]) -> str:
     """Measure everybody on one data set, in turns; a table in Markdown."""
     problem = SETS[name]
     source = problem.source
@@ -167,14 +168,21 @@ def ours(folder: Path, problem: Problem, method: str, turn: int, options: list[s
     return float(result["seconds"]), f"{result['grad_norm']:.1e}"
 
 
-def asked(name: str, pythons: list[str], rows: Path, *about: str) -> str:
-    """What `peers.py` says of a solver, run by the first interpreter that has it."""
-    peer = PEERS[name]
-    has_it = f"import importlib.metadata as m; m.version({peer.distribution!r})"
+@cache
+def interpreter(distribution: str, pythons: tuple[str, ...]) -> str | None:
+    """The first interpreter that has a distribution; None if none has it."""
+    has_it = f"import importlib.metadata as m; m.version({distribution!r})"
     for python in pythons:
         if not subprocess.run([python, "-c", has_it], stderr=subprocess.DEVNULL, check=False).returncode:
-            break
-    else:
+            return python
+    return None
+
+
+def asked(name: str, pythons: tuple[str, ...], rows: Path, *about: str) -> str:
+    """What `peers.py` says of a solver, run by the first interpreter that has it."""
+    peer = PEERS[name]
+    python = interpreter(peer.distribution, pythons)
+    if python is None:
         return f"{peer.distribution} is not installed"
     threads = str(peer.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}

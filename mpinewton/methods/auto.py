@@ -110,8 +110,14 @@ def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
         each = Cost(2, triangle + 2 * d, hessian + product / SPEED + factor)
         return Cost(*(NEWTON_STEPS * part for part in each))
     if isinstance(method, LazyNewton):
-        run = LAZY_OWN if method.is_sampled(min(problem.rows), d) else LAZY_MEAN
-        run = LAZY_CODED if method.levels else run if method.is_sampled(sum(problem.rows), d) else LAZY_WHOLE
+        if method.levels:
+            run = LAZY_CODED
+        elif method.is_sampled(min(problem.rows), d):
+            run = LAZY_OWN
+        elif method.is_sampled(sum(problem.rows), d):
+            run = LAZY_MEAN
+        else:
+            run = LAZY_WHOLE
         rounds, triangles, gradients, hessians, factors = run
         seconds = hessians * hessian + gradients * product / SPEED + factors * factor
         if method.levels:

@@ -154,16 +154,14 @@ class LazyNewton(Method[LazyNewtonState]):
             there = move_if_lower(fleet, there, w)
         if there is not now:
             p = -solve_semidefinite(unpack_triangle(H), there.gradient, there.loss, convex=True).x
-            f, g, H = fleet.mean(value_gradient_hessian, there.w + p)
-            if self.search.accepts(1.0, f, there, p):
-                there = replace(there, w=there.w + p, loss=f, gradient=g)
-                return with_factor(there, unpack_triangle(H))
-        f, g, H = fleet.mean(value_gradient_hessian, there.w)
-        return with_factor(replace(there, loss=f, gradient=g, step=1.0), unpack_triangle(H))
+            new = fleet.mean(value_gradient_hessian, there.w + p)
+            if self.search.accepts(1.0, new[0], there, p):
+                return state_at(now, there.w + p, *new)
+        return state_at(now, there.w, *fleet.mean(value_gradient_hessian, there.w))
 
     def minimise_own_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
         """`minimise` for f_i on a sample of the worker's rows: 1 + d + d (d + 1) / 2 floats."""
-        return minimise(partial(value_gradient_hessian, minibatch(worker, self.sample)), w)
+        return minimise(partial(self.derivatives_of_sample, worker), w)
 
     def derivatives_of_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
         """f_i, gradient and upper triangle of its Hessian at w from the sample: 1 + d + d (d + 1) / 2 floats.
@@ -184,7 +182,7 @@ def value_and_gradient_of_all(worker: Worker, w: Array) -> tuple[float, Array]:
 def move_if_lower(fleet: Fleet, now: LazyNewtonState, w: Array) -> LazyNewtonState:
     """The state at w (d,), if the objective is not larger there; else the state as it is."""
     f, g = fleet.mean(value_and_gradient_of_all, w)
-    return replace(now, w=w, loss=f, gradient=g, step=1.0) if f <= now.loss else now
+    return replace(now, w=w, loss=f, gradient=g) if f <= now.loss else now
 
 
 def minimise(derivatives: Callable[[Array], tuple[float, Array, Array]], w: Array) -> tuple[float, Array, Array]:
@@ -219,6 +217,11 @@ def minimise(derivatives: Callable[[Array], tuple[float, Array, Array]], w: Arra
             break
         w, (f, g, H) = w + p, new
     return f, w, H
+
+
+def state_at(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
+    """The state at w with the objective, the gradient and the triangle of the Hessian there."""
+    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
 
 
 def with_factor(now: LazyNewtonState, H: Array) -> LazyNewtonState:
