@@ -14,6 +14,7 @@ Bytes = NDArray[np.uint8]
 Indices = NDArray[np.intp]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Vectors: TypeAlias = tuple[Array, ...]
 Matrix: TypeAlias = NDArray[np.floating[Any]] | sparse.csr_array
 
 NAN = float("nan")

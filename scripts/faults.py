@@ -131,12 +131,15 @@ def said(stream: io.TextIOWrapper) -> str:
 TABLE = "a,b,kind\n" + "".join(f"{i % 7},{i * i % 11},{('cat', 'dog', 'emu')[i % 3]}\n" for i in range(40))
 
 
+METHOD = ("lbfgs", "--set", "trial=search")  # a search begins at what the workers keep, and checkpoints have that
+
+
 def corrupt_setup(folder: Path) -> None:
     """Dense, sparse and compressed shards, and a run with two checkpoints and a model."""
     (folder / "t.csv").write_text(TABLE)
     pack(str(folder / "t.csv"), folder / "dense", 2, scale="1/8", dtype="uint8")
     pack("synthetic:logistic?rows=80&features=30&density=0.1", folder / "sparse", 2, compress=True)
-    code, said = command("run", "lbfgs", folder / "dense", "-o", folder / "run", "--max-iterations", 6,
+    code, said = command("run", *METHOD, folder / "dense", "-o", folder / "run", "--max-iterations", 6,
                          "--checkpoint-seconds", 0)  # fmt: skip
     assert code == 0, said
 
@@ -1107,7 +1110,7 @@ def judge(kind: str, name: str, folder: Path) -> Verdict:
     with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
         for part in folder.iterdir():
             (shutil.copytree if part.is_dir() else shutil.copy)(part, part.name)
-        run = ("run", "lbfgs", folder / "dense", "-o", "run", "--checkpoint-seconds", 0, "--max-iterations")
+        run = ("run", *METHOD, folder / "dense", "-o", "run", "--checkpoint-seconds", 0, "--max-iterations")
         model, newest = SEALED[0], max(SEALED[1:], key=lambda path: checkpoint.read(path).number)
         if kind == "model":
             edited(model, MODELS[name])

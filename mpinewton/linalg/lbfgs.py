@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.linalg.blas import daxpy  # y += a x in place, in one pass
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Vectors
 
 # A pair (s, y) with <s, y> <= FLAT |s| |y| is left out: its curvature is zero to rounding, or negative.
 FLAT = 1e-12
 
 
-def apply_inverse(S: Array, Y: Array, g: Array, initial: Callable[[Array], Array] | None = None) -> Array:
+def apply_inverse(S: Vectors, Y: Vectors, g: Array, initial: Callable[[Array], Array] | None = None) -> Array:
     """The L-BFGS inverse Hessian times g, shape (d,), by the two-loop recursion (Nocedal 1980).
 
     Parameters
     ----------
-    S, Y : arrays, shape (k, d)
+    S, Y : tuples of k arrays, shape (d,)
         Changes of the weights and of the gradient, oldest first, each pair with s'y > 0.
     g : array, shape (d,)
     initial : function of q, shape (d,), that returns B_0 q
@@ -25,19 +26,19 @@ def apply_inverse(S: Array, Y: Array, g: Array, initial: Callable[[Array], Array
         without a pair, the multiple of I, at most 1, for which the result has a length of at most 1.
     """
     q = g.copy()
-    rho = 1.0 / np.einsum("kd,kd->k", S, Y)
-    a = np.zeros(len(rho))
-    for k in reversed(range(len(rho))):
-        a[k] = rho[k] * (S[k] @ q)
-        q -= a[k] * Y[k]
+    sy, a = [0.0] * len(S), [0.0] * len(S)
+    for k in reversed(range(len(S))):
+        sy[k] = float(S[k] @ Y[k])
+        a[k] = float(S[k] @ q) / sy[k]
+        daxpy(Y[k], q, a=-a[k])
     if initial:
         q = initial(q).copy()
-    elif len(rho):
-        q *= 1.0 / (rho[-1] * (Y[-1] @ Y[-1]))
+    elif S:
+        q *= sy[-1] / float(Y[-1] @ Y[-1])
     else:
         q /= max(1.0, float(np.sqrt(q @ q)))
-    for k in range(len(rho)):
-        q += (a[k] - rho[k] * (Y[k] @ q)) * S[k]
+    for k in range(len(S)):
+        daxpy(S[k], q, a=a[k] - float(Y[k] @ q) / sy[k])
     return q
 
 
@@ -46,11 +47,11 @@ def has_curvature(s: Array, y: Array) -> bool:
     return bool(s @ y > FLAT * np.sqrt((s @ s) * (y @ y)))
 
 
-def append_pair(S: Array, Y: Array, s: Array, y: Array, memory: int) -> tuple[Array, Array]:
-    """S and Y, shape (k, d), with one more pair, the last `memory` of them; unchanged for a pair without curvature."""
+def append_pair(S: Vectors, Y: Vectors, s: Array, y: Array, memory: int) -> tuple[Vectors, Vectors]:
+    """S and Y with one more pair, the last `memory` of them; unchanged for a pair without curvature."""
     if not has_curvature(s, y):
         return S, Y
-    return np.vstack([S, s])[-memory:], np.vstack([Y, y])[-memory:]
+    return (*S, s)[-memory:], (*Y, y)[-memory:]
 
 
 def bfgs_inverse(B: Array, s: Array, y: Array) -> Array:

@@ -13,10 +13,17 @@ from mpinewton.linalg.lbfgs import FLAT, bfgs_inverse, has_curvature
 from mpinewton.linalg.lowrank import outer_sum
 from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.losses import Loss
-from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search
+from mpinewton.methods.support.linesearch import (
+    AFTER_SEARCH,
+    Backtracking,
+    Trial,
+    descend,
+    least_loss_search,
+    step_or_descend,
+)
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State
 from mpinewton.methods.support.tasks import gradient_at, hessian_triangle, initial_state, smoothness_constant
-from mpinewton.methods.support.units import is_time_to_look, measure_units, provides_units
+from mpinewton.methods.support.units import differ_much, is_time_to_look, measure_units, provides_units
 from mpinewton.settings import setting
 
 
@@ -42,9 +49,12 @@ class Bfgs(Method[BfgsState]):
 
     The driver keeps the inverse Hessian B, d^2 floats that are never sent. The initial B is `scaled`, <s, y> / <y, y> I
     from the first step, whose length is at most 1; or `exact`, from the Hessian at the first w, which is sent once; or
-    `bound`, I / (L + l2) with L from a bound of the loss's second derivative, one float a worker. The default search
-    takes the step of least loss. With search=none all steps are 1 and only gradients are sent: 2 rounds, d floats down
-    and up.
+    `bound`, I / (L + l2) with L from a bound of the loss's second derivative, one float a worker.
+
+    Step 1 is tried first, and the workers send the gradient there with the loss. Where it does not satisfy Wolfe's
+    conditions (with 0.9 for the second one), and in the first iteration with `scaled`, the step is the one of least
+    loss among those of 4, 2, 1, 1/2, ... that satisfy Armijo's rule. With trial=search all are, which takes 4 rounds an
+    iteration. With search=none all steps are 1 and only gradients are sent.
 
     With `scaled`, where entries of diag(B) differ by a factor 1e4 or more in iteration 20, the workers send diag(H), if
     the loss provides it. Where its entries differ by more than a factor 1e6, that is where the units of the features
@@ -55,16 +65,18 @@ class Bfgs(Method[BfgsState]):
     smoothness: float | None = setting(
         None, gt=0, help="L; none: computed from the data", only_if={"hessian_start": "bound"}
     )
+    trial: Trial = setting("one", help="what an iteration begins with: step 1 and its gradient, or the line search")
     search: Backtracking | None = setting(factory=least_loss_search, help="line search; none: all steps are 1")
 
     name = "bfgs"
     any_units = True
     matrices = 5.0
-    cost = Cost("4", "d + 1", "d + 11")
+    cost = Cost("2", "d", "d + 1", AFTER_SEARCH)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         bounded = self.search is not None or self.hessian_start != "scaled"
+        self.require(self.search is not None or self.trial == "one", "trial", "one with search=none")
         self.require(bounded, "hessian_start", "exact or bound with search=none, as nothing else limits the first step")
 
     def validate_loss(self, loss: Loss) -> None:
@@ -99,12 +111,12 @@ class Bfgs(Method[BfgsState]):
                 B = bfgs_inverse(B, now.w - now.last[0], g - now.last[1])
             return replace(now, w=now.w - B @ g, B=B, last=np.array([now.w, g]), step=1.0)
         g, B = now.gradient, now.B
-        if self.hessian_start == "scaled" and B is not None:
-            known = np.diagonal(B)
-            if is_time_to_look(fleet, known.max(), known.min()) and (D := measure_units(fleet)).size:
-                B = np.diag(1.0 / D)
+        if B is not None and self.hessian_start == "scaled" and is_time_to_look(fleet):
+            D = measure_units(fleet) if differ_much(np.diagonal(B)) else UNKNOWN
+            B = np.diag(1.0 / D) if D.size else B
         p = -g / max(1.0, float(np.sqrt(g @ g))) if B is None else -(B @ g)
-        after = descend(fleet, self.search, now, p)
+        move = step_or_descend if B is not None and self.trial == "one" else descend
+        after = move(fleet, self.search, now, p)
         if after.trouble and now.B is not None:  # start again
             D = measure_units(fleet) if provides_units(fleet) else UNKNOWN
             B = np.diag(1.0 / D) if D.size else None

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from mpinewton.arrays import Array, Bytes
+from mpinewton.arrays import Array, Bytes, Vectors
 from mpinewton.compress.hessian import Integers8, encode_hessian, mean_hessian
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.cholesky import factor_semidefinite, forward_substitute, solve_factored, solve_semidefinite
@@ -45,13 +45,13 @@ class LazyNewtonState(State):
     ----------
     L : array, shape (d, d)
         Lower Cholesky factor of the last Hessian; `UNKNOWN` where a new one is due.
-    S, Y : arrays, shape (k, d)
+    S, Y : tuples of k arrays, shape (d,)
         Changes of w and of the gradient since that Hessian, oldest first.
     """
 
     L: Array
-    S: Array
-    Y: Array
+    S: Vectors
+    Y: Vectors
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class LazyNewton(Method[LazyNewtonState]):
 
     def start(self, fleet: Fleet, w: Array) -> LazyNewtonState:
         f, g = fleet.mean(value_and_gradient, w)
-        none = np.zeros((0, len(w)))
-        return LazyNewtonState(w, f, g, L=UNKNOWN, S=none, Y=none)
+        return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=())
 
     def step(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         if fleet.iteration == 1 and not self.levels and self.is_sampled(sum(fleet.problem.rows), fleet.dim):
@@ -232,7 +231,7 @@ def with_factor(now: LazyNewtonState, H: Array) -> LazyNewtonState:
 
 def without_factor(now: LazyNewtonState) -> LazyNewtonState:
     """The state for which a new Hessian is due."""
-    return replace(now, L=UNKNOWN, S=now.S[:0], Y=now.Y[:0])
+    return replace(now, L=UNKNOWN, S=(), Y=())
 
 
 def current_hessian(worker: Worker) -> Array:

@@ -6,13 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Vectors
 from mpinewton.fleet import Fleet
 from mpinewton.linalg.lbfgs import append_pair, apply_inverse
-from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search
+from mpinewton.methods.support.linesearch import (
+    AFTER_SEARCH,
+    Backtracking,
+    Trial,
+    descend,
+    least_loss_search,
+    step_or_descend,
+)
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State
 from mpinewton.methods.support.tasks import value_and_gradient
-from mpinewton.methods.support.units import is_time_to_look, measure_units, provides_units
+from mpinewton.methods.support.units import differ_much, is_time_to_look, measure_units, provides_units
 from mpinewton.settings import setting
 
 
@@ -22,14 +29,14 @@ class LbfgsState(State):
 
     Attributes
     ----------
-    S, Y : arrays, shape (k, d)
+    S, Y : tuples of k arrays, shape (d,)
         Changes of w and of the gradient, oldest first.
     units : array, shape (d,)
         diag(H), where it scales the variables; `UNKNOWN` where the identity does.
     """
 
-    S: Array
-    Y: Array
+    S: Vectors
+    Y: Vectors
     units: Array
 
 
@@ -37,8 +44,10 @@ class LbfgsState(State):
 class Lbfgs(Method[LbfgsState]):
     """L-BFGS (Liu and Nocedal 1989) on the whole objective: any smooth loss, any split of the data.
 
-    The driver keeps the pairs. The step is the one of least loss among those of 4, 2, 1, 1/2, ... that satisfy Armijo's
-    rule.
+    The driver keeps the pairs. Step 1 is tried first, and the workers send the gradient there with the loss. Where it
+    does not satisfy Wolfe's conditions (with 0.9 for the second one), and where there are no pairs, the step is the one
+    of least loss among those of 4, 2, 1, 1/2, ... that satisfy Armijo's rule. With trial=search all are, which takes
+    4 rounds an iteration.
 
     The recursion starts from a multiple of the identity. Where the pairs show curvatures that differ by a factor 1e4 or
     more, the workers send diag(H) in iteration 20, if the loss provides it. Where its entries differ by more than a
@@ -47,26 +56,25 @@ class Lbfgs(Method[LbfgsState]):
     """
 
     memory: int = setting(10, ge=1, help="number of pairs kept")
+    trial: Trial = setting("one", help="what an iteration begins with: step 1 and its gradient, or the line search")
     search: Backtracking = setting(factory=least_loss_search, help="line search")
 
     name = "lbfgs"
     any_units = True
-    cost = Cost("4", "d + 1", "d + 11")
+    cost = Cost("2", "d", "d + 1", AFTER_SEARCH)
 
     def start(self, fleet: Fleet, w: Array) -> LbfgsState:
         f, g = fleet.mean(value_and_gradient, w)
-        return LbfgsState(w, f, g, S=np.zeros((0, len(w))), Y=np.zeros((0, len(w))), units=UNKNOWN)
+        return LbfgsState(w, f, g, S=(), Y=(), units=UNKNOWN)
 
     def step(self, fleet: Fleet, now: LbfgsState) -> LbfgsState:
-        sy = np.einsum("kd,kd->k", now.S, now.Y)
-        largest = np.max(np.einsum("kd,kd->k", now.Y, now.Y) / sy, initial=0.0)
-        least = np.min(sy / np.einsum("kd,kd->k", now.S, now.S), initial=np.inf)
-        if is_time_to_look(fleet, largest, least) and not now.units.size:
+        if is_time_to_look(fleet) and not now.units.size and differ_much(curvatures(now.S, now.Y)):
             now = replace(now, units=measure_units(fleet))
-        after = descend(fleet, self.search, now, self.direction(now))
-        if after.trouble and len(now.S):
+        move = step_or_descend if now.S and self.trial == "one" else descend
+        after = move(fleet, self.search, now, self.direction(now))
+        if after.trouble and now.S:
             units = measure_units(fleet) if provides_units(fleet) and not now.units.size else now.units
-            now = replace(now, S=now.S[:0], Y=now.Y[:0], units=units)
+            now = replace(now, S=(), Y=(), units=units)
             after = descend(fleet, self.search, now, self.direction(now))
         if after.trouble:
             return after
@@ -78,5 +86,10 @@ class Lbfgs(Method[LbfgsState]):
         S, Y, D = now.S, now.Y, now.units
         if not D.size:
             return -apply_inverse(S, Y, now.gradient)
-        scale = float(S[-1] @ Y[-1]) / float(Y[-1] @ (Y[-1] / D)) if len(S) else 1.0
+        scale = float(S[-1] @ Y[-1]) / float(Y[-1] @ (Y[-1] / D)) if S else 1.0
         return -apply_inverse(S, Y, now.gradient, lambda q: scale * q / D)
+
+
+def curvatures(S: Vectors, Y: Vectors) -> Array:
+    """Curvatures along the pairs, <s, y> / <s, s>, and those along y of the inverse, <y, y> / <s, y>; shape (2 k,)."""
+    return np.array([q for s, y in zip(S, Y) for q in ((s @ y) / (s @ s), (y @ y) / (s @ y))])

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from mpinewton.arrays import NAN, Array
+from mpinewton.arrays import NAN, Array, Vectors
 from mpinewton.fleet import Fleet, Worker
 from mpinewton.linalg.krylov import lanczos
 from mpinewton.linalg.lbfgs import append_pair, apply_inverse
@@ -38,7 +38,7 @@ class PreconditionedLbfgsState(State):
         Average of models with the least known objective.
     least : float
         Objective there; infinite before any is known.
-    S, Y : arrays, shape (k, d)
+    S, Y : tuples of k arrays, shape (d,)
         Changes of w and of the gradient, oldest first.
     pending : float
         Step that the workers take with the next call; 0 for none.
@@ -48,8 +48,8 @@ class PreconditionedLbfgsState(State):
     averages: int
     best: Array
     least: float
-    S: Array
-    Y: Array
+    S: Vectors
+    Y: Vectors
     pending: float
 
 
@@ -85,18 +85,12 @@ class PreconditionedLbfgs(Method[PreconditionedLbfgsState]):
     def start(self, fleet: Fleet, w: Array) -> PreconditionedLbfgsState:
         if not fleet.problem.loss.convex:
             return self.start_hessians(fleet, w)
-        none = np.zeros((0, len(w)))
-        return PreconditionedLbfgsState(
-            w, phase="models", averages=0, best=w, least=np.inf, S=none, Y=none, pending=0.0
-        )
+        return PreconditionedLbfgsState(w, phase="models", averages=0, best=w, least=np.inf, S=(), Y=(), pending=0.0)
 
     def start_hessians(self, fleet: Fleet, w: Array) -> PreconditionedLbfgsState:
         """The state at w in phase `Hessians`, without pairs. 2 rounds."""
         f, g = fleet.mean(value_and_gradient, w)
-        none = np.zeros((0, len(w)))
-        return PreconditionedLbfgsState(
-            w, f, g, phase="Hessians", averages=0, best=w, least=f, S=none, Y=none, pending=0.0
-        )
+        return PreconditionedLbfgsState(w, f, g, phase="Hessians", averages=0, best=w, least=f, S=(), Y=(), pending=0.0)
 
     def step(self, fleet: Fleet, now: PreconditionedLbfgsState) -> PreconditionedLbfgsState:
         if now.phase == "models":
@@ -172,7 +166,7 @@ class PreconditionedLbfgs(Method[PreconditionedLbfgsState]):
         """The state after a search along p without a step: no pairs and no Hessians; a failure if none were in use."""
         if now.phase == "pairs" and not len(now.S):
             return fail(now, no_step(now, p))
-        return replace(now, phase="pairs", S=now.S[:0], Y=now.Y[:0], step=NAN, note="no step: pairs dropped")
+        return replace(now, phase="pairs", S=(), Y=(), step=NAN, note="no step: pairs dropped")
 
     def try_first(self, worker: Worker, p: Array, pending: float) -> tuple[Array, Array]:
         """Set the direction p; f_i at the first 10 steps and gradients (likely, d) at the first of them:

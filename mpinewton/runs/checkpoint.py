@@ -27,7 +27,7 @@ log = logging.getLogger("mpinewton")
 FORMAT = "mpinewton-checkpoint/2"
 # Annotations of fields of a state, and the types of what is saved for them.
 PLAIN: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
-ARRAYS = ("Array", "AnyArray", "Bytes", "Indices", "Integers", "Mask")
+ARRAYS = ("Array", "AnyArray", "Bytes", "Indices", "Integers", "Mask", "Vectors")
 NAMES = ("checkpoint-A.h5", "checkpoint-B.h5")
 
 
@@ -59,7 +59,7 @@ class Checkpoint:
         try:
             for field in fields(kind):
                 _check_type(field.name, self.state[field.name], str(field.type))
-            state = kind(**{field.name: self.state[field.name] for field in fields(kind)})
+            state = kind(**{field.name: _restored(self.state[field.name], str(field.type)) for field in fields(kind)})
             w, g = state.w, state.gradient
             if w.ndim != 1 or w.dtype != np.float64 or not np.isfinite(w).all():
                 raise ValueError("the weights are not a vector of finite numbers")
@@ -97,7 +97,7 @@ class _Facts(msgspec.Struct):
 def state_fields(state: State) -> dict[str, Any]:
     """The fields of a state, for `Checkpoint.state`."""
     values = {field.name: getattr(state, field.name) for field in fields(state)}
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    return {name: _saved(value) for name, value in values.items()}
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -192,6 +192,17 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
     expected = PLAIN.get(annotation) or ((np.ndarray,) if annotation in ARRAYS else (object,))
     if not isinstance(value, expected):
         raise TypeError(f"{name} is a {type(value).__name__}, expected {annotation}")
+
+
+def _saved(value: Any) -> Any:
+    """A field of a state as it is saved: vectors as the rows of an array."""
+    if isinstance(value, tuple):
+        return np.array(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _restored(value: Any, annotation: str) -> Any:
+    return tuple(value) if annotation == "Vectors" else value
 
 
 def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:

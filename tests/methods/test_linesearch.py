@@ -8,7 +8,7 @@ from fleets import on_many
 
 from mpinewton.errors import ConfigError
 from mpinewton.methods.gradient_descent import GradientDescent
-from mpinewton.methods.support.linesearch import Backtracking, descend
+from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search, step_or_descend
 from mpinewton.methods.support.method import State
 from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.testing.problems import ZOO
@@ -79,3 +79,43 @@ def test_settings_out_of_range_are_refused(settings):
     (name,) = settings
     with pytest.raises(ConfigError, match=f"search: {name} = .*: expected a value"):
         Backtracking(**settings)
+
+
+def newton_direction(problem, w):
+    _, g, H = problem.objective(w)
+    return -np.linalg.solve(H, g)
+
+
+@pytest.mark.parametrize(
+    ("share", "step", "rounds"),
+    [
+        (1.0, 1.0, 2),  # the step of Newton's method
+        (0.05, 4.0, 7),  # too short: the slope at its end is 0.95 of that at its beginning
+        (30.0, 0.03125, 7),  # too long: the objective grows
+    ],
+)
+def test_the_whole_step_is_taken_where_it_satisfies_wolfes_conditions(share, step, rounds):
+    search = least_loss_search()
+    problem, fleet, now, _ = placed(search, 1.0)
+    p = share * newton_direction(problem, now.w)
+    before = fleet.ledger.rounds
+    after = step_or_descend(fleet, fleet.method.search, now, p)
+    assert (after.step, fleet.ledger.rounds - before) == (step, rounds)
+    f, g, _ = problem.objective(now.w + step * p)
+    np.testing.assert_allclose(after.gradient, g, atol=1e-13)
+    assert after.loss == pytest.approx(f, rel=1e-13)
+
+
+@pytest.mark.parametrize("last", [2.0, 0.5])
+def test_where_losses_are_equal_to_rounding_the_whole_step_is_taken_not_the_last_one(last):
+    search = least_loss_search()
+    problem, fleet, now, _ = placed(search, 1.0)
+    w = now.w
+    for _ in range(12):
+        w = w + newton_direction(problem, w)
+    away = 1e-9 * np.ones(len(w))
+    f, g = fleet.mean(value_and_gradient, w + away)
+    now = State(w + away, f, g, step=last)
+    after = step_or_descend(fleet, fleet.method.search, now, -away)
+    assert after.step == 1.0
+    assert np.linalg.norm(after.gradient) < 1e-4 * np.linalg.norm(g)

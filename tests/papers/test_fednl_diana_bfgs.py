@@ -32,7 +32,7 @@ WORD = {"first": 1, "largest": 1.0, "choose": "largest"}  # one word is sent for
 
 METHODS = {
     "bfgs": ("bfgs", {"hessian_start": "exact", "search": None}),
-    "bfgs-bound": ("bfgs", {"hessian_start": "bound", "smoothness": 1.572385, "search": WORD}),
+    "bfgs-bound": ("bfgs", {"hessian_start": "bound", "smoothness": 1.572385, "search": WORD, "trial": "search"}),
     "fednl": ("fednl", {}),
     "fednl-2": ("fednl", {"option": 2}),
     "fednl-ls": ("fednl-ls", {"hessian_start": "exact", "search": WORD}),
@@ -148,7 +148,8 @@ def test_bfgs_of_the_local_newton_figures(name):
         X, y = load_svmlight_file(file, n_features=d)
     # All rows on one worker: the method does not see the split.
     fleet = local_fleet([Shard(sparse.csr_array(X), y)], make_loss("logistic"), (-1.0, 1.0), 1 / len(y))
-    method, rows, gaps = make_method("bfgs", {}), [], [0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 1e-8][: len(rounds)]
+    method, rows = make_method("bfgs", {"trial": "search"}), []
+    gaps = [0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 1e-8][: len(rounds)]
     fleet.adopt(method)
     stops, watch = [GapBelow(gaps[-1] * value), Iterations(130)], [lambda row, _: rows.append(row)]
     run(method, fleet, np.zeros(d), stops, evaluation=Evaluation(value), watchers=watch)

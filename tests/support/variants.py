@@ -48,7 +48,8 @@ VARIANTS = {
     "giant-truncate": Variant("giant", {"negative": "truncate"}, 5000, monotone=True),
     "dino": Variant("dino", {}, 5000, monotone=True),
     "dino-lanczos": Variant("dino", {"solver": "lanczos"}, 5000, monotone=True),
-    "lbfgs": Variant("lbfgs", {}, 200, monotone=True),
+    "lbfgs": Variant("lbfgs", {}, 200, monotone=True, warm_up=1),
+    "lbfgs-search": Variant("lbfgs", {"trial": "search"}, 200, monotone=True),
     "quantised-bfgs": Variant("quantised-bfgs", {}, 300),
     "dino-adaptive": Variant("dino", {"solver": "lanczos", "adaptive": True}, 5000, monotone=True),
     "dino-adaptive-max": Variant("dino", {"adaptive": True, "size": "max"}, 5000, monotone=True),
@@ -119,7 +120,7 @@ VARIANTS = {
         "diana", {"compressor": "dithering", "smoothness": 3.0}, 1000, gap=1e-2, not_on=("poisson",)
     ),
     "adiana": Variant("adiana", {}, 2000, gap=1e-4),
-    "bfgs": Variant("bfgs", {}, 200, monotone=True),
+    "bfgs": Variant("bfgs", {}, 200, monotone=True, warm_up=1),
     "bfgs-exact": Variant("bfgs", {"hessian_start": "exact"}, 200, monotone=True),
     "bfgs-bound": Variant("bfgs", {"hessian_start": "bound"}, 200, monotone=True),
     "bfgs-naive": Variant("bfgs", {"hessian_start": "exact", "search": None}, 200, not_on=("huber", "poisson")),

@@ -10,7 +10,7 @@ import numpy as np
 from mpinewton.arrays import NAN, Array
 from mpinewton.fleet import Fleet, Worker, batched
 from mpinewton.methods.support.method import State, fail
-from mpinewton.methods.support.tasks import advance
+from mpinewton.methods.support.tasks import advance, move_to, value_and_gradient
 from mpinewton.settings import Configured, setting
 
 # Losses that differ by at most this, relative to |f|, or to 1 for 1e-3 <= |f| <= 1, count as equal: near the optimum a
@@ -19,6 +19,10 @@ from mpinewton.settings import Configured, setting
 SLACK = 8 * np.finfo(np.float64).eps
 SMALL = 1e3  # an objective that is smaller than 1 by more than this has small units, and its terms are as small
 
+STEEP = 0.9  # a step is too short if the derivative along it is still above this part of the first
+AFTER_SEARCH = "5 rounds, 2 d + 1 floats down and d + 11 up more where step 1 is refused"  # for `step_or_descend`
+
+Trial = Literal["one", "search"]  # what an iteration of a quasi-Newton method begins with
 S = TypeVar("S", bound=State)
 
 
@@ -72,9 +76,13 @@ class Backtracking(Configured):
             a = self.select(steps, losses, now.loss, derivative, last)
         return a, float(losses[np.flatnonzero(steps == a)[0]]) if a else NAN
 
-    def accepts(self, step: float, loss: float, now: State, p: Array) -> bool:
-        """Whether the step along p (d,) to a point with this loss satisfies the rule, without a look at others."""
-        return bool(self.select(np.array([step]), np.array([loss]), now.loss, float(now.gradient @ p), now.step))
+    def accepts(self, step: float, loss: float, now: State, p: Array, last: float | None = None) -> bool:
+        """Whether the step along p (d,) to a point with this loss satisfies the rule, without a look at others.
+
+        last: as for `__call__`.
+        """
+        last = now.step if last is None else last
+        return bool(self.select(np.array([step]), np.array([loss]), now.loss, float(now.gradient @ p), last))
 
     def search_locally(self, worker: Worker, g: Array, p: Array, last: float = np.inf) -> float:
         """The same search by one worker on its own f_i, with gradient g (d,), along p (d,), without messages."""
@@ -133,6 +141,22 @@ def descend(fleet: Fleet, search: Backtracking, now: S, p: Array, last: float | 
         return fail(now, no_step(now, p))
     f, g = fleet.mean(advance, a)
     return replace(now, w=now.w + a * p, loss=f, gradient=g, step=a, note="", trouble="")
+
+
+def step_or_descend(fleet: Fleet, search: Backtracking, now: S, p: Array) -> S:
+    """Take the whole step p (d,), of a quasi-Newton method, if it satisfies Wolfe's conditions, else search along p.
+
+    The gradient after the whole step is sent with its loss: 2 rounds, 7 with a search.
+    """
+    derivative = float(now.gradient @ p)
+    if not derivative < 0:
+        return fail(now, no_step(now, p))
+    w = now.w + p
+    f, g = fleet.mean(value_and_gradient, w)
+    if search.accepts(1.0, f, now, p, last=1.0) and g @ p >= STEEP * derivative:
+        return replace(now, w=w, loss=f, gradient=g, step=1.0, note="", trouble="")
+    fleet.send(move_to, now.w)
+    return descend(fleet, search, now, p, last=1.0)
 
 
 def search_or_descend(fleet: Fleet, search: Backtracking, now: State, p: Array) -> tuple[float, Array]:

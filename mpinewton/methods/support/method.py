@@ -27,6 +27,7 @@ class State:
     """What a method remembers from one step to the next; every field is saved in checkpoints.
 
     A method that remembers more derives a class from this one, with `@dataclass(frozen=True, eq=False, kw_only=True)`.
+    Its fields are numbers, texts, arrays, and `Vectors`, tuples of arrays of one shape.
 
     Attributes
     ----------

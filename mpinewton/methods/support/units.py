@@ -20,9 +20,14 @@ SPREAD = 1e6
 CURVATURES = 1e4
 
 
-def is_time_to_look(fleet: Fleet, largest: float, least: float) -> bool:
-    """Whether to call `measure_units` in this iteration: the loss provides it, and curvatures met differ so much."""
-    return fleet.iteration == LOOK and provides_units(fleet) and largest > CURVATURES * least
+def is_time_to_look(fleet: Fleet) -> bool:
+    """Whether to call `measure_units` in this iteration, if curvatures `differ_much`."""
+    return fleet.iteration == LOOK and provides_units(fleet)
+
+
+def differ_much(curvatures: Array) -> bool:
+    """Whether the curvatures that a method has met, shape (k,), differ as they do where units are unlike."""
+    return bool(curvatures.size and curvatures.max() > CURVATURES * curvatures.min())
 
 
 def provides_units(fleet: Fleet) -> bool:
