@@ -184,7 +184,7 @@ messages between the ranks at the start. With `--set goal=rounds` or `--set goal
 | lazy-newton, levels={levels}, refresh={refresh} | the same | {coded[0]:g} rounds, {coded[1]:g} triangles of {bits:g} bits an entry, {coded[2]:g} gradients and {coded[3]:g} Hessians |
 | newton-cg | the loss has products with its Hessian | {steps} iterations, {products} products, two rounds each |
 | preconditioned-lbfgs | the loss is not convex, or d > {largest} | {pairs} iterations; in each 50 products with a worker's own Hessian |
-| lbfgs | all other losses, as the only candidate | |
+| lbfgs | the loss is convex, but not huber, and l2 >= {least:g} / rows; for all other losses it is the only candidate | {lbfgs} iterations, a gradient in each; {searches} of them with a search |
 
 The numbers of iterations, products and triangles are rounded medians over the problems of
 [jobs/auto.toml](papers/auto.md) (for lazy-newton with floats: a9a, w8a, ijcnn1). Computing times follow from them and from the
@@ -221,7 +221,8 @@ def page(cells: list[Cell]) -> str:
         largest=auto.LARGEST, newton=auto.NEWTON_STEPS, few=ROWS_PER_WEIGHT / LazyNewton().sample,
         own=auto.LAZY_OWN, mean=auto.LAZY_MEAN, whole=auto.LAZY_WHOLE, coded=auto.LAZY_CODED,
         levels=auto.LEVELS, refresh=auto.REFRESH, bits=64 * auto.CODED, steps=auto.CG_STEPS, products=auto.CG_PRODUCTS,
-        pairs=auto.PAIRS, speed=auto.SPEED, dense=auto.DENSE_SPEED, pairs_speed=auto.PAIRS_SPEED,
+        pairs=auto.PAIRS, least=auto.LEAST_L2, lbfgs=auto.LBFGS_STEPS,
+        searches=auto.LBFGS_SEARCHES, speed=auto.SPEED, dense=auto.DENSE_SPEED, pairs_speed=auto.PAIRS_SPEED,
         cholesky=auto.CHOLESKY, coding=auto.CODING, fan=auto.FAN, count=len({cell.problem for cell in cells}),
         workers=WORKERS, goal=GOAL, knowing=" and ".join(KNOWING), turns=TURNS, rivals=RIVALS, verdict=verdict,
     )  # fmt: skip

@@ -22,10 +22,12 @@ NEWTON_STEPS = 7  # iterations of newton
 LAZY_OWN, LAZY_MEAN = (17.0, 3.0, 7.5, 3.5, 7.0), (24.0, 7.0, 7.5, 3.5, 7.0)
 LAZY_WHOLE, LAZY_CODED = (27.0, 3.5, 12.0, 3.5, 3.5), (23.0, 2.0, 10.0, 2.0, 2.0)
 CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
+LBFGS_STEPS, LBFGS_SEARCHES = 48, 4  # iterations of lbfgs, and those of them in which step 1 is refused
 PAIRS = 12  # iterations of preconditioned-lbfgs
 LEVELS, REFRESH = 2**14, 0.6  # of lazy-newton in few bits: few levels fail where columns are correlated
 CODED, CODED_STORED = 12 / 64, 18 / 64  # length of an entry of such a Hessian in floats; of one of few that are not 0
 
+LEAST_L2 = 10.0  # in units of 1 / rows: with less, lbfgs took up to 2.3 times as long as newton-cg
 LARGEST = 5000  # weights up to which a Hessian of d x d is formed: 0.2 GB
 # Operations a second of one rank: products with the rows, pairs of stored entries, multiply-adds of dense rows and of
 # Cholesky factors, entries of a Hessian in Rice's code. Round numbers below those of today's cores.
@@ -47,10 +49,11 @@ class Auto(Rule):
     """A rule that chooses a method by the problem and the network.
 
     It chooses among `newton` and `newton-cg`; `lazy-newton`, where the loss is convex, also with Hessians in few bits
-    (levels=16384, refresh=0.6); and `preconditioned-lbfgs`, where the loss is not convex or d > 5000, since the number
-    of its iterations depends on how alike the shards are. Those that form Hessians are left out for d > 5000. For a
-    loss without a diagonal of the Hessian it is `lbfgs`. goal=rounds and goal=bits take the one that needs fewest of
-    them in a typical run, goal=seconds the one for which
+    (levels=16384, refresh=0.6); `lbfgs`, where the loss is convex but not huber and l2 >= 10 / rows; and
+    `preconditioned-lbfgs`, where the loss is not convex or d > 5000, since the number of its iterations depends on how
+    alike the shards are. Those that form Hessians are left out for d > 5000. For a loss without a diagonal of the
+    Hessian it is `lbfgs`. goal=rounds and goal=bits take the one that needs fewest of them in a typical run,
+    goal=seconds the one for which
 
         rounds * latency + min(m, 16) * bits / rate + time of computing
 
@@ -74,7 +77,7 @@ class Auto(Rule):
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)
-        for method in self.candidates(loss, 1):
+        for method in self.candidates(loss, 1, LEAST_L2):
             method.validate_loss(loss)
 
     def choose(self, problem: Problem) -> AnyMethod:
@@ -85,13 +88,15 @@ class Auto(Rule):
                 return cost.rounds * self.latency + links * 64 * cost.floats / self.rate + cost.seconds
             return cost.rounds if self.goal == "rounds" else cost.floats
 
-        return min(self.candidates(problem.loss, problem.dim), key=price)
+        return min(self.candidates(problem.loss, problem.dim, problem.l2 * sum(problem.rows)), key=price)
 
-    def candidates(self, loss: Loss, dim: int) -> list[AnyMethod]:
-        """The methods to choose from for a loss with d weights."""
+    def candidates(self, loss: Loss, dim: int, l2: float) -> list[AnyMethod]:
+        """The methods to choose from for a loss with d weights; l2 in units of 1 / rows."""
         if not {"hvp", "hessian_diagonal"} <= loss.provides:
             return [Lbfgs()]
         found: list[AnyMethod] = [NewtonCG()]
+        if loss.convex and "majorant" not in loss.provides and l2 >= LEAST_L2:
+            found.append(Lbfgs())
         small = "hessian" in loss.provides and dim <= LARGEST
         if small:
             found.append(Newton())
@@ -127,8 +132,11 @@ def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
     if isinstance(method, NewtonCG):
         products = CG_PRODUCTS + 2 * CG_STEPS
         return Cost(4 * CG_STEPS + 2 * CG_PRODUCTS, (2 * CG_PRODUCTS + 3 * CG_STEPS) * d, products * product / SPEED)
+    if isinstance(method, Lbfgs):
+        rounds, gradients = 2 * LBFGS_STEPS + 5 * LBFGS_SEARCHES, LBFGS_STEPS + 2 * LBFGS_SEARCHES
+        return Cost(rounds, 2 * gradients * d, gradients * product / SPEED)
     if isinstance(method, PreconditionedLbfgs):
         local = PRODUCTS * product + 2 * PRODUCTS**2 * d  # products, and the orthogonalisation of a Krylov basis
         each = Cost(4, (method.likely + 3) * d, (local + 5 * product) / SPEED)
         return Cost(*(PAIRS * part for part in each))
-    return Cost(0, 0, 0)  # the only candidate
+    raise TypeError(f"{method.name} is no candidate")

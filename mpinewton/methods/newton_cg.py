@@ -18,6 +18,7 @@ from mpinewton.losses import Loss
 from mpinewton.methods.support.linesearch import Backtracking, descend_by_gradient, no_step, polyak
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
 from mpinewton.methods.support.tasks import advance, hvp, majorant_product, value_and_gradient
+from mpinewton.methods.support.units import ALPHA, preconditioner
 from mpinewton.settings import setting
 
 MAJORANT = 1e-3  # tolerance for the majorant of a loss: by trial on huber with residuals of 1e4 delta
@@ -65,7 +66,7 @@ class NewtonCG(Method[NewtonCGState]):
         "auto", help="preconditioner of conjugate gradients; auto: diagonal where the loss provides diag(H)"
     )
     alpha: float = setting(
-        0.01,
+        ALPHA,
         gt=0,
         le=1,
         alias="a",
@@ -147,8 +148,7 @@ class NewtonCG(Method[NewtonCGState]):
         """Square root of the preconditioner M, a diagonal, shape (d,)."""
         if not D.size:
             return np.ones(fleet.dim)
-        M = np.abs(self.alpha * D + (1.0 - self.alpha) * fleet.problem.l2_vector)
-        return np.sqrt(np.where(M > 0, M, 1.0))
+        return np.sqrt(preconditioner(fleet, D, self.alpha))
 
     def evaluate(
         self, fleet: Fleet, to: Array | float, with_diagonal: Task, without: Task

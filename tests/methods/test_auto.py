@@ -19,11 +19,11 @@ from mpinewton.testing.problems import ZOO, on_many
 SLOW = {"latency": 0.02, "rate": 1e8}  # 20 ms a round, 100 Mbit/s
 
 
-def problem(features: int, rows: int = 1000, loss: str = "logistic", density: float = 1.0) -> Problem:
+def problem(features: int, rows: int = 1000, loss: str = "logistic", density: float = 1.0, l2: float = 1e-3) -> Problem:
     entries = int(density * rows * features)
     counts = (rows // 4,) * 4
     classes = {"logistic": (0.0, 1.0), "softmax": (0.0, 1.0, 2.0)}.get(loss)
-    return Problem(make_loss(loss), classes, counts, tuple(map(float, counts)), features, 1e-3, entries=entries)
+    return Problem(make_loss(loss), classes, counts, tuple(map(float, counts)), features, l2, entries=entries)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,10 @@ def problem(features: int, rows: int = 1000, loss: str = "logistic", density: fl
         ({}, problem(30, 5_000), "newton"),
         ({}, problem(100, 500_000), "lazy-newton"),
         ({}, problem(300, 50_000, density=0.04), "lazy-newton"),
-        ({}, problem(2000, 50_000), "newton-cg"),
-        ({}, problem(1_000_000, 50_000, density=4e-5), "newton-cg"),
+        ({}, problem(2000, 50_000), "lbfgs"),
+        ({}, problem(1_000_000, 50_000, density=4e-5), "lbfgs"),
+        ({}, problem(1_000_000, 50_000, density=4e-5, l2=1e-4), "newton-cg"),
+        ({}, problem(1_000_000, 50_000, loss="huber", density=4e-5), "newton-cg"),
         ({}, problem(30, loss="softplus"), "newton"),
         (SLOW, problem(300, 50_000, density=0.04), "lazy-newton"),
         (SLOW, problem(20_000, 20_000, density=0.002), "preconditioned-lbfgs"),

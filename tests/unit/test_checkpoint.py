@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 def made(number=1, scale=1.0):
     state = LbfgsState(
         RNG.normal(size=7) * scale, 0.1 + number, RNG.normal(size=7), step=0.5, note="tilted",
-        S=tuple(RNG.normal(size=(3, 7))), Y=(), units=np.zeros(0),
+        S=tuple(RNG.normal(size=(3, 7))), Y=(), M=np.zeros(0),
     )  # fmt: skip
     workers = [{"point/z": RNG.normal(size=(n, 2)), "steps": np.array(n)} for n in (4, 0, 3)]
     ledger = {"bits_up": np.arange(3), "scalars": np.array([1, 2, 3]), "compute": np.array(0.25)}
@@ -58,8 +58,8 @@ def test_nan_fields_survive(tmp_path):
 
 def test_a_state_has_the_order_it_is_read_back_in():
     columns = np.arange(6.0).reshape(2, 3).T
-    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=(), Y=(), units=columns)
-    assert state.units.flags.c_contiguous and np.array_equal(state.units, columns)
+    state = LbfgsState(np.zeros(2), 1.0, np.zeros(2), S=(), Y=(), M=columns)
+    assert state.M.flags.c_contiguous and np.array_equal(state.M, columns)
 
 
 def test_numpy_numbers_in_a_state_are_saved_as_numbers(tmp_path):

@@ -18,6 +18,7 @@ SPREAD = 1e6
 # it is 50 to 600 on a9a, w8a, splice and digits, 2e4 on raw columns of scikit-learn's wine and breast cancer, and 4e6
 # where one column has a unit 1e3 times smaller than the others.
 CURVATURES = 1e4
+ALPHA = 0.01  # weight of diag(H) in a preconditioner, against l2 (Hsia, Chiang and Lin 2018)
 
 
 def is_time_to_look(fleet: Fleet) -> bool:
@@ -42,6 +43,12 @@ def measure_units(fleet: Fleet) -> Array:
     if not positive.size or positive.max() <= SPREAD * positive.min():
         return UNKNOWN
     return np.where(D > 0, D, positive.max())
+
+
+def preconditioner(fleet: Fleet, D: Array, alpha: float = ALPHA) -> Array:
+    """|alpha D + (1 - alpha) L|, (d,), with 1 in place of 0, for D = diag(H) and the diagonal L of l2."""
+    M = np.abs(alpha * D + (1.0 - alpha) * fleet.problem.l2_vector)
+    return np.where(M > 0, M, 1.0)
 
 
 def hessian_diagonal(worker: Worker) -> Array:
