@@ -51,10 +51,11 @@ class Bfgs(Method[BfgsState]):
     from the first step, whose length is at most 1; or `exact`, from the Hessian at the first w, which is sent once; or
     `bound`, I / (L + l2) with L from a bound of the loss's second derivative, one float a worker.
 
-    Step 1 is tried first, and the workers send the gradient there with the loss. Where it does not satisfy Wolfe's
-    conditions (with 0.9 for the second one), and in the first iteration with `scaled`, the step is the one of least
-    loss among those of 4, 2, 1, 1/2, ... that satisfy Armijo's rule. With trial=search all are, which takes 4 rounds an
-    iteration. With search=none all steps are 1 and only gradients are sent.
+    The step is 1, or the minimiser of the cubic through losses and derivatives at steps 0 and 1 (from 0.1 to 4),
+    whichever first satisfies Wolfe's conditions (with 0.9 for the second one); the workers send the gradient there with
+    the loss. If neither does, and in the first iteration with `scaled`, it is the one of least loss among those of 4,
+    2, 1, 1/2, ... that satisfy Armijo's rule. With trial=search all steps are, which takes 4 rounds an iteration. With
+    search=none all steps are 1 and only gradients are sent.
 
     With `scaled`, where entries of diag(B) differ by a factor 1e4 or more in iteration 20, the workers send diag(H), if
     the loss provides it. Where its entries differ by more than a factor 1e6, that is where the units of the features

@@ -49,13 +49,14 @@ class LbfgsState(State):
 class Lbfgs(Method[LbfgsState]):
     """L-BFGS (Liu and Nocedal 1989) on the whole objective: any smooth loss, any split of the data.
 
-    The driver keeps the pairs. Step 1 is tried first, and the workers send the gradient there with the loss. Where it
-    does not satisfy Wolfe's conditions (with 0.9 for the second one), and where there are no pairs, the step is the one
-    of least loss among those of 4, 2, 1, 1/2, ... that satisfy Armijo's rule. With trial=search all are, which takes
-    4 rounds an iteration.
+    The driver keeps the pairs. The step is 1, or the minimiser of the cubic through losses and derivatives at steps 0
+    and 1 (from 0.1 to 4), whichever first satisfies Wolfe's conditions (with 0.9 for the second one); the workers send
+    the gradient there with the loss. If neither does, and where there are no pairs, it is the one of least loss among
+    those of 4, 2, 1, 1/2, ... that satisfy Armijo's rule. With trial=search all steps are, which takes 4 rounds an
+    iteration.
 
     The recursion starts from a multiple of the identity or of M^-1, where M = 0.1 diag(H) + 0.9 L is the preconditioner
-    of `newton-cg`, with L the diagonal matrix of l2. In iterations 20, 40, 60, ... the workers send diag(H), if the
+    of `newton-cg`, with L the diagonal matrix of l2. In iterations 20, 40, 80, ... the workers send diag(H), if the
     loss provides it. M is used from the first of these iterations on in which it explains the pairs clearly better than
     the identity: the mean of log cos^2 of the angle between M s and y, in the norm of M^-1, is larger by 1. A search
     that fails is repeated without pairs and with M. With preconditioner=none M is never used.
@@ -75,7 +76,8 @@ class Lbfgs(Method[LbfgsState]):
         return LbfgsState(w, f, g, S=(), Y=(), M=UNKNOWN)
 
     def step(self, fleet: Fleet, now: LbfgsState) -> LbfgsState:
-        if fleet.iteration % LOOK == 0 and now.S and not now.M.size:
+        looks, rest = divmod(fleet.iteration, LOOK)
+        if rest == 0 and looks.bit_count() == 1 and now.S and not now.M.size:
             M = self.measure_preconditioner(fleet)
             if M.size and log_cosine(now.S, now.Y, M) > log_cosine(now.S, now.Y) + BETTER:
                 now = replace(now, M=M)

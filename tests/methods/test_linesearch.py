@@ -8,7 +8,13 @@ from fleets import on_many
 
 from mpinewton.errors import ConfigError
 from mpinewton.methods.gradient_descent import GradientDescent
-from mpinewton.methods.support.linesearch import Backtracking, descend, least_loss_search, step_or_descend
+from mpinewton.methods.support.linesearch import (
+    Backtracking,
+    descend,
+    least_loss_search,
+    minimise_cubic,
+    step_or_descend,
+)
 from mpinewton.methods.support.method import State
 from mpinewton.methods.support.tasks import value_and_gradient
 from mpinewton.testing.problems import ZOO
@@ -86,21 +92,43 @@ def newton_direction(problem, w):
     return -np.linalg.solve(H, g)
 
 
+def least_of_cubic(f, df, f1, df1):
+    """The minimiser beyond 0 of the cubic with these values and slopes at 0 and 1, by its coefficients; or infinity."""
+    a, b = np.linalg.solve([[1.0, 1.0], [3.0, 2.0]], [f1 - f - df, df1 - df])  # a x^3 + b x^2 + df x + f
+    turns = [x.real for x in np.roots([3 * a, 2 * b, df]) if abs(x.imag) < 1e-12 and x.real > 0]
+    return next((x for x in turns if 6 * a * x + 2 * b > 0), np.inf)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_minimiser_of_a_cubic_is_that_of_its_coefficients(seed):
+    rng = np.random.default_rng(seed)
+    f, f1, df1 = rng.standard_normal(3)
+    df = -rng.exponential()
+    assert minimise_cubic(f, df, f1, df1) == pytest.approx(least_of_cubic(f, df, f1, df1), rel=1e-7)
+
+
 @pytest.mark.parametrize(
     ("share", "step", "rounds"),
     [
         (1.0, 1.0, 2),  # the step of Newton's method
-        (0.05, 4.0, 7),  # too short: the slope at its end is 0.95 of that at its beginning
-        (30.0, 0.03125, 7),  # too long: the objective grows
+        (0.05, 4.0, 4),  # too short: the slope at its end is 0.95 of that at its beginning
+        (0.01, 4.0, 9),  # the second step too, and the search goes no further
+        (10.0, "cubic", 4),  # too long: the objective grows, and the minimum of the cubic is less than 1
+        (300.0, 2.0**-7, 9),  # so long that a tenth of it is too long, too
     ],
 )
-def test_the_whole_step_is_taken_where_it_satisfies_wolfes_conditions(share, step, rounds):
+def test_the_first_of_two_steps_is_taken_that_satisfies_wolfes_conditions(share, step, rounds):
     search = least_loss_search()
     problem, fleet, now, _ = placed(search, 1.0)
     p = share * newton_direction(problem, now.w)
+    if step == "cubic":
+        (f, g, _), (f1, g1, _) = problem.objective(now.w), problem.objective(now.w + p)
+        step = least_of_cubic(f, g @ p, f1, g1 @ p)
+        assert 0.1 < step < 1
     before = fleet.ledger.rounds
     after = step_or_descend(fleet, fleet.method.search, now, p)
-    assert (after.step, fleet.ledger.rounds - before) == (step, rounds)
+    assert (after.step, fleet.ledger.rounds - before) == (pytest.approx(step, rel=1e-9), rounds)
+    step = after.step
     f, g, _ = problem.objective(now.w + step * p)
     np.testing.assert_allclose(after.gradient, g, atol=1e-13)
     assert after.loss == pytest.approx(f, rel=1e-13)
