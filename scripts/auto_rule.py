@@ -184,7 +184,7 @@ messages between the ranks at the start. With `--set goal=rounds` or `--set goal
 | lazy-newton, levels={levels}, refresh={refresh} | the same | {coded[0]:g} rounds, {coded[1]:g} triangles of {bits:g} bits an entry, {coded[2]:g} gradients and {coded[3]:g} Hessians |
 | newton-cg | the loss has products with its Hessian | {steps} iterations, {products} products, two rounds each |
 | preconditioned-lbfgs | the loss is not convex, or d > {largest} | {pairs} iterations; in each 50 products with a worker's own Hessian |
-| lbfgs | the loss is convex, but not huber, and l2 >= {least:g} / rows; for all other losses it is the only candidate | {lbfgs} iterations, a gradient in each; {searches} of them with a search |
+| lbfgs | the loss is convex, but not huber or softmax, and l2 >= {least:g} / rows; for all other losses it is the only candidate | {lbfgs} iterations, a gradient in each; {searches} of them with a search |
 
 The numbers of iterations, products and triangles are rounded medians over the problems of
 [jobs/auto.toml](papers/auto.md) (for lazy-newton with floats: a9a, w8a, ijcnn1). Computing times follow from them and from the

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from mpinewton.fleet import Problem
 from mpinewton.losses import Loss
+from mpinewton.losses.linear import LinearLoss
 from mpinewton.methods.lazy_newton import LazyNewton
 from mpinewton.methods.lbfgs import Lbfgs
 from mpinewton.methods.newton import Newton
@@ -27,7 +28,7 @@ PAIRS = 12  # iterations of preconditioned-lbfgs
 LEVELS, REFRESH = 2**14, 0.6  # of lazy-newton in few bits: few levels fail where columns are correlated
 CODED, CODED_STORED = 12 / 64, 18 / 64  # length of an entry of such a Hessian in floats; of one of few that are not 0
 
-LEAST_L2 = 10.0  # in units of 1 / rows: with less, lbfgs took up to 2.3 times as long as newton-cg
+LEAST_L2 = 10.0  # in units of 1 / rows; with less, and with softmax, lbfgs took up to 2.3 times as long as newton-cg
 LARGEST = 5000  # weights up to which a Hessian of d x d is formed: 0.2 GB
 # Operations a second of one rank: products with the rows, pairs of stored entries, multiply-adds of dense rows and of
 # Cholesky factors, entries of a Hessian in Rice's code. Round numbers below those of today's cores.
@@ -49,7 +50,7 @@ class Auto(Rule):
     """A rule that chooses a method by the problem and the network.
 
     It chooses among `newton` and `newton-cg`; `lazy-newton`, where the loss is convex, also with Hessians in few bits
-    (levels=16384, refresh=0.6); `lbfgs`, where the loss is convex but not huber and l2 >= 10 / rows; and
+    (levels=16384, refresh=0.6); `lbfgs`, where the loss is convex, but not huber or softmax, and l2 >= 10 / rows; and
     `preconditioned-lbfgs`, where the loss is not convex or d > 5000, since the number of its iterations depends on how
     alike the shards are. Those that form Hessians are left out for d > 5000. For a loss without a diagonal of the
     Hessian it is `lbfgs`. goal=rounds and goal=bits take the one that needs fewest of them in a typical run,
@@ -77,7 +78,7 @@ class Auto(Rule):
 
     def validate_loss(self, loss: Loss) -> None:
         super().validate_loss(loss)
-        for method in self.candidates(loss, 1, LEAST_L2):
+        for method in self.candidates(loss, 1, quasi_newton=loss.convex):
             method.validate_loss(loss)
 
     def choose(self, problem: Problem) -> AnyMethod:
@@ -88,14 +89,14 @@ class Auto(Rule):
                 return cost.rounds * self.latency + links * 64 * cost.floats / self.rate + cost.seconds
             return cost.rounds if self.goal == "rounds" else cost.floats
 
-        return min(self.candidates(problem.loss, problem.dim, problem.l2 * sum(problem.rows)), key=price)
+        return min(self.candidates(problem.loss, problem.dim, suits_lbfgs(problem)), key=price)
 
-    def candidates(self, loss: Loss, dim: int, l2: float) -> list[AnyMethod]:
-        """The methods to choose from for a loss with d weights; l2 in units of 1 / rows."""
+    def candidates(self, loss: Loss, dim: int, quasi_newton: bool) -> list[AnyMethod]:
+        """The methods to choose from for a loss with d weights; with quasi_newton lbfgs, too."""
         if not {"hvp", "hessian_diagonal"} <= loss.provides:
             return [Lbfgs()]
         found: list[AnyMethod] = [NewtonCG()]
-        if loss.convex and "majorant" not in loss.provides and l2 >= LEAST_L2:
+        if quasi_newton:
             found.append(Lbfgs())
         small = "hessian" in loss.provides and dim <= LARGEST
         if small:
@@ -103,6 +104,14 @@ class Auto(Rule):
         if small and loss.convex:
             return [*found, LazyNewton(), LazyNewton(levels=LEVELS, refresh=REFRESH)]
         return [*found, PreconditionedLbfgs(likely=1 if self.goal == "bits" else 4)]
+
+
+def suits_lbfgs(problem: Problem) -> bool:
+    """Whether the problem is of those on which lbfgs seldom took longer than newton-cg."""
+    loss = problem.loss
+    one_output = isinstance(loss, LinearLoss) and loss.outputs(problem.classes) == 1
+    regularised = problem.l2 * sum(problem.rows) >= LEAST_L2
+    return one_output and loss.convex and "majorant" not in loss.provides and regularised
 
 
 def typical_cost(method: AnyMethod, problem: Problem) -> Cost:

@@ -36,6 +36,7 @@ def problem(features: int, rows: int = 1000, loss: str = "logistic", density: fl
         ({}, problem(1_000_000, 50_000, density=4e-5), "lbfgs"),
         ({}, problem(1_000_000, 50_000, density=4e-5, l2=1e-4), "newton-cg"),
         ({}, problem(1_000_000, 50_000, loss="huber", density=4e-5), "newton-cg"),
+        ({}, problem(2000, 50_000, loss="softmax"), "newton-cg"),
         ({}, problem(30, loss="softplus"), "newton"),
         (SLOW, problem(300, 50_000, density=0.04), "lazy-newton"),
         (SLOW, problem(20_000, 20_000, density=0.002), "preconditioned-lbfgs"),
