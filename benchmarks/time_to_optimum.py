@@ -101,8 +101,8 @@ HEAD = f"""# Seconds to the optimum
 Logistic regression, l2 = {L2:g}, no intercept, data in memory, {CORES} cores ({processor()}).
 Medians of some turns, least and most in parentheses: the first solve of a new process; "again": the second one. The
 ratio is to `mpinewton run auto --nproc 2` in the same turn. |g| of peers is computed by the benchmark from the weights
-that they return, mpinewton's is that of its result. Where auto chooses lazy-newton or newton-cg, the two rows are the
-same method: their difference is noise.
+that they return, mpinewton's is that of its result. Where auto chooses another method of the table, the two rows are
+the same method: their difference is noise.
 Peers have {LIMIT:g} s. Written by `benchmarks/time_to_optimum.py`.
 """
 
