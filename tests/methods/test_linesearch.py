@@ -107,6 +107,11 @@ def test_the_minimiser_of_a_cubic_is_that_of_its_coefficients(seed):
     assert minimise_cubic(f, df, f1, df1) == pytest.approx(least_of_cubic(f, df, f1, df1), rel=1e-7)
 
 
+@pytest.mark.parametrize("end", [(np.inf, np.nan), (np.nan, np.nan), (1e300, 1e300), (1.0, np.inf)])
+def test_after_a_step_that_overflows_the_least_one_is_tried(end):
+    assert minimise_cubic(1.0, -1.0, *end) == 0.0
+
+
 @pytest.mark.parametrize(
     ("share", "step", "rounds"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -167,11 +167,13 @@ def step_or_descend(fleet: Fleet, search: Backtracking, now: S, p: Array) -> S:
 def minimise_cubic(f: float, df: float, f1: float, df1: float) -> float:
     """The minimiser beyond 0 of the cubic with value f and slope df < 0 at 0, f1 and df1 at 1; infinite without one.
 
-    Nocedal and Wright (2006), equation 3.59.
+    0 where f1 or df1 is too large. Nocedal and Wright (2006), equation 3.59.
     """
     c = df + df1 - 3.0 * (f1 - f)
     root = c * c - df * df1
-    if not root >= 0:
+    if not isfinite(root):
+        return 0.0
+    if root < 0:
         return inf
     below = df1 - df + 2.0 * sqrt(root)
     step = 1.0 - (df1 + sqrt(root) - c) / below if below else inf
