@@ -23,7 +23,7 @@ from mpinewton.methods.support.linesearch import (
 )
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State
 from mpinewton.methods.support.tasks import gradient_at, hessian_triangle, initial_state, smoothness_constant
-from mpinewton.methods.support.units import differ_much, is_time_to_look, measure_units, provides_units
+from mpinewton.methods.support.units import is_time_to_look, measure_units, provides_units
 from mpinewton.settings import setting
 
 
@@ -112,9 +112,10 @@ class Bfgs(Method[BfgsState]):
                 B = bfgs_inverse(B, now.w - now.last[0], g - now.last[1])
             return replace(now, w=now.w - B @ g, B=B, last=np.array([now.w, g]), step=1.0)
         g, B = now.gradient, now.B
-        if B is not None and self.hessian_start == "scaled" and is_time_to_look(fleet):
-            D = measure_units(fleet) if differ_much(np.diagonal(B)) else UNKNOWN
-            B = np.diag(1.0 / D) if D.size else B
+        if self.hessian_start == "scaled" and B is not None:
+            known = np.diagonal(B)
+            if is_time_to_look(fleet, known.max(), known.min()) and (D := measure_units(fleet)).size:
+                B = np.diag(1.0 / D)
         p = -g / max(1.0, float(np.sqrt(g @ g))) if B is None else -(B @ g)
         move = step_or_descend if B is not None and self.trial == "one" else descend
         after = move(fleet, self.search, now, p)

@@ -21,14 +21,9 @@ CURVATURES = 1e4
 ALPHA = 0.01  # weight of diag(H) in a preconditioner, against l2 (Hsia, Chiang and Lin 2018)
 
 
-def is_time_to_look(fleet: Fleet) -> bool:
-    """Whether to call `measure_units` in this iteration, if curvatures `differ_much`."""
-    return fleet.iteration == LOOK and provides_units(fleet)
-
-
-def differ_much(curvatures: Array) -> bool:
-    """Whether the curvatures that a method has met, shape (k,), differ as they do where units are unlike."""
-    return bool(curvatures.size and curvatures.max() > CURVATURES * curvatures.min())
+def is_time_to_look(fleet: Fleet, largest: float, least: float) -> bool:
+    """Whether to call `measure_units` in this iteration: the loss provides it, and curvatures met differ so much."""
+    return fleet.iteration == LOOK and provides_units(fleet) and largest > CURVATURES * least
 
 
 def provides_units(fleet: Fleet) -> bool:
