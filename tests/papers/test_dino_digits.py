@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 import pytest
-from reference import ALL_AT_ONCE, digits, loss_at, recorded, squares
+from reference import ALL_AT_ONCE, LBFGS, digits, loss_at, recorded, squares
 from rounding import assert_as_seen
 
 from mpinewton.runs.stopping import GapBelow, Iterations, Rounds
@@ -33,13 +33,7 @@ SOFTMAX = {
         (0.332448, 0.297485, 0.255939),
     ),
     "dino": ("dino", {}, (14, 26, 56, 68, 104, 140), 61403, (0.324120, 0.248491, 0.215725)),
-    "lbfgs": (
-        "lbfgs",
-        {"trial": "search", "preconditioner": "none"},
-        (30, 66, 110, 154, 238, 334),
-        112086,
-        (1.60636, 1.17461, 0.422051),
-    ),
+    "lbfgs": ("lbfgs", LBFGS, (30, 66, 110, 154, 238, 334), 112086, (1.60636, 1.17461, 0.422051)),
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from reference import (
     ALL_AT_ONCE,
+    LBFGS,
     SHARED,
     Split,
     blocks,
@@ -135,10 +136,7 @@ PLACES = {
 def test_other_starts_and_scales(place):
     make, random, start, giant, lbfgs, step = PLACES[place]
     split, w = make(), np.random.default_rng(1).standard_normal(64) if random else None
-    for name, settings, losses in (
-        ("giant", {"negative": "abs"}, giant),
-        ("lbfgs", {"trial": "search", "preconditioner": "none"}, lbfgs),
-    ):
+    for name, settings, losses in (("giant", {"negative": "abs"}, giant), ("lbfgs", LBFGS, lbfgs)):
         _, rows, _ = recorded(name, settings, split, [Rounds(122)], w)
         assert rows[0].loss == pytest.approx(start, rel=1e-4)
         assert [loss_at(rows, rounds) for rounds in (60, 120)] == pytest.approx(losses, rel=1e-3)
@@ -169,7 +167,7 @@ class TestImages:
             ("dino", LANCZOS, (32, 68), 6),
             ("dino", LARGEST, (26, 50), 8),
             ("giant", {}, (50, 80), 6),
-            ("lbfgs", {"trial": "search", "preconditioner": "none"}, (58, 126), 4),
+            ("lbfgs", LBFGS, (58, 126), 4),
             ("disco", {}, (102, 156), 2),
         ],
         ids=["dino", "dino-adaptive", "giant", "lbfgs", "disco"],
@@ -183,7 +181,7 @@ class TestImages:
                 assert abs(rounds_to(rows, gap) - wanted) <= each, (gap, wanted)
 
     def test_least_squares(self):
-        _, rows, _ = recorded("lbfgs", {"trial": "search", "preconditioner": "none"}, images(5000, 50), [Rounds(122)])
+        _, rows, _ = recorded("lbfgs", LBFGS, images(5000, 50), [Rounds(122)])
         assert rows[0].loss == pytest.approx(22.967092, rel=1e-7)
         assert rows[0].grad_norm == pytest.approx(24.109480, rel=1e-7)
         assert [loss_at(rows, rounds) for rounds in (30, 60, 120)] == pytest.approx((3.899, 3.432, 3.200), rel=1e-3)

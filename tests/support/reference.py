@@ -25,6 +25,7 @@ needs_shared = [
     pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets beside the checkout"),
 ]
 ALL_AT_ONCE = {"search": {"first": 53}}  # as the papers count: every loss of the grid in the one reduce
+LBFGS = {"trial": "search", "preconditioner": "none"}  # of the reference: a search in every iteration
 
 
 class Split(NamedTuple):
