@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Integers
 from mpinewton.fleet.worker import Worker
-from mpinewton.losses.group import GroupRay, LinearGroup
+from mpinewton.losses.group import GroupPoint, GroupRay, LinearGroup
 
 BATCH_NUMBERS = 1 << 22  # most numbers of all gradients of a batch: with more the calls themselves cost little
 
@@ -24,13 +24,14 @@ class Batch(Worker):
     """The workers of a host as one. What it returns has a first axis, that of the workers; bits are those of the loop.
 
     It provides `move_to`, `set_direction`, `advance`, `value`, `gradient`, `hvp`, `losses`, `evaluate`, `subset` of all
-    rows, `memory` and `point.hvps`. The state belongs to the workers: `join` takes it from them before a task, and
-    `hand_back` returns it to them.
+    rows, `memory`, `point.hvps`, and, as the last part of a reply, `hessian_triangle`. The state belongs to the
+    workers: `join` takes it from them before a task, and `hand_back` returns it to them.
     """
 
     def __init__(self, workers: Sequence[Worker], group: LinearGroup) -> None:
         vars(self).update(vars(workers[0]))
         self.workers, self.group = workers, group
+        self.sums: tuple[Array, Integers] | None = None  # the replies' factors, and how often sums merge after each
         self.memory: Any = BatchMemory(workers)
         self.model: Any = group
         self._point: Any = None
@@ -43,6 +44,19 @@ class Batch(Worker):
             return None
         group = LinearGroup.of([worker.model for worker in workers])
         return None if group is None else Batch(workers, group)
+
+    def hessian_triangle(self) -> Any:
+        """The sums of the Hessians, `Summed`.
+
+        Raises
+        ------
+        NotImplementedError
+            Where replies are not summed, or not all Hessians are formed by the compiled loops: the workers are then
+            asked one by one.
+        """
+        if self.sums is None or not self.group.sums_hessians:
+            raise NotImplementedError("there are no sums of these Hessians")
+        return Summed(cast(GroupPoint, self.point).hessian_sums(self.l2_vector, *self.sums))
 
     def join(self) -> None:
         """Take the weights and the direction of the workers; none where they differ."""
@@ -69,6 +83,12 @@ class Batch(Worker):
         rays: list[Any] = [None] * len(self.workers) if ray is None else ray.rays
         for worker, own, along in zip(self.workers, points, rays):
             worker._point, worker._ray, worker._steps, worker._p = own, along, self._steps, self._p
+
+
+class Summed(NamedTuple):
+    """Sums of a part of the workers' replies, as those of a `PartialSum`: shape (s, ...)."""
+
+    sums: Array
 
 
 class BatchMemory:

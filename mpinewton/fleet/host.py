@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpinewton.arrays import AnyArray, Array, Mask
+from mpinewton.arrays import AnyArray, Array, Integers, Mask
 from mpinewton.data.shard_io import read_shard
-from mpinewton.fleet.batch import Batch, same_objects
+from mpinewton.fleet.batch import Batch, Summed, same_objects
 from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
@@ -71,11 +72,14 @@ class Host:
         if together is None:
             yield from self._one_by_one(call, arrays)
             return
+        single, parts = arrays_of(*together)
         for place, worker in enumerate(self.workers):
-            yield worker.index, (together[0], [np.asarray(part[place]) for part in together[1]])
+            yield worker.index, (single, [np.asarray(part[place]) for part in parts])
 
-    def _together(self, call: Call, arrays: Sequence[AnyArray]) -> tuple[bool, list[AnyArray]] | None:
-        """The replies of all workers, which are the first axis, from one call of the task; None where that cannot be.
+    def _together(self, call: Call, arrays: Sequence[AnyArray], scale: Array | None = None) -> tuple[Any] | None:
+        """The reply of all workers, which are the first axis, from one call of the task; None where that cannot be.
+
+        `scale` are the factors of the replies in a sum, of which parts may be `Summed`.
 
         A task that fails has changed no worker, and is run on them one by one to find out who fails.
         """
@@ -90,12 +94,13 @@ class Host:
             return None
         try:
             self._batch.join()
+            self._batch.sums = None if scale is None else (scale, self._merged)
             result = task(self._batch, *_inputs(arrays))
         except Exception:
             return None
         self._batch.hand_back()
         self.seconds = time.perf_counter() - start
-        return arrays_of(None if call.kind == "send" else result)
+        return (None if call.kind == "send" else result,)
 
     def _one_by_one(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
         asked: Mask | None = None
@@ -122,9 +127,10 @@ class Host:
     def sum(self, call: Call, arrays: Sequence[AnyArray]) -> HostSum:
         """Add up the replies of this host's workers, for mean weighted by their shares (among those asked)."""
         scale = self._weights(call, arrays)
-        together = self._together(call, arrays)
+        own = scale[[worker.index for worker in self.workers]]
+        together = self._together(call, arrays, own)
         if together is not None:
-            return self._sum_of_rows(*together, scale[[worker.index for worker in self.workers]])
+            return self._sum_of_rows(*together, own)
         total = PartialSum(self.tree)
         first: tuple[int, Layout] | None = None
         failure: Failure | None = None
@@ -141,16 +147,34 @@ class Host:
                 spare += total.add(self.tree.leaf(index), _term(reply, scale[index], spare))
         return HostSum(total, first, failure)
 
-    def _sum_of_rows(self, single: bool, parts: list[AnyArray], scale: Array) -> HostSum:
-        """The sum of replies that are the rows of arrays, each row times its scale."""
-        total = PartialSum(self.tree)
-        terms = np.empty((len(scale), sum(part[0].size for part in parts)))
-        np.concatenate([part.reshape(len(scale), -1) for part in parts] or [terms], axis=1, out=terms)
+    def _sum_of_rows(self, reply: Any, scale: Array) -> HostSum:
+        """The sum of replies that are the rows of arrays, each row times its scale; the last part may be `Summed`."""
+        single = not isinstance(reply, tuple) or isinstance(reply, Summed)
+        parts = [] if reply is None else [reply] if single else list(reply)
+        summed = parts.pop().sums if parts and isinstance(parts[-1], Summed) else None
+        _, rows = arrays_of(tuple(parts))
+        terms = np.empty((len(scale), sum(part[0].size for part in rows)))
+        np.concatenate([part.reshape(len(scale), -1) for part in rows] or [terms], axis=1, out=terms)
         terms *= scale[:, None]
+        total = PartialSum(self.tree)
         for worker, factor, term in zip(self.workers, scale, terms):
             total.add(self.tree.leaf(worker.index), term if factor else None)
-        layout = layout_of(single, [part[0] for part in parts])
-        return HostSum(total.copy(), (self.workers[0].index, layout), None)
+        total, first = total.copy(), [part[0] for part in rows]
+        if summed is not None:
+            zeros = np.zeros(terms.shape[1])
+            total.sums = [np.append(zeros if own is None else own, more) for own, more in zip(total.sums, summed)]
+            first.append(summed[0])
+        return HostSum(total, (self.workers[0].index, layout_of(single, first)), None)
+
+    @cached_property
+    def _merged(self) -> Integers:
+        """How often a `PartialSum` of the workers adds up its last two sums after each of them, shape (k,)."""
+        total, merged = PartialSum(self.tree), []
+        for worker in self.workers:
+            sums = len(total.nodes)
+            total.add(self.tree.leaf(worker.index), None)
+            merged.append(sums + 1 - len(total.nodes))
+        return np.array(merged)
 
     def _weights(self, call: Call, arrays: Sequence[AnyArray]) -> Array:
         """What the reply of every worker is multiplied by, shape (m,)."""

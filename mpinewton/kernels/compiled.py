@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Integers
 from mpinewton.kernels import rows, twins
 from mpinewton.kernels import text as readers
 
@@ -157,12 +157,23 @@ class Group:
         rows.hvp(tuple(self._matrices[i] for i in some), _numbers(h), _numbers(V), out, V.shape[2], True)
         return out
 
-    def evaluate(self, w: Array | None, z: Array, order: int) -> tuple[Array, Array | None]:
-        """Sum of the values of every shard, shape (k,), and X'r, shape (k, p) or (k, p, C); see `Rows.evaluate`."""
-        k = len(self._matrices)
+    def evaluate(
+        self, w: Array | None, z: Array, order: int, sums: tuple[Array, Array, Integers] | None = None
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Sum of the values of every shard, shape (k,), and X'r, shape (k, p) or (k, p, C); see `Rows.evaluate`.
+
+        With sums = (diagonal, scales, merged) also sums of scales[i] (X_i'diag(h_i)X_i + diag(diagonal)) as packed
+        triangles, shape (s, p (p + 1) / 2): the last two are added merged[i] times after that of shard i.
+        """
+        k, H = len(self._matrices), None
         f, g = np.empty(k), np.empty((k, self.p, *z.shape[1:])) if order > 0 else None
-        rows.evaluate(self._matrices, self._losses, None if w is None else _numbers(w), z, f, g, None)
-        return f, g
+        if sums is not None:
+            diagonal, scales, merged = sums
+            H = np.empty((k - int(merged.sum()), self.p * (self.p + 1) // 2))
+            asked = _numbers(diagonal), _numbers(scales), merged, H
+        w = None if w is None else _numbers(w)
+        rows.evaluate(self._matrices, self._losses, w, z, f, g, None if sums is None else asked)
+        return f, g, H
 
     def second(self, z: Array) -> Array:
         """Second derivatives without weights, shape of z."""

@@ -63,6 +63,12 @@ static void mirror(double *H, Py_ssize_t p)
                     H[j * p + i] = H[i * p + j];
 }
 
+/* How many numbers a Hessian has, (p, p) or packed. */
+static Py_ssize_t numbers_of_hessian(Py_ssize_t p, int packed)
+{
+    return packed ? (p % 2 ? (p + 1) / 2 * p : p / 2 * (p + 1)) : p * p;
+}
+
 /* Row j of a Hessian, (p, p) or packed, is where column 0 would be lines[j] numbers after its first; the caller frees
  * them. NULL with an exception set. */
 static Py_ssize_t *lines_of(Py_ssize_t p, int packed)

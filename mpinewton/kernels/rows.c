@@ -29,6 +29,7 @@ static const char *const LOSS_NAMES[LOSSES] = {"logistic", "softmax", "squared",
 #include "losses.h"
 #include "arrays.h"
 #include "matrix.h"
+#include "hessians.h"
 
 static PyObject *matrix_type; /* the class Matrix */
 
@@ -138,11 +139,6 @@ static int take_hessians(Arrays *arrays, Run *H, PyObject *object, Py_ssize_t co
     const Py_ssize_t full = p > 1 << 24 ? -1 : p * p;
     *packed = H->next && (full < 0 || count > PY_SSIZE_T_MAX / (full + 1) || H->left != count * full);
     return 1;
-}
-
-static Py_ssize_t numbers_of_hessian(Py_ssize_t p, int packed)
-{
-    return packed ? (p % 2 ? (p + 1) / 2 * p : p / 2 * (p + 1)) : p * p;
 }
 
 static PyObject *matrix_gram(PyObject *self, PyObject *args)
@@ -267,20 +263,17 @@ static PyObject *hvp(PyObject *module, PyObject *args)
     return finish(&arrays);
 }
 
-/* The loss of one matrix in one pass over its rows; 0 with an exception set. */
+/* The loss of one matrix in one pass over its rows, with X'hX added to H, which has these lines; 0 with an exception set. */
 static int evaluate_rows(const Matrix *m, const Loss *q, const double *w, double *z, double *f, double *g, double *H,
-                         int packed)
+                         const Py_ssize_t *lines)
 {
     const Py_ssize_t C = q->outputs;
     double *scratch = scratch_for(q, 2), value = 0.0;
-    Py_ssize_t *lines = scratch && H ? lines_of(m->p, packed) : NULL;
-    if (PyErr_Occurred())
-        return PyMem_Free(scratch), 0;
+    if (!scratch)
+        return 0;
     double *r = g || H ? scratch + q->block * (1 + 2 * C) : NULL, *h = r ? r + q->block * C : NULL;
     if (g)
         memset(g, 0, (size_t)(m->p * C) * sizeof(double));
-    if (H)
-        memset(H, 0, (size_t)numbers_of_hessian(m->p, packed) * sizeof(double));
     int valid = 1;
     for (Py_ssize_t first = 0; valid && first < m->n; first += q->block) {
         const Py_ssize_t end = m->n - first < q->block ? m->n : first + q->block;
@@ -292,10 +285,7 @@ static int evaluate_rows(const Matrix *m, const Loss *q, const double *w, double
         if (valid && H)
             m->loops->gram(m, first, end, h, H, lines);
     }
-    if (H && !packed)
-        mirror(H, m->p);
     *f = value;
-    PyMem_Free(lines);
     PyMem_Free(scratch);
     return valid || no_class();
 }
@@ -309,10 +299,12 @@ static PyObject *evaluate(PyObject *module, PyObject *args)
         return NULL;
     Arrays arrays = {.count = 0}, own = {.count = 0};
     const Py_ssize_t count = PyTuple_Size(matrices);
-    Py_ssize_t p = 0, C = 0;
-    Run z, f, g, H;
+    const int summed = PyTuple_Check(H_);
+    Py_ssize_t p = 0, C = 0, *lines = NULL;
+    Run z, f, g, H = {NULL, 0};
+    Sums sums = {.count = 0};
     const double *w = NULL;
-    int packed = 0;
+    int packed = 1;
     if (PyTuple_Size(losses) != count)
         PyErr_SetString(PyExc_ValueError, "expected one loss for every matrix");
     if (PyErr_Occurred() || !take_run(&arrays, &z, z_, "z", w_ != Py_None) || !take_run(&arrays, &f, f_, "f", 1) ||
@@ -325,22 +317,34 @@ static PyObject *evaluate(PyObject *module, PyObject *args)
             if (q.rows != m->n || (i && q.outputs != C))
                 PyErr_SetString(PyExc_ValueError, "expected a loss of as many rows as its matrix, and equal outputs");
             C = q.outputs;
-            if (!i && !PyErr_Occurred() && take_hessians(&arrays, &H, H_, count, p, &packed))
+            if (!i && !PyErr_Occurred() && (summed ? take_sums(&sums, &arrays, H_, count, p)
+                                                   : take_hessians(&arrays, &H, H_, count, p, &packed))) {
                 w = optional(&arrays, w_, "w", p, C, 0);
-            if (!PyErr_Occurred() && H.next && q.loss == SOFTMAX)
+                lines = PyErr_Occurred() || !(summed || H.next) ? NULL : lines_of(p, packed);
+            }
+            if (!PyErr_Occurred() && lines && q.loss == SOFTMAX)
                 PyErr_SetString(PyExc_ValueError, "softmax: no Hessian in one pass");
             double *zi = PyErr_Occurred() ? NULL : part(&z, "z", m->n, C), *fi = zi ? part(&f, "f", 1, 1) : NULL;
-            double *gi = fi ? part(&g, "g", p, C) : NULL;
-            double *Hi = PyErr_Occurred() || !fi ? NULL : part(&H, "H", H.next ? numbers_of_hessian(p, packed) : 0, 1);
+            double *gi = fi ? part(&g, "g", p, C) : NULL, *Hi = NULL;
             if (!fi && !PyErr_Occurred())
                 PyErr_SetString(PyExc_ValueError, "z, f: expected arrays");
-            if (!PyErr_Occurred())
-                (void)evaluate_rows(m, &q, w, zi, fi, gi, Hi, packed);
+            if (lines && !PyErr_Occurred())
+                Hi = summed ? next_hessian(&sums, m, lines) : part(&H, "H", numbers_of_hessian(p, packed), 1);
+            if (Hi && !summed)
+                memset(Hi, 0, (size_t)numbers_of_hessian(p, packed) * sizeof(double));
+            if (!PyErr_Occurred() && evaluate_rows(m, &q, w, zi, fi, gi, Hi, lines) && Hi) {
+                if (summed)
+                    (void)add_hessian(&sums, i, p, lines);
+                else if (!packed)
+                    mirror(Hi, p);
+            }
         }
         release(&own);
     }
     if (count && !PyErr_Occurred())
         (void)(ended(&z, "z") && ended(&f, "f") && ended(&g, "g") && ended(&H, "H"));
+    finish_sums(&sums, p, lines);
+    PyMem_Free(lines);
     return finish(&arrays);
 }
 
@@ -515,7 +519,8 @@ static PyMethodDef FUNCTIONS[] = {
     {"times", times, METH_VARARGS, "times(matrices, v, out, C): out = X v for every matrix."},
     {"hvp", hvp, METH_VARARGS, "hvp(matrices, h, v, out, C, each): out = X'(h X v) for every matrix, with its own v or the same."},
     {"evaluate", evaluate, METH_VARARGS,
-     "evaluate(matrices, losses, w, z, f, g, H): the sums of the values and their derivatives; z = X w unless w is None."},
+     "evaluate(matrices, losses, w, z, f, g, H): the sums of the values and their derivatives; z = X w unless w is None.\n"
+     "H: the Hessians, or (diagonal, scales, merged, out) for sums of scale (Hessian + diagonal)."},
     {"terms", terms, METH_VARARGS, "terms(losses, z, f, r, h): what is not None of the sums of the values, r and h."},
     {"line", line, METH_VARARGS, "line(losses, z, dz, k, steps, out): the sums of the values at z + step dz."},
     {"gram", gram, METH_VARARGS, "gram(X, h, H, n, p): H = X'diag(h)X for dense rows (n, p)."},

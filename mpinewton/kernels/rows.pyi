@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Integers
 
 LOSSES: tuple[str, ...]
 NARROW: int
@@ -25,7 +25,7 @@ def evaluate(
     z: Array,
     f: Array,
     g: Array | None,
-    H: Array | None,
+    H: Array | tuple[Array, Array, Integers, Array] | None,
     /,
 ) -> None: ...
 def terms(losses: tuple[Loss, ...], z: Array, f: Array | None, r: Array | None, h: Array | None, /) -> None: ...

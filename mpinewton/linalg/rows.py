@@ -157,7 +157,7 @@ class Rows:
         hessian : array, shape (p, p) or (p (p + 1) / 2,), or None
         """
         if self.sparse:
-            if formula.compiled and not (order > 1 and self._full):
+            if formula.compiled and not (order > 1 and self.dense_gram):
                 return self._evaluate_compiled(formula, w, z, order, packed)
             if w is not None:
                 z[...] = self.times(w)
@@ -219,7 +219,7 @@ class Rows:
 
         Packed: its upper triangle, row by row, shape (p (p + 1) / 2,).
         """
-        if self.sparse and not self._full:
+        if self.sparse and not self.dense_gram:
             return _added(part.gram(h[rows], packed) for rows, part in self._products)
         H = self.grams(lambda rows: [h[rows]], 1)[0]
         return pack_triangle(H) if packed else H
@@ -230,7 +230,7 @@ class Rows:
         `coefficients` gives these vectors for some of the rows.
         """
         total = np.zeros((count, self.p, self.p))
-        if self.sparse and not self._full:
+        if self.sparse and not self.dense_gram:
             for rows, part in self._products:
                 for H, h in zip(total, coefficients(rows)):
                     H += part.gram(h)
@@ -305,11 +305,11 @@ class Rows:
         return self._loaded[0][1] if len(self._loaded) == 1 else None
 
     @cached_property
-    def _full(self) -> bool:
+    def dense_gram(self) -> bool:
         """Whether sparse rows have so many stored entries that X'diag(h)X is faster with dense blocks."""
         counts = np.diff(self._starts).astype(np.int64)
         pairs = int((counts * (counts + 1) // 2).sum())
-        return bool(pairs * kernels.SparseRows.PAIR_COST >= self.n * self.p * (self.p / 2 + ENTRY_COST))
+        return bool(pairs and pairs * kernels.SparseRows.PAIR_COST >= self.n * self.p * (self.p / 2 + ENTRY_COST))
 
     @cached_property
     def _transposed(self) -> sparse.csr_array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpinewton import kernels
-from mpinewton.arrays import Array
+from mpinewton.arrays import Array, Integers
 from mpinewton.losses.linear import LinearModel, LinearPoint, LinearRay
 from mpinewton.losses.loss import empty_logits
 
@@ -37,6 +37,11 @@ class LinearGroup:
         if not all(model.formula.compiled and model.rows.in_one is not None for model in linear):
             return None
         return LinearGroup(linear)
+
+    @cached_property
+    def sums_hessians(self) -> bool:
+        """Whether the compiled loops form the Hessians of all models."""
+        return self.outputs == 1 and not any(model.rows.dense_gram for model in self.models)
 
     def times(self, w: Array) -> Array:
         """X w of all rows, shape (n,) or (n, C)."""
@@ -68,16 +73,18 @@ class GroupPoint:
         self._value: Array | None = None
         self._gradient: Array | None = None
 
-    def _evaluate(self, order: int) -> tuple[Array, Array | None]:
+    def _evaluate(
+        self, order: int, sums: tuple[Array, Array, Integers] | None = None
+    ) -> tuple[Array, Array | None, Array | None]:
         group, z, w = self.group, self._z, None
         if z is None:
             z, w = empty_logits(group.rows.n, group.outputs, self.w)
-        f, g = group.rows.evaluate(w, z, order)
+        f, g, H = group.rows.evaluate(w, z, order, sums)
         self._z, self._value = z, f * group.scale
         if g is not None:
             self._gradient = g.reshape(len(f), -1) * group.scale[:, None]
             self._gradient.flags.writeable = False
-        return self._value, self._gradient
+        return self._value, self._gradient, H
 
     @property
     def z(self) -> Array:
@@ -101,6 +108,15 @@ class GroupPoint:
         """Weights of all rows times the second derivatives with respect to their one logit, shape (n,)."""
         weights = np.concatenate([model.row_weight_array for model in self.group.models])
         return np.asarray(weights * self.group.rows.second(self.z))
+
+    def hessian_sums(self, diagonal: Array, scales: Array, merged: Integers) -> Array:
+        """Sums of the Hessians with this diagonal (d,) added, as packed triangles; see `kernels.compiled.Group`.
+
+        Only where the group `sums_hessians`. They come with gradients and values: ask for them first.
+        """
+        H = self._evaluate(1, (diagonal, scales, merged))[2]
+        assert H is not None
+        return H
 
     def hvp(self, v: Array) -> Array:
         """The Hessians times v (d,), shape (k, d)."""

@@ -10,10 +10,10 @@ import numpy as np
 
 from mpinewton.arrays import Array, Bytes, Vectors
 from mpinewton.compress.hessian import Integers8, encode_hessian, mean_hessian
-from mpinewton.fleet import Fleet, Worker
+from mpinewton.fleet import Fleet, Worker, batched
 from mpinewton.linalg.cholesky import factor_semidefinite, forward_substitute, solve_factored, solve_semidefinite
 from mpinewton.linalg.lbfgs import append_pair, apply_inverse
-from mpinewton.linalg.triangle import add_diagonal, pack_triangle, unpack_triangle
+from mpinewton.linalg.triangle import add_diagonal, unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
 from mpinewton.methods.support.method import UNKNOWN, Cost, Method, State, fail
 from mpinewton.methods.support.tasks import (
@@ -234,6 +234,7 @@ def without_factor(now: LazyNewtonState) -> LazyNewtonState:
     return replace(now, L=UNKNOWN, S=(), Y=())
 
 
+@batched
 def current_hessian(worker: Worker) -> Array:
     """The upper triangle of the Hessian of f_i at the worker's weights: d (d + 1) / 2 floats."""
-    return pack_triangle(worker.hessian())
+    return worker.hessian_triangle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mpinewton.arrays import Array
-from mpinewton.fleet import Fleet, Worker
+from mpinewton.fleet import Fleet, Worker, batched
 from mpinewton.linalg.cholesky import solve_absolute, solve_semidefinite
 from mpinewton.linalg.triangle import unpack_triangle
 from mpinewton.methods.support.linesearch import Backtracking, no_step, search_or_descend
@@ -90,10 +90,12 @@ class Newton(Method[NewtonState]):
             f, g, H = fleet.mean(self.advance, a)
         return replace(now, w=now.w + a * p, loss=f, gradient=g, triangle=H, step=a)
 
+    @batched
     def gradient_and_hessian(self, worker: Worker, w: Array) -> tuple[Array, Array]:
         """Move to w; gradient and upper triangle of the Hessian of f_i there: d + d (d + 1) / 2 floats."""
         return value_gradient_hessian(worker, w)[1:]
 
+    @batched
     def advance(self, worker: Worker, step: float) -> tuple[float, Array, Array]:
         """Take the step; f_i, gradient and upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
         worker.advance(step)

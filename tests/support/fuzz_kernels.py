@@ -13,6 +13,8 @@ from importlib.util import module_from_spec, spec_from_loader
 import numpy as np
 from scipy import sparse
 
+from mpinewton.linalg.triangle import pack_triangle
+
 LOSSES = ("logistic", "softmax", "softmax:reduced=true", "squared", "huber:delta=0.7", "poisson", "softplus")
 
 
@@ -152,6 +154,8 @@ def check_group(rng, X, named):
     points, at = [model.at(w) for model in models], group.at(w)
     if rng.random() < 0.5:
         np.testing.assert_array_equal(at.z, np.concatenate([point.z for point in points]))
+    if group.sums_hessians and X.shape[1] <= 40:
+        check_hessian_sums(rng, group.at(w), points)
     for question in ("gradient", "value") if rng.random() < 0.5 else ("value", "gradient"):
         np.testing.assert_array_equal(getattr(at, question)(), [getattr(point, question)() for point in points])
     np.testing.assert_array_equal(at.hvp(v), [point.hvp(v) for point in points])
@@ -164,6 +168,20 @@ def check_group(rng, X, named):
         assert own.value() == point.value()
         np.testing.assert_array_equal(own.z, point.z)
     np.testing.assert_array_equal(group.join(points).gradient(), at.gradient())
+
+
+def check_hessian_sums(rng, at, points):
+    """Sums of Hessians against the sums of whole ones; after each, the last sums are added up as often as it says."""
+    diagonal, scales, merged, sums = rng.random(len(at.w)), rng.random(len(points)), [], []
+    scales[rng.random(len(points)) < 0.2] = 0.0
+    for scale, point in zip(scales, points):
+        sums.append(scale * pack_triangle(point.hessian() + np.diag(diagonal)))
+        merged.append(int(rng.integers(len(sums))))
+        for _ in range(merged[-1]):
+            last = sums.pop()
+            sums[-1] = sums[-1] + last
+    np.testing.assert_array_equal(at.hessian_sums(diagonal, scales, np.array(merged)), sums)
+    np.testing.assert_array_equal(at.gradient(), [point.gradient() for point in points])
 
 
 def spoiled(rng, value):
@@ -195,7 +213,10 @@ def call_wrongly(rng, X):
     loss = (number, 1.0, outputs, labels, np.zeros(n), np.ones(n), 1.0)
     small, k = p <= 40, int(rng.integers(1, 4))
     many, losses, zs, g = (matrix,) * k, (loss,) * k, np.zeros((k, n, outputs)), np.zeros((k, p, outputs))
-    H = np.zeros((k, p, p) if rng.random() < 0.5 else (k, p * (p + 1) // 2)) if small else None
+    merged = np.minimum(rng.integers(0, 2, k), np.arange(k))
+    triangles = np.zeros((k - merged.sum(), p * (p + 1) // 2)) if small else None
+    sums = np.zeros(p), np.ones(k), merged, triangles
+    H = [np.zeros((k, p, p)), np.zeros((k, p * (p + 1) // 2)), sums][int(rng.integers(3))] if small else None
     calls = [
         (rows.Matrix, X.indptr, X.indices, X.data, p),
         (rows.times, many, np.zeros((p, C)), np.zeros((k, n, C)), C),

@@ -34,7 +34,7 @@ def fleet_of(named="logistic", ranks=1):
 @pytest.fixture
 def alone(monkeypatch):
     """A function after which every task runs on the workers one by one."""
-    return lambda: monkeypatch.setattr(Host, "_together", lambda self, call, arrays: None)
+    return lambda: monkeypatch.setattr(Host, "_together", lambda self, *call: None)
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def batches(monkeypatch):
     """The tasks that ran on all workers in one call."""
     run, original = [], Host._together
 
-    def together(self, call, arrays):
-        found = original(self, call, arrays)
+    def together(self, call, *about):
+        found = original(self, call, *about)
         if found is not None:
             run.append(call.task.split(":")[-1].split(".")[-1])
         return found
@@ -59,7 +59,7 @@ def calls(fleet):
     rng = np.random.default_rng(1)
     w, p, v = rng.standard_normal((3, fleet.dim))
     found = [fleet.mean(tasks.value_and_gradient, w), fleet.mean(tasks.hvp, v)]
-    found += [fleet.mean(tasks.derivatives), fleet.sum(tasks.current_gradient)]  # derivatives are not batched
+    found += [fleet.mean(tasks.derivatives), fleet.sum(tasks.current_gradient)]
     found.append(fleet.mean(method.search.try_first, p))
     found.append(fleet.gather(tasks.hvp, p, among=[2, 5]))  # asks some only
     found += [fleet.mean(method.search.try_others, 8.0), fleet.mean(tasks.advance, 0.25)]
@@ -67,7 +67,8 @@ def calls(fleet):
     fleet.send(tasks.move, 0.125)
     found += [fleet.gather(tasks.current_gradient), fleet.mean(tasks.gradient_at, v), fleet.mean(tasks.value_at, p)]
     fleet.send(tasks.move_to, w)
-    found.append(fleet.gather(tasks.hvp, p))
+    found += [fleet.gather(tasks.hvp, p), fleet.sum(tasks.hessian_triangle, v)]
+    found.append(fleet.gather(tasks.value_gradient_hessian, p))  # is not summed: one by one
     return found + fleet.save(w)
 
 
@@ -89,9 +90,10 @@ def same(a, b):
 @pytest.mark.parametrize("named", ["logistic", "softmax", "poisson"])
 def test_replies_and_states_are_those_of_the_workers_one_by_one(named, alone, batches):
     together = calls(fleet_of(named))
+    hessians = {"derivatives", "hessian_triangle"} if named != "softmax" else set()  # of several outputs one by one
     assert set(batches) == {
         "value_and_gradient", "hvp", "current_gradient", "try_first", "try_others", "advance", "move",
-        "gradient_at", "value_at", "move_to",
+        "gradient_at", "value_at", "move_to", *hessians,
     }  # fmt: skip
     for ranks in (2, 3, 5):
         same(calls(fleet_of(named, ranks)), together)
@@ -108,7 +110,7 @@ def steps(fleet, method, count, state=None):
     return state
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "fednl", "fednl-ls", "newton-cg", "pisa", "sisa"])
+@pytest.mark.parametrize("name", ["newton", "lbfgs", "fednl", "fednl-ls", "newton-cg", "pisa", "sisa"])
 def test_a_run_has_the_same_bits_with_and_without_batches_and_after_a_restart(name, alone, batches):
     method, whole = make_method(name, {}), fleet_of()
     after = steps(whole, method, 6)

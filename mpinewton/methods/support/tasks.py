@@ -109,18 +109,21 @@ def move(worker: Worker, step: float) -> None:
     worker.advance(step)
 
 
+@batched
 def hessian_triangle(worker: Worker, w: Array) -> Array:
     """Move to w; the upper triangle of the Hessian of f_i there: d (d + 1) / 2 floats."""
     worker.move_to(w)
     return worker.hessian_triangle()
 
 
+@batched
 def value_gradient_hessian(worker: Worker, w: Array) -> tuple[float, Array, Array]:
     """Move to w; f_i, its gradient and the upper triangle of its Hessian there: 1 + d + d (d + 1) / 2 floats."""
     worker.move_to(w)
     return derivatives(worker)
 
 
+@batched
 def derivatives(worker: Worker) -> tuple[float, Array, Array]:
     """f_i, its gradient and the upper triangle of its Hessian at the worker's weights: 1 + d + d (d + 1) / 2 floats."""
     H = worker.hessian_triangle()  # first, since the others come with it
