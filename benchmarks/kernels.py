@@ -24,7 +24,8 @@ from mpinewton import kernels  # noqa: E402
 from mpinewton.data.shard import Shard  # noqa: E402
 from mpinewton.kernels import twins  # noqa: E402
 from mpinewton.losses import make_loss  # noqa: E402
-from mpinewton.losses.linear import LinearModel, LinearPoint, RowFormula  # noqa: E402
+from mpinewton.losses.formula import RowFormula  # noqa: E402
+from mpinewton.losses.linear import LinearModel, LinearPoint  # noqa: E402
 
 TURNS = 15
 SHAPES = {"a9a": (32_561, 123, 14), "w8a": (49_749, 300, 12), "dense": (60_000, 100, 0)}  # rows, features, entries

@@ -126,9 +126,15 @@ class Rows:
         """X'diag(h)X v, shape (p,) or (p, C) for v of shape (p,) or (p, C), in one pass over the rows."""
         if self.sparse:
             return _added(part.hvp(h[rows], v) for rows, part in self._products)
+        return self.product(lambda rows, z: (h[rows] * z.T).T, v)
+
+    def product(self, change: Callable[[slice, Array], Array], v: Array) -> Array:
+        """X'r, shape (p,) or (p, C), of r = change(rows, X v) for some rows at a time, in one pass over them."""
+        if self.sparse:
+            return _added(part.transpose_times(change(rows, part.times(v))) for rows, part in self._products)
         total = np.zeros(v.shape)
         for rows, block in self._blocks():
-            total += block.T @ (h[rows] * (block @ v).T).T
+            total += block.T @ change(rows, block @ v)
         return total
 
     def evaluate(

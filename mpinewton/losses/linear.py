@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,10 +19,9 @@ from mpinewton.errors import ConfigError, DataError
 from mpinewton.kernels import Kernel
 from mpinewton.linalg.rows import Formula, Rows
 from mpinewton.linalg.triangle import pack_triangle
+from mpinewton.losses.formula import RowFormula
 from mpinewton.losses.loss import Classes, Loss, Shape, Targets, empty_logits, row_weights, subset_weights
 
-# A line search evaluates rows x steps in blocks of rows, with about this many numbers in memory at once.
-RAY_NUMBERS = 1 << 18
 # What methods may ask for, by the formula that makes it possible.
 PROVIDED_BY = {name: {name} for name in ("hessian", "hessian_diagonal", "hessian_bound", "hessian_lipschitz")} | {
     "second_derivatives": {"hvp", "hessian", "hessian_diagonal", "second_derivatives"},
@@ -231,11 +231,12 @@ class LinearModel:
         """X w, shape (n,) or (n, C)."""
         return self.rows.times(w if self.outputs == 1 else w.reshape(-1, self.outputs))
 
-    def pull_back(self, r: Array) -> Array:
-        """X'(weight r), shape (d,)."""
-        if isinstance(self.row_weight, float):
-            return self.rows.transpose_times(r).ravel() * self.row_weight
-        return self.rows.transpose_times((self.row_weight * r.T).T).ravel()
+    def product(self, change: Callable[[slice, Array], Array], v: Array) -> Array:
+        """X'(weight r), shape (d,), of r = change(rows, X v) for some rows at a time, in one pass over them."""
+        V, weight = v if self.outputs == 1 else v.reshape(-1, self.outputs), self.row_weight
+        if isinstance(weight, float):
+            return self.rows.product(change, V).ravel() * weight
+        return self.rows.product(lambda rows, z: (weight[rows] * change(rows, z).T).T, V).ravel()
 
     @property
     def row_weight_array(self) -> Array:
@@ -260,38 +261,6 @@ class LinearModel:
         z, n = self.logits(w), self.rows.n
         targets = [self.loss.targets(np.full(n, label), self.classes) for label in self.classes or ()]
         return np.column_stack([self.loss.values(z, t) for t in targets])
-
-
-class RowFormula:
-    """The formulas of a loss on the rows of one shard, in numpy; see `mpinewton.linalg.rows.Formula`."""
-
-    compiled = False
-
-    def __init__(self, loss: LinearLoss, t: Targets, weight: Array | float) -> None:
-        self.loss, self.t = loss, t
-        self.scale = weight if isinstance(weight, float) else 1.0
-        self.weight = None if isinstance(weight, float) else weight
-
-    def terms(self, z: Array, part: slice, order: int) -> tuple[float, Any, Any]:
-        values, *more = self.loss.value_and_derivatives(z, self.t[part], order)
-        r, h = (*more, None, None)[:2]
-        if self.weight is None:
-            return float(values.sum()), r, None if h is None else self.scale * h
-        weight = self.weight[part]
-        return float(values @ weight), None if r is None else (weight * r.T).T, None if h is None else weight * h
-
-    def second(self, z: Array) -> Array:
-        return self.loss.second_terms(z, self.t)
-
-    def line(self, z: Array, dz: Array, steps: Array) -> Array:
-        total = np.zeros(len(steps))
-        size = max(1, RAY_NUMBERS // max(1, len(steps) * z[:1].size))
-        a = steps.reshape(-1, *[1] * z.ndim)
-        for first in range(0, len(z), size):
-            part = slice(first, first + size)
-            values = self.loss.values(z[part] + a * dz[part], self.t[part])
-            total += values.sum(axis=-1) if self.weight is None else values @ self.weight[part]
-        return total
 
 
 class LinearPoint:
@@ -350,7 +319,8 @@ class LinearPoint:
 
     def hvp(self, v: Array) -> Array:
         if self._own("apply_second"):
-            return self.model.pull_back(self.model.loss.apply_second(self.second, self.model.logits(v)))
+            loss, second = self.model.loss, self.second
+            return self.model.product(lambda rows, dz: loss.apply_second(second[rows], dz), v)
         return self.model.rows.hvp(self.curvature, v)
 
     def hvps(self, V: Array, some: Any = ..., less: Array | float = 0.0) -> Array:

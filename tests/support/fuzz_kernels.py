@@ -102,7 +102,8 @@ def check_losses(rng, X, named):
     from mpinewton.data.shard import Shard
     from mpinewton.kernels import compiled
     from mpinewton.losses import make_loss
-    from mpinewton.losses.linear import LinearModel, RowFormula
+    from mpinewton.losses.formula import RowFormula
+    from mpinewton.losses.linear import LinearModel
 
     n, p = X.shape
     loss = make_loss(named)

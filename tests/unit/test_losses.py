@@ -205,7 +205,7 @@ def test_large_line_searches_are_evaluated_in_blocks(monkeypatch):
     rng = np.random.default_rng(8)
     model = make_loss("logistic").on_shard(Shard(rng.normal(size=(40, 5)), rng.choice((3.0, 7.0), 40)), (3.0, 7.0))
     w, p, steps = rng.normal(size=5), rng.normal(size=5), np.array([0.0, 1.0, -0.25])
-    monkeypatch.setattr("mpinewton.losses.linear.RAY_NUMBERS", 100)
+    monkeypatch.setattr("mpinewton.losses.formula.RAY_NUMBERS", 100)
     np.testing.assert_allclose(
         model.at(w).along(p).losses(steps), [model.at(w + a * p).value() for a in steps], rtol=1e-13
     )

@@ -45,6 +45,7 @@ def test_products(storage, columns, monkeypatch):
     v, r = rng.standard_normal((7, *columns)), rng.standard_normal((50, *columns))
     h = rng.standard_normal(50)
     pairs = [(rows.times(v), X @ v), (rows.transpose_times(r), X.T @ r)]
+    pairs.append((rows.product(lambda some, z: r[some] * np.tanh(z), v), X.T @ (r * np.tanh(X @ v))))
     if not columns:
         pairs.append((rows.hvp(h, v), X.T @ (h * (X @ v))))
     for got, truth in pairs:

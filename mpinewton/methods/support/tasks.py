@@ -162,7 +162,7 @@ def smoothness_constant(worker: Worker) -> float:
     model = linear_model(worker)
     gamma = model.loss.hessian_bound(model.t)
     start = worker.rng().standard_normal(model.dim)
-    space = lanczos(lambda v: model.pull_back(gamma * model.logits(v)), start, 50)
+    space = lanczos(lambda v: model.product(lambda rows, z: gamma[rows] * z, v), start, 50)
     e, Y = np.linalg.eigh(space.T[:-1])
     # The largest Ritz value is a lower bound; an eigenvalue is at most the norm of its residual away.
     return float(e[-1] + abs(space.T[-1, -1] * Y[-1, -1]))
