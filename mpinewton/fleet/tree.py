@@ -63,7 +63,10 @@ class Tree:
 
 
 class PartialSum:
-    """Sums over complete subtrees, left to right; None stands for a sum of zeros."""
+    """Sums over complete subtrees, left to right; None stands for a sum of zeros.
+
+    A term that can be written to is overwritten; one that cannot is left as it is.
+    """
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -96,7 +99,9 @@ class PartialSum:
     def vector(self, numbers: int) -> Array:
         """The sum over everybody, once every worker's term is in."""
         (total,) = self.sums
-        return np.zeros(numbers) if total is None else total
+        if total is None:
+            return np.zeros(numbers)
+        return total if total.flags.writeable else total.copy()
 
 
 def _plus(left: Array | None, right: Array | None) -> Array | None:
@@ -105,5 +110,4 @@ def _plus(left: Array | None, right: Array | None) -> Array | None:
     if left is None:
         return None
     # Adding the zeros of a None matters: it turns -0.0 into 0.0, as adding an array of zeros does on another rank.
-    left += 0.0 if right is None else right
-    return left
+    return np.add(left, 0.0 if right is None else right, out=left if left.flags.writeable else None)

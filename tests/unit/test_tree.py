@@ -92,6 +92,20 @@ def test_the_bits_do_not_depend_on_the_cut_nor_on_the_association(
     assert blocks[0].vector(2).tobytes() == summed(tree, 0, terms).vector(2).tobytes() == truth.tobytes()
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_terms_that_cannot_be_written_to_are_left_as_they_are(workers: int) -> None:
+    rows = np.arange(2.0 * workers).reshape(workers, 2)
+    rows.flags.writeable = False
+    tree = Tree(workers)
+    part = PartialSum(tree)
+    for worker, row in enumerate(rows):
+        part.add(tree.leaf(worker), row)
+    total = part.vector(2)
+    np.testing.assert_array_equal(total, rows.sum(axis=0))
+    total[:] = -1.0
+    np.testing.assert_array_equal(rows.ravel(), np.arange(2.0 * workers))
+
+
 def summed_up(tree: Tree, ranks: range, blocks: list[list[Array | None]], fan: int) -> PartialSum:
     """The sum of the first of these ranks, and of what it is sent."""
     total = summed(tree, sum(map(len, blocks[: ranks[0]])), blocks[ranks[0]]).copy()

@@ -170,8 +170,11 @@ class Link:
             self._wait(*self._sent)
         return sum(m.nbytes for m in messages) + (0 if memory is None else len(body))
 
-    def _receive(self, ranks: Sequence[range]) -> list[tuple[Bytes, Bytes]]:
-        """The messages of the first of each of these runs of ranks: heads and bodies."""
+    def _receive(self, ranks: Sequence[range], copy: bool = True) -> list[tuple[Bytes, Bytes]]:
+        """The messages of the first of each of these runs of ranks: heads and bodies.
+
+        copy: if not, those that pass through memory are views of it, until the next order.
+        """
         frames = [np.empty(FRAME, dtype=np.uint8) for _ in ranks]
         self._wait([self.comm.Irecv([frame, MPI.BYTE], run[0]) for frame, run in zip(frames, ranks)], ranks)
         received = []
@@ -183,7 +186,8 @@ class Link:
                 if size < 0:
                     memory = self._inboxes[run[0]]
                     assert memory is not None, "the sender has been told that its memory is read"
-                    parts.append(memory.read(-size))
+                    part = memory.read(-size)
+                    parts.append(part.copy() if copy else part)
                 elif inside:
                     parts.append(frame[first : first + size].copy())
                     first += size
@@ -285,7 +289,7 @@ class Link:
         state = np.array(status, dtype=np.float64)
         if fixed:
             total = part.copy() if self.children else part
-            for head, body in self._receive(self.children):
+            for head, body in self._receive(self.children, copy=False):
                 other, nodes = np.split(head.view(np.float64), [len(state)])
                 np.maximum(state, other, out=state)
                 vectors = body.view(np.float64)
