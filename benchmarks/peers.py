@@ -227,7 +227,7 @@ def gradient_norm(X: Any, y: np.ndarray, w: np.ndarray, l2: float) -> float:
     if w.ndim == 1:
         return float(np.linalg.norm(X.T @ (-y * expit(-y * (X @ w))) / len(y) + l2 * w))
     r = softmax(X @ w.T, axis=1)
-    r[np.arange(len(y)), y.astype(int)] -= 1.0
+    r[np.arange(len(y)), np.unique(y, return_inverse=True)[1]] -= 1.0
     return float(np.linalg.norm(r.T @ X / len(y) + l2 * w))
 
 

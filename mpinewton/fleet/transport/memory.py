@@ -13,7 +13,7 @@ import numpy as np
 from mpinewton.arrays import Bytes
 
 # The longest vector in bytes that passes through the memory; each rank holds so much of it.
-LONGEST = 1 << 22
+LONGEST = 1 << 25
 NONCE = 16
 NAMESPACES = ("net", "ipc", "pid")  # processes that differ in one of them count as processes of different hosts
 
