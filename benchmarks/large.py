@@ -89,9 +89,9 @@ HEAD = f"""# Large data
 Logistic regression, l2 = 1 / rows, to {GOAL:g} times the first gradient norm, {len(os.sched_getaffinity(0))} cores
 ({processor()}). mpinewton: a driver and two worker ranks. scikit-learn: two threads, all rows in memory, the loosest of
 its tolerances that meets the goal; where one takes more than {LIMIT:g} s, with looser ones it ended above the goal.
-mpinewton is stopped after {LIMIT:g} s of iterations. *whole* is the command from its start to its end: for mpinewton
-it reads the shards from disk, for scikit-learn it reads an npz file. Memory is the peak of the largest process. One run
-each. Written by `benchmarks/large.py`.
+mpinewton is stopped after {LIMIT:g} s of iterations; *limited* is with the memory limit. *whole* is the command from
+its start to its end: for mpinewton it reads the shards from disk, for scikit-learn it reads an npz file. Memory is the
+peak of the largest process. One run each. Written by `benchmarks/large.py`.
 """
 
 
@@ -110,20 +110,22 @@ def compare(name: str, folder: Path, rows: int) -> str:
     if limit:
         about += f" Memory limit of a rank: {megabytes / 20:.0f} MB."
     lines = [f"## {name}", "", about, "", "| solver | solve, s | whole, s | memory, MB | gradient norm, relative |"]
-    lines += ["|---|--:|--:|--:|--:|", *(ours(method, folder, limit) for method in METHODS)]
+    runs = [(method, limit) for method in METHODS] + ([("auto", [])] if limit else [])
+    lines += ["|---|--:|--:|--:|--:|", *(ours(method, folder, options) for method, options in runs)]
     return "\n".join([*lines, *(peer(solver, file) for solver in PEERS[name]), ""])
 
 
 def ours(method: str, folder: Path, limit: list[str]) -> str:
     """The row of a method."""
-    out = folder / method
+    out = folder / f"{method}{'-limited' if limit else ''}"
     words = ["run", method, str(folder / "shards"), "-o", str(out), "--loss", "logistic", "--no-intercept", *limit]
     words += ["--rtol", str(GOAL), "--max-seconds", str(LIMIT), "--nproc", "2"]
     whole, memory, said = measured([sys.executable, "-m", "mpinewton", *words])
     run = read_run(out)
     chosen = str(run.result["chosen"])
     estimate = re.search(r"memory: about ([\d.]+ .B)", said)
-    about = [*([chosen] if chosen != method else []), *([f"estimate {estimate[1]}"] if estimate and limit else [])]
+    about = [chosen] if chosen != method else []
+    about += [f"limited, estimate {estimate[1]}"] if estimate and limit else []
     relative = run.last("grad_norm") / run.columns["grad_norm"][0]
     name = f"mpinewton {method}" + (f" ({', '.join(about)})" if about else "")
     return f"| {name} | {run.last('seconds'):.1f} | {whole:.1f} | {memory:,.0f} | {relative:.1e} |"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -85,7 +86,8 @@ class Batch(Worker):
             worker._point, worker._ray, worker._steps, worker._p = own, along, self._steps, self._p
 
 
-class Summed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Summed:
     """Sums of a part of the workers' replies, as those of a `PartialSum`: shape (s, ...)."""
 
     sums: Array

@@ -149,7 +149,7 @@ class Host:
 
     def _sum_of_rows(self, reply: Any, scale: Array) -> HostSum:
         """The sum of replies that are the rows of arrays, each row times its scale; the last part may be `Summed`."""
-        single = not isinstance(reply, tuple) or isinstance(reply, Summed)
+        single = not isinstance(reply, tuple)
         parts = [] if reply is None else [reply] if single else list(reply)
         summed = parts.pop().sums if parts and isinstance(parts[-1], Summed) else None
         _, rows = arrays_of(tuple(parts))
