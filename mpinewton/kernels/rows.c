@@ -263,7 +263,8 @@ static PyObject *hvp(PyObject *module, PyObject *args)
     return finish(&arrays);
 }
 
-/* The loss of one matrix in one pass over its rows, with X'hX added to H, which has these lines; 0 with an exception set. */
+/* The loss of one matrix in one pass over its rows, with X'hX added to H, which has these lines. 0 with an exception
+ * set. */
 static int evaluate_rows(const Matrix *m, const Loss *q, const double *w, double *z, double *f, double *g, double *H,
                          const Py_ssize_t *lines)
 {

@@ -79,7 +79,7 @@ def cg(
     if not b.any():
         return Solution(x, 0, "solved")
     s = precondition(r) if precondition else r
-    u, rs, largest = s.copy(), float(r @ s), 0.0
+    u, rs, largest, part = s.copy(), float(r @ s), 0.0, np.empty_like(b)  # fresh memory would cost as much as a sum
     for k in range(limit):
         Hu = product(u)
         curvature, square = float(u @ Hu), float(u @ u)
@@ -87,13 +87,14 @@ def cg(
         if curvature <= flat * largest * square:
             return Solution(x if k else u, k, "negative curvature")
         alpha = rs / curvature
-        x += alpha * u
-        r -= alpha * Hu
+        x += np.multiply(alpha, u, out=part)
+        r -= np.multiply(alpha, Hu, out=part)
         if sqrt(r @ r) <= goal or enough(k + 1, x, r):
             return Solution(x, k + 1, "solved")
         s = precondition(r) if precondition else r
         before, rs = rs, float(r @ s)
-        u = s + (rs / before) * u
+        u *= rs / before
+        u += s
     return Solution(x, limit, "limit")
 
 

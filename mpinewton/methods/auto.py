@@ -20,7 +20,7 @@ from mpinewton.settings import setting
 NEWTON_STEPS = 7  # iterations of newton
 # Rounds, triangles of Hessians that are sent, gradients and Hessians of all rows, and Cholesky factors of lazy-newton
 # (a9a, w8a, ijcnn1), with a start on own samples of the workers; on the mean over samples; without a sample; `levels`.
-LAZY_OWN, LAZY_MEAN = (17.0, 3.0, 7.5, 3.5, 7.0), (24.0, 7.0, 7.5, 3.5, 7.0)
+LAZY_OWN, LAZY_MEAN = (15.0, 3.0, 7.5, 3.5, 7.0), (24.0, 7.0, 7.5, 3.5, 7.0)
 LAZY_WHOLE, LAZY_CODED = (27.0, 3.5, 12.0, 3.5, 3.5), (23.0, 2.0, 10.0, 2.0, 2.0)
 CG_STEPS, CG_PRODUCTS = 9, 80  # iterations of newton-cg, and products with the Hessian in all of them
 LBFGS_STEPS, LBFGS_SEARCHES = 48, 4  # iterations of lbfgs, and those of them in which step 1 is refused
@@ -126,7 +126,7 @@ def typical_cost(method: AnyMethod, problem: Problem) -> Cost:
     if isinstance(method, LazyNewton):
         if method.levels:
             run = LAZY_CODED
-        elif method.is_sampled(min(problem.rows), d):
+        elif method.is_sampled(min(problem.rows), d, own=True):
             run = LAZY_OWN
         elif method.is_sampled(sum(problem.rows), d):
             run = LAZY_MEAN

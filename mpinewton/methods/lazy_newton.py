@@ -32,7 +32,8 @@ from mpinewton.settings import setting
 # the sample is not that of all rows. It has at most so many steps, each halved at most so many times.
 REST = 1e-2
 STEPS, HALVINGS = 20, 10
-ROWS_PER_WEIGHT = 4  # fewer rows than this in a sample determine no start
+# Fewer rows than this for each weight determine no start: in all samples, and in a worker's own.
+ROWS_PER_WEIGHT, OWN_ROWS_PER_WEIGHT = 4, 10
 ALIKE = 0.25  # part of the decrease expected at the minimisers of workers that their mean may lack
 PAIRS = 20  # pairs kept at most; a new Hessian comes after fewer
 
@@ -47,23 +48,27 @@ class LazyNewtonState(State):
         Lower Cholesky factor of the last Hessian; `UNKNOWN` where a new one is due.
     S, Y : tuples of k arrays, shape (d,)
         Changes of w and of the gradient since that Hessian, oldest first.
+    own : array, shape (1 + d + d (d + 1) / 2,)
+        At the start, mean over the workers of what `minimise` finds on a worker's own sample: value, minimiser and
+        triangle of the Hessian. `UNKNOWN` later, and where samples have few rows.
     """
 
     L: Array
     S: Vectors
     Y: Vectors
+    own: Array
 
 
 @dataclass(frozen=True)
 class LazyNewton(Method[LazyNewtonState]):
     """Newton's method with few Hessians: corrected by BFGS pairs, after a start on a sample of the rows.
 
-    The first iteration starts on a sample of every worker's rows. Each worker minimises f_i on its own sample by
-    Newton's method, and the driver averages the minimisers. Where the average decreases the objective far less than the
-    workers expect, because their rows are unlike, or where a worker's sample has few rows, the driver minimises the
-    mean over all samples, with a round trip for every step. If the objective on all rows is smaller at the point found,
-    it takes from there one step with the gradient of all rows and the Hessian of the samples. Then it computes the
-    Hessian of all rows.
+    The first iteration starts on a sample of every worker's rows. With the first f_i and g_i each worker sends the
+    minimiser of f_i on its own sample, by Newton's method, and the driver averages the minimisers. Where the average
+    decreases the objective far less than the workers expect, because their rows are unlike, or where a worker's sample
+    has few rows, the driver minimises the mean over all samples, with a round trip for every step. If the objective on
+    all rows is smaller at the point found, it takes from there one step with the gradient of all rows and the Hessian
+    of the samples. Then it computes the Hessian of all rows.
 
     Later iterations apply the L-BFGS recursion to the exact gradient, with the pairs since the last Hessian, and with
     its Cholesky factor L in place of a multiple of the identity. They try step 1, and receive f_i and g_i in the same
@@ -92,8 +97,11 @@ class LazyNewton(Method[LazyNewtonState]):
     cost = Cost("2", "d", "d + 1", "a new Hessian takes 2 more rounds and d*(d + 1)/2 more floats up")
 
     def start(self, fleet: Fleet, w: Array) -> LazyNewtonState:
+        if not self.levels and self.is_sampled(min(fleet.problem.rows), fleet.dim, own=True):
+            f, g, *own = fleet.mean(self.minimise_own_sample, w)
+            return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=(), own=np.hstack(own))
         f, g = fleet.mean(value_and_gradient, w)
-        return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=())
+        return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=(), own=UNKNOWN)
 
     def step(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         if fleet.iteration == 1 and not self.levels and self.is_sampled(sum(fleet.problem.rows), fleet.dim):
@@ -136,15 +144,15 @@ class LazyNewton(Method[LazyNewtonState]):
         """The same of the Hessian of the loss's majorant."""
         return encode_hessian(majorant_hessian(worker), self.levels)
 
-    def is_sampled(self, rows: int, d: int) -> bool:
-        """Whether a sample of so many rows determines a start, with d weights."""
-        return self.sample * rows >= ROWS_PER_WEIGHT * d
+    def is_sampled(self, rows: int, d: int, own: bool = False) -> bool:
+        """Whether a sample of so many rows determines a start, with d weights; own: if they are those of a worker."""
+        return self.sample * rows >= (OWN_ROWS_PER_WEIGHT if own else ROWS_PER_WEIGHT) * d
 
     def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         """The first iteration: a step from a minimiser on samples, or none; and a Hessian of all rows."""
         there, H = now, None
-        if self.is_sampled(min(fleet.problem.rows), fleet.dim):
-            expected, w, own = fleet.mean(self.minimise_own_sample, now.w)
+        if now.own.size:
+            (expected,), w, own = np.split(now.own, [1, 1 + fleet.dim])
             there = move_if_lower(fleet, now, w)
             if there.loss - expected <= ALIKE * (now.loss - expected):
                 H = own
@@ -158,9 +166,10 @@ class LazyNewton(Method[LazyNewtonState]):
                 return state_at(now, there.w + p, *new)
         return state_at(now, there.w, *fleet.mean(value_gradient_hessian, there.w))
 
-    def minimise_own_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
-        """`minimise` for f_i on a sample of the worker's rows: 1 + d + d (d + 1) / 2 floats."""
-        return minimise(partial(self.derivatives_of_sample, worker), w)
+    def minimise_own_sample(self, worker: Worker, w: Array) -> tuple[float, Array, float, Array, Array]:
+        """f_i and gradient at w, and `minimise` for f_i on a sample of its rows: 2 + 2 d + d (d + 1) / 2 floats."""
+        own = minimise(partial(self.derivatives_of_sample, worker), w)
+        return *value_and_gradient_of_all(worker, w), *own
 
     def derivatives_of_sample(self, worker: Worker, w: Array) -> tuple[float, Array, Array]:
         """f_i, gradient and upper triangle of its Hessian at w from the sample: 1 + d + d (d + 1) / 2 floats.
@@ -220,7 +229,7 @@ def minimise(derivatives: Callable[[Array], tuple[float, Array, Array]], w: Arra
 
 def state_at(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
     """The state at w with the objective, the gradient and the triangle of the Hessian there."""
-    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0), unpack_triangle(H))
+    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0, own=UNKNOWN), unpack_triangle(H))
 
 
 def with_factor(now: LazyNewtonState, H: Array) -> LazyNewtonState:

@@ -133,8 +133,12 @@ class NewtonCG(Method[NewtonCGState]):
 
         def enough(j: int, x: Array, r: Array) -> bool:
             nonlocal last
+            if now.reach < inf and sqrt(x @ x) >= now.reach:
+                return True
+            if self.forcing != "model":
+                return False
             before, last = last, -0.5 * float(x @ (b + r))  # Q_j = x'Hx / 2 - b'x, and H x = b - r
-            return sqrt(x @ x) >= now.reach or (self.forcing == "model" and j * (last - before) >= LOOSEST * last)
+            return j * (last - before) >= LOOSEST * last
 
         tolerance = 0.0
         if self.forcing == "residual":

@@ -41,9 +41,10 @@ def logistic(workers=3, unlike=False):
     return fleet, iterates(Newton(), fleet, np.zeros(8), 10)[-1]
 
 
-def samples(fleet):
-    """The samples that the workers of a fleet draw in the first iteration, a shard each."""
-    fleet.iteration = 1
+def samples(fleet, iteration):
+    """The samples that the workers of a fleet draw in an iteration, a shard each."""
+    for worker in fleet.host.workers:
+        worker.iteration = iteration
     rows = [worker.rng().choice(worker.rows, round(worker.rows / 8), replace=False) for worker in fleet.host.workers]
     return [Shard(w.model.rows.X[k], w.model.y[k]) for w, k in zip(fleet.host.workers, rows)]
 
@@ -70,7 +71,7 @@ def test_the_first_iteration_takes_a_step_from_minimisers_on_samples(monkeypatch
     monkeypatch.setattr(lazy_newton, "REST", 1e-13)  # the minimisers, not points near them
     fleet, optimum = logistic(unlike=unlike)
     first = iterates(LazyNewton(), fleet, np.zeros(8), 1)[1]
-    parts = samples(fleet)
+    parts = samples(fleet, int(unlike))
     if unlike:  # the mean over all samples
         start, H = minimised(parts)
     else:  # the average of the workers' own minimisers

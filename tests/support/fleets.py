@@ -17,6 +17,7 @@ __all__ = ["iterates", "on_many", "on_one", "states", "together"]
 def states(method: Method, fleet: LocalFleet, w: Array, count: int) -> list[Any]:
     """The first states, count + 1 of them, of a method that has no trouble."""
     fleet.adopt(method)
+    fleet.iteration = 0
     found = [method.start(fleet, w)]
     for fleet.iteration in range(1, count + 1):
         found.append(method.step(fleet, found[-1]))
@@ -27,6 +28,7 @@ def states(method: Method, fleet: LocalFleet, w: Array, count: int) -> list[Any]
 def iterates(method: Method, fleet: LocalFleet, w: Array, count: int = 6) -> Array:
     """The first iterates, shape (count + 1, d); fewer where the method is done."""
     fleet.adopt(method)
+    fleet.iteration = 0
     states = [method.start(fleet, w)]
     for fleet.iteration in range(1, count + 1):
         states.append(method.step(fleet, states[-1]))
