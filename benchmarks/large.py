@@ -110,22 +110,25 @@ def compare(name: str, folder: Path, rows: int) -> str:
     if limit:
         about += f" Memory limit of a rank: {megabytes / 20:.0f} MB."
     lines = [f"## {name}", "", about, "", "| solver | solve, s | whole, s | memory, MB | gradient norm, relative |"]
-    runs = [(method, limit) for method in METHODS] + ([("auto", [])] if limit else [])
+    runs = [(method, limit) for method in METHODS] + ([("auto", ["--dtype", "float32"])] if limit else [])
     lines += ["|---|--:|--:|--:|--:|", *(ours(method, folder, options) for method, options in runs)]
     return "\n".join([*lines, *(peer(solver, file) for solver in PEERS[name]), ""])
 
 
-def ours(method: str, folder: Path, limit: list[str]) -> str:
+def ours(method: str, folder: Path, options: list[str]) -> str:
     """The row of a method."""
-    out = folder / f"{method}{'-limited' if limit else ''}"
-    words = ["run", method, str(folder / "shards"), "-o", str(out), "--loss", "logistic", "--no-intercept", *limit]
+    out = folder / "-".join([method, *options])
+    words = ["run", method, str(folder / "shards"), "-o", str(out), "--loss", "logistic", "--no-intercept", *options]
     words += ["--rtol", str(GOAL), "--max-seconds", str(LIMIT), "--nproc", "2"]
     whole, memory, said = measured([sys.executable, "-m", "mpinewton", *words])
     run = read_run(out)
     chosen = str(run.result["chosen"])
     estimate = re.search(r"memory: about ([\d.]+ .B)", said)
     about = [chosen] if chosen != method else []
-    about += [f"limited, estimate {estimate[1]}"] if estimate and limit else []
+    if "--memory" in options:
+        about.append(f"limited, estimate {estimate[1] if estimate else 'none'}")
+    elif options:
+        about.append("float32 in memory")
     relative = run.last("grad_norm") / run.columns["grad_norm"][0]
     name = f"mpinewton {method}" + (f" ({', '.join(about)})" if about else "")
     return f"| {name} | {run.last('seconds'):.1f} | {whole:.1f} | {memory:,.0f} | {relative:.1e} |"

@@ -31,7 +31,7 @@ from sklearn import datasets
 import mpinewton
 from mpinewton.errors import MpinewtonError, WorkerError
 from mpinewton.methods import METHODS, auto
-from mpinewton.methods.lazy_newton import ROWS_PER_WEIGHT, LazyNewton
+from mpinewton.methods.lazy_newton import OWN_ROWS_PER_WEIGHT, ROWS_PER_WEIGHT, LazyNewton
 from mpinewton.report.network import Network, Tree
 from mpinewton.report.replay import HEAD
 
@@ -180,7 +180,7 @@ messages between the ranks at the start. With `--set goal=rounds` or `--set goal
 | method | where | a typical run |
 |---|---|---|
 | newton | the loss has a Hessian, d <= {largest} | {newton} iterations: a triangle of d (d + 1) / 2 floats, f and g in each |
-| lazy-newton | as newton, and the loss is convex | {own[0]:g} rounds, {own[1]:g} triangles, {own[2]:g} gradients and {own[3]:g} Hessians of all rows; where a worker has few rows ({few:g} d > its rows) {mean[0]:g}, {mean[1]:g}, {mean[2]:g}, {mean[3]:g}; where all have ({few:g} d > rows) {whole[0]:g}, {whole[1]:g}, {whole[2]:g}, {whole[3]:g} |
+| lazy-newton | as newton, and the loss is convex | {own[0]:g} rounds, {own[1]:g} triangles, {own[2]:g} gradients and {own[3]:g} Hessians of all rows; where a worker has few rows ({own_few:g} d > its rows) {mean[0]:g}, {mean[1]:g}, {mean[2]:g}, {mean[3]:g}; where all have ({few:g} d > rows) {whole[0]:g}, {whole[1]:g}, {whole[2]:g}, {whole[3]:g} |
 | lazy-newton, levels={levels}, refresh={refresh} | the same | {coded[0]:g} rounds, {coded[1]:g} triangles of {bits:g} bits an entry, {coded[2]:g} gradients and {coded[3]:g} Hessians |
 | newton-cg | the loss has products with its Hessian | {steps} iterations, {products} products, two rounds each |
 | preconditioned-lbfgs | the loss is not convex, or d > {largest} | {pairs} iterations; in each 50 products with a worker's own Hessian |
@@ -219,6 +219,7 @@ def page(cells: list[Cell]) -> str:
     verdict += "".join(f"\n- not: {cell.problem}, {cell.asked}: {cell.ratio:.2f}" for cell in bad)
     head = HEAD_OF_PAGE.format(
         largest=auto.LARGEST, newton=auto.NEWTON_STEPS, few=ROWS_PER_WEIGHT / LazyNewton().sample,
+        own_few=OWN_ROWS_PER_WEIGHT / LazyNewton().sample,
         own=auto.LAZY_OWN, mean=auto.LAZY_MEAN, whole=auto.LAZY_WHOLE, coded=auto.LAZY_CODED,
         levels=auto.LEVELS, refresh=auto.REFRESH, bits=64 * auto.CODED, steps=auto.CG_STEPS, products=auto.CG_PRODUCTS,
         pairs=auto.PAIRS, least=auto.LEAST_L2, lbfgs=auto.LBFGS_STEPS,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from mpinewton.arrays import Array, Integers
+from mpinewton.arrays import AnyArray, Array, Integers
+from mpinewton.fleet.wire import arrays_of
 from mpinewton.fleet.worker import Worker
 from mpinewton.losses.group import GroupPoint, GroupRay, LinearGroup
 
@@ -91,6 +92,22 @@ class Summed:
     """Sums of a part of the workers' replies, as those of a `PartialSum`: shape (s, ...)."""
 
     sums: Array
+
+
+class Reply(NamedTuple):
+    """What all workers reply: arrays whose first axis are the workers, and sums of the last part, if it is `Summed`."""
+
+    single: bool
+    arrays: list[AnyArray]
+    sums: Array | None
+
+    @staticmethod
+    def of(result: Any) -> Reply:
+        """The reply from what a task returns. Raises TypeError for anything else than numbers and arrays."""
+        parts = result if isinstance(result, tuple) else (result,)
+        if not isinstance(parts[-1], Summed):
+            return Reply(*arrays_of(result), None)
+        return Reply(len(parts) == 1, arrays_of(parts[:-1])[1], parts[-1].sums)
 
 
 class BatchMemory:

@@ -18,7 +18,10 @@ TaskOf = TypeVar("TaskOf", bound=Task)
 
 
 def batched(task: TaskOf) -> TaskOf:
-    """Mark a task that also runs on a `mpinewton.fleet.batch.Batch`: it uses nothing that a batch does not provide."""
+    """Mark a task that also runs on a `mpinewton.fleet.batch.Batch`: it uses nothing that a batch does not provide.
+
+    `hessian_triangle` may only be the last part of its reply.
+    """
     task.batched = True  # type: ignore[attr-defined]
     return task
 

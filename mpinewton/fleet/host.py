@@ -12,7 +12,7 @@ import numpy as np
 
 from mpinewton.arrays import AnyArray, Array, Integers, Mask
 from mpinewton.data.shard_io import read_shard
-from mpinewton.fleet.batch import Batch, Summed, same_objects
+from mpinewton.fleet.batch import Batch, Reply, same_objects
 from mpinewton.fleet.calls import Call, Failure, find_task, layout_mismatch
 from mpinewton.fleet.plan import Plan
 from mpinewton.fleet.problem import Problem
@@ -72,14 +72,13 @@ class Host:
         if together is None:
             yield from self._one_by_one(call, arrays)
             return
-        single, parts = arrays_of(*together)
         for place, worker in enumerate(self.workers):
-            yield worker.index, (single, [np.asarray(part[place]) for part in parts])
+            yield worker.index, (together.single, [np.asarray(part[place]) for part in together.arrays])
 
-    def _together(self, call: Call, arrays: Sequence[AnyArray], scale: Array | None = None) -> tuple[Any] | None:
-        """The reply of all workers, which are the first axis, from one call of the task; None where that cannot be.
+    def _together(self, call: Call, arrays: Sequence[AnyArray], factors: Array | None = None) -> Reply | None:
+        """The reply of all workers from one call of the task; None where that cannot be.
 
-        `scale` are the factors of the replies in a sum, of which parts may be `Summed`.
+        With the factors of the workers in a sum, the reply may have sums.
 
         A task that fails has changed no worker, and is run on them one by one to find out who fails.
         """
@@ -94,13 +93,14 @@ class Host:
             return None
         try:
             self._batch.join()
-            self._batch.sums = None if scale is None else (scale, self._merged)
+            self._batch.sums = None if factors is None else (factors, self._merged)
             result = task(self._batch, *_inputs(arrays))
+            reply = Reply.of(None if call.kind == "send" else result)
         except Exception:
             return None
         self._batch.hand_back()
         self.seconds = time.perf_counter() - start
-        return (None if call.kind == "send" else result,)
+        return reply
 
     def _one_by_one(self, call: Call, arrays: Sequence[AnyArray]) -> Iterator[tuple[int, Any]]:
         asked: Mask | None = None
@@ -127,10 +127,10 @@ class Host:
     def sum(self, call: Call, arrays: Sequence[AnyArray]) -> HostSum:
         """Add up the replies of this host's workers, for mean weighted by their shares (among those asked)."""
         scale = self._weights(call, arrays)
-        own = scale[[worker.index for worker in self.workers]]
-        together = self._together(call, arrays, own)
+        factors = scale[[worker.index for worker in self.workers]]
+        together = self._together(call, arrays, factors)
         if together is not None:
-            return self._sum_of_rows(*together, own)
+            return self._sum_of_rows(together, factors)
         total = PartialSum(self.tree)
         first: tuple[int, Layout] | None = None
         failure: Failure | None = None
@@ -147,24 +147,21 @@ class Host:
                 spare += total.add(self.tree.leaf(index), _term(reply, scale[index], spare))
         return HostSum(total, first, failure)
 
-    def _sum_of_rows(self, reply: Any, scale: Array) -> HostSum:
-        """The sum of replies that are the rows of arrays, each row times its scale; the last part may be `Summed`."""
-        single = not isinstance(reply, tuple)
-        parts = [] if reply is None else [reply] if single else list(reply)
-        summed = parts.pop().sums if parts and isinstance(parts[-1], Summed) else None
-        _, rows = arrays_of(tuple(parts))
-        terms = np.empty((len(scale), sum(part[0].size for part in rows)))
-        np.concatenate([part.reshape(len(scale), -1) for part in rows] or [terms], axis=1, out=terms)
-        terms *= scale[:, None]
-        total = PartialSum(self.tree)
-        for worker, factor, term in zip(self.workers, scale, terms):
+    def _sum_of_rows(self, reply: Reply, factors: Array) -> HostSum:
+        """The sum of a reply of all workers, each row times its factor."""
+        total, rows = PartialSum(self.tree), reply.arrays
+        terms = np.empty((len(factors), sum(part[0].size for part in rows)))
+        np.concatenate([part.reshape(len(factors), -1) for part in rows] or [terms], axis=1, out=terms)
+        terms *= factors[:, None]
+        for worker, factor, term in zip(self.workers, factors, terms):
             total.add(self.tree.leaf(worker.index), term if factor else None)
         total, first = total.copy(), [part[0] for part in rows]
-        if summed is not None:
+        if reply.sums is not None:
             zeros = np.zeros(terms.shape[1])
-            total.sums = [np.append(zeros if own is None else own, more) for own, more in zip(total.sums, summed)]
-            first.append(summed[0])
-        return HostSum(total, (self.workers[0].index, layout_of(single, first)), None)
+            pairs = zip(total.sums, reply.sums, strict=True)
+            total.sums = [np.append(zeros if own is None else own, more) for own, more in pairs]
+            first.append(reply.sums[0])
+        return HostSum(total, (self.workers[0].index, layout_of(reply.single, first)), None)
 
     @cached_property
     def _merged(self) -> Integers:
@@ -174,7 +171,7 @@ class Host:
             sums = len(total.nodes)
             total.add(self.tree.leaf(worker.index), None)
             merged.append(sums + 1 - len(total.nodes))
-        return np.array(merged)
+        return np.array(merged, dtype=np.int64)
 
     def _weights(self, call: Call, arrays: Sequence[AnyArray]) -> Array:
         """What the reply of every worker is multiplied by, shape (m,)."""

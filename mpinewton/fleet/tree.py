@@ -63,10 +63,7 @@ class Tree:
 
 
 class PartialSum:
-    """Sums over complete subtrees, left to right; None stands for a sum of zeros.
-
-    A term that can be written to is overwritten; one that cannot is left as it is.
-    """
+    """Sums over complete subtrees, left to right; None stands for a sum of zeros."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -74,7 +71,9 @@ class PartialSum:
         self.sums: list[Array | None] = []
 
     def add(self, node: int, term: Array | None) -> list[Array]:
-        """Append the sum of the subtree that follows, and add up what has become complete. `term` is taken over.
+        """Append the sum of the subtree that follows, and add up what has become complete.
+
+        `term` is overwritten, unless it is read-only.
 
         Returns the arrays that are not needed any more.
         """

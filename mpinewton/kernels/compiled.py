@@ -165,14 +165,14 @@ class Group:
         With sums = (diagonal, scales, merged) also sums of scales[i] (X_i'diag(h_i)X_i + diag(diagonal)) as packed
         triangles, shape (s, p (p + 1) / 2): the last two are added merged[i] times after that of shard i.
         """
-        k, H = len(self._matrices), None
+        k, H, asked = len(self._matrices), None, None
         f, g = np.empty(k), np.empty((k, self.p, *z.shape[1:])) if order > 0 else None
         if sums is not None:
             diagonal, scales, merged = sums
             H = np.empty((k - int(merged.sum()), self.p * (self.p + 1) // 2))
             asked = _numbers(diagonal), _numbers(scales), merged, H
         w = None if w is None else _numbers(w)
-        rows.evaluate(self._matrices, self._losses, w, z, f, g, None if sums is None else asked)
+        rows.evaluate(self._matrices, self._losses, w, z, f, g, asked)
         return f, g, H
 
     def second(self, z: Array) -> Array:

@@ -1,25 +1,26 @@
 /* Sums of the Hessians of many matrices in the order of a tree, as packed triangles. Included by rows.c alone.
  *
- * Few features of a matrix with few rows have entries: only the lines of a triangle that belong to them are written and
- * added, the others are known to be zero. Diagonals are sums of their own. */
+ * In a matrix with few rows few features have entries. Only their lines of a triangle are written and added; the others
+ * are zero. Diagonals are summed apart. The bits are those of sums of whole triangles, but for the sign of a zero where
+ * a product underflows. */
 
-enum { DEEPEST = 64 }; /* most sums that wait for another: a tree over 2^63 matrices has no more */
+enum { DEEPEST = 64 }; /* most sums that wait for another: enough for 2^32 matrices */
 
 typedef struct {
     double *H;        /* packed, without its diagonal; lines that are not there have no value */
-    double *diagonal; /* p; what is freed, and NULL where there is no memory yet */
-    uint8_t *there;   /* p */
+    double *diagonal; /* p numbers, at the start of the block to free; NULL before it is allocated */
+    uint8_t *there;   /* p: whether a line is there */
 } Triangle;
 
 typedef struct {
-    const double *diagonal, *scales; /* p: added to every Hessian; one for every Hessian */
+    const double *diagonal, *scales; /* p numbers that are added to every Hessian; one for every Hessian */
     const int64_t *merged;           /* how often the last two sums are added up after each Hessian */
     double *out;
-    Py_ssize_t count, top; /* of the sums in the end, and now */
+    Py_ssize_t count, top; /* sums at the end, and now */
     Triangle waiting[DEEPEST], own;
 } Sums;
 
-/* A triangle of zeros, in memory of its own where there is none yet: all of it, or with H in `out`. 0 with an exception
+/* Sets a triangle to zero; the first time it allocates its memory, without H if that is at `out`. 0 with an exception
  * set. */
 static int make_zero(Triangle *t, Py_ssize_t p, double *out)
 {
@@ -55,6 +56,15 @@ static void add_triangle(const Triangle *to, const Triangle *from, double scale,
     }
 }
 
+/* Whether so many of the waiting sums can be merged after one more; 0 with an exception set. */
+static int can_merge(int64_t merged, Py_ssize_t waiting)
+{
+    if (merged >= 0 && merged <= waiting && waiting - merged < DEEPEST)
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "merged: expected numbers of sums that are there");
+    return 0;
+}
+
 /* Takes what a sum of `hessians` Hessians is made of: (diagonal, scales, merged, out). 0 with an exception set. */
 static int take_sums(Sums *s, Arrays *arrays, PyObject *object, Py_ssize_t hessians, Py_ssize_t p)
 {
@@ -65,10 +75,8 @@ static int take_sums(Sums *s, Arrays *arrays, PyObject *object, Py_ssize_t hessi
     s->scales = s->diagonal ? numbers(arrays, scales, "scales", "d", hessians, 1, 0) : NULL;
     s->merged = s->scales ? numbers(arrays, merged, "merged", "q", hessians, 1, 0) : NULL;
     for (Py_ssize_t i = 0; s->merged && i < hessians; i++) {
-        if (s->merged[i] < 0 || s->merged[i] > s->count || s->count - s->merged[i] >= DEEPEST) {
-            PyErr_SetString(PyExc_ValueError, "merged: expected numbers of sums that are there");
+        if (!can_merge(s->merged[i], s->count))
             return 0;
-        }
         s->count += 1 - (Py_ssize_t)s->merged[i];
     }
     s->out = s->merged ? numbers(arrays, out, "out", "d", s->count, numbers_of_hessian(p, 1), 1) : NULL;
@@ -91,7 +99,10 @@ static double *next_hessian(Sums *s, const Matrix *m, const Py_ssize_t *lines)
 /* Adds X'hX, which is there, with the diagonal, as Hessian i. 0 with an exception set. */
 static int add_hessian(Sums *s, Py_ssize_t i, Py_ssize_t p, const Py_ssize_t *lines)
 {
-    if (!s->merged[i]) {
+    const int64_t merged = s->merged[i]; /* checked again: it may share memory with what is written */
+    if (!can_merge(merged, s->top))
+        return 0;
+    if (!merged) {
         if (!make_zero(&s->waiting[s->top], p, s->top < s->count ? s->out + s->top * numbers_of_hessian(p, 1) : NULL))
             return 0;
         s->top++;
@@ -100,12 +111,12 @@ static int add_hessian(Sums *s, Py_ssize_t i, Py_ssize_t p, const Py_ssize_t *li
         s->own.diagonal[a] = (s->own.there[a] ? s->own.H[lines[a] + a] : 0.0) + s->diagonal[a];
     if (s->scales[i])
         add_triangle(&s->waiting[s->top - 1], &s->own, s->scales[i], p, lines);
-    for (int64_t more = 1; more < s->merged[i]; more++, s->top--)
+    for (int64_t more = 1; more < merged; more++, s->top--)
         add_triangle(&s->waiting[s->top - 2], &s->waiting[s->top - 1], 1.0, p, lines);
     return 1;
 }
 
-/* Writes the lines that are not there, and the diagonals, of the sums; frees the memory. */
+/* Writes zeros into the lines of the sums that are not there, and the diagonals; frees the memory. */
 static void finish_sums(Sums *s, Py_ssize_t p, const Py_ssize_t *lines)
 {
     for (Py_ssize_t j = 0; j < s->top && j < s->count; j++)

@@ -300,7 +300,7 @@ static PyObject *evaluate(PyObject *module, PyObject *args)
         return NULL;
     Arrays arrays = {.count = 0}, own = {.count = 0};
     const Py_ssize_t count = PyTuple_Size(matrices);
-    const int summed = PyTuple_Check(H_);
+    const int summed = PyTuple_Check(H_), hessians = H_ != Py_None;
     Py_ssize_t p = 0, C = 0, *lines = NULL;
     Run z, f, g, H = {NULL, 0};
     Sums sums = {.count = 0};
@@ -319,20 +319,20 @@ static PyObject *evaluate(PyObject *module, PyObject *args)
                 PyErr_SetString(PyExc_ValueError, "expected a loss of as many rows as its matrix, and equal outputs");
             C = q.outputs;
             if (!i && !PyErr_Occurred() && (summed ? take_sums(&sums, &arrays, H_, count, p)
-                                                   : take_hessians(&arrays, &H, H_, count, p, &packed))) {
+                                                   : take_hessians(&arrays, &H, H_, count, p, &packed)))
                 w = optional(&arrays, w_, "w", p, C, 0);
-                lines = PyErr_Occurred() || !(summed || H.next) ? NULL : lines_of(p, packed);
-            }
-            if (!PyErr_Occurred() && lines && q.loss == SOFTMAX)
+            if (!PyErr_Occurred() && hessians && q.loss == SOFTMAX)
                 PyErr_SetString(PyExc_ValueError, "softmax: no Hessian in one pass");
             double *zi = PyErr_Occurred() ? NULL : part(&z, "z", m->n, C), *fi = zi ? part(&f, "f", 1, 1) : NULL;
             double *gi = fi ? part(&g, "g", p, C) : NULL, *Hi = NULL;
             if (!fi && !PyErr_Occurred())
                 PyErr_SetString(PyExc_ValueError, "z, f: expected arrays");
-            if (lines && !PyErr_Occurred())
-                Hi = summed ? next_hessian(&sums, m, lines) : part(&H, "H", numbers_of_hessian(p, packed), 1);
-            if (Hi && !summed)
+            if (hessians && !summed && !PyErr_Occurred() && (Hi = part(&H, "H", numbers_of_hessian(p, packed), 1)))
                 memset(Hi, 0, (size_t)numbers_of_hessian(p, packed) * sizeof(double));
+            if (hessians && !lines && !PyErr_Occurred())
+                lines = lines_of(p, packed);
+            if (summed && !PyErr_Occurred())
+                Hi = next_hessian(&sums, m, lines);
             if (!PyErr_Occurred() && evaluate_rows(m, &q, w, zi, fi, gi, Hi, lines) && Hi) {
                 if (summed)
                     (void)add_hessian(&sums, i, p, lines);

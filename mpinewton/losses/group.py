@@ -112,7 +112,7 @@ class GroupPoint:
     def hessian_sums(self, diagonal: Array, scales: Array, merged: Integers) -> Array:
         """Sums of the Hessians with this diagonal (d,) added, as packed triangles; see `kernels.compiled.Group`.
 
-        Only where the group `sums_hessians`. They come with gradients and values: ask for them first.
+        Only where the group `sums_hessians`. Gradients and values come from the same pass: ask for the sums first.
         """
         H = self._evaluate(1, (diagonal, scales, merged))[2]
         assert H is not None

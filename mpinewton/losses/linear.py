@@ -137,7 +137,7 @@ class LinearLoss(Loss):
         return ConfigError(f"{self.name} has {what}: it does not define {formula}. Use logistic, squared or softplus")
 
     def second_terms(self, z: Array, t: Targets) -> Array:
-        """Arrays, shape of z, from which `apply_second` and `hessian` compute; evaluated once at every point."""
+        """Array, shape of z, from which `apply_second` and `hessian` compute; it is evaluated once at every point."""
         return self.second_derivatives(z, t)
 
     def apply_second(self, second: Array, dz: Array) -> Array:

@@ -48,7 +48,7 @@ class LazyNewtonState(State):
         Lower Cholesky factor of the last Hessian; `UNKNOWN` where a new one is due.
     S, Y : tuples of k arrays, shape (d,)
         Changes of w and of the gradient since that Hessian, oldest first.
-    own : array, shape (1 + d + d (d + 1) / 2,)
+    from_samples : array, shape (1 + d + d (d + 1) / 2,)
         At the start, mean over the workers of what `minimise` finds on a worker's own sample: value, minimiser and
         triangle of the Hessian. `UNKNOWN` later, and where samples have few rows.
     """
@@ -56,7 +56,7 @@ class LazyNewtonState(State):
     L: Array
     S: Vectors
     Y: Vectors
-    own: Array
+    from_samples: Array
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class LazyNewton(Method[LazyNewtonState]):
 
     def start(self, fleet: Fleet, w: Array) -> LazyNewtonState:
         if not self.levels and self.is_sampled(min(fleet.problem.rows), fleet.dim, own=True):
-            f, g, *own = fleet.mean(self.minimise_own_sample, w)
-            return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=(), own=np.hstack(own))
+            f, g, *own = fleet.mean(self.value_gradient_and_own_minimum, w)
+            return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=(), from_samples=np.hstack(own))
         f, g = fleet.mean(value_and_gradient, w)
-        return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=(), own=UNKNOWN)
+        return LazyNewtonState(w, f, g, L=UNKNOWN, S=(), Y=(), from_samples=UNKNOWN)
 
     def step(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         if fleet.iteration == 1 and not self.levels and self.is_sampled(sum(fleet.problem.rows), fleet.dim):
@@ -151,8 +151,8 @@ class LazyNewton(Method[LazyNewtonState]):
     def start_on_sample(self, fleet: Fleet, now: LazyNewtonState) -> LazyNewtonState:
         """The first iteration: a step from a minimiser on samples, or none; and a Hessian of all rows."""
         there, H = now, None
-        if now.own.size:
-            (expected,), w, own = np.split(now.own, [1, 1 + fleet.dim])
+        if now.from_samples.size:
+            (expected,), w, own = np.split(now.from_samples, [1, 1 + fleet.dim])
             there = move_if_lower(fleet, now, w)
             if there.loss - expected <= ALIKE * (now.loss - expected):
                 H = own
@@ -166,7 +166,7 @@ class LazyNewton(Method[LazyNewtonState]):
                 return state_at(now, there.w + p, *new)
         return state_at(now, there.w, *fleet.mean(value_gradient_hessian, there.w))
 
-    def minimise_own_sample(self, worker: Worker, w: Array) -> tuple[float, Array, float, Array, Array]:
+    def value_gradient_and_own_minimum(self, worker: Worker, w: Array) -> tuple[float, Array, float, Array, Array]:
         """f_i and gradient at w, and `minimise` for f_i on a sample of its rows: 2 + 2 d + d (d + 1) / 2 floats."""
         own = minimise(partial(self.derivatives_of_sample, worker), w)
         return *value_and_gradient_of_all(worker, w), *own
@@ -229,7 +229,7 @@ def minimise(derivatives: Callable[[Array], tuple[float, Array, Array]], w: Arra
 
 def state_at(now: LazyNewtonState, w: Array, f: float, g: Array, H: Array) -> LazyNewtonState:
     """The state at w with the objective, the gradient and the triangle of the Hessian there."""
-    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0, own=UNKNOWN), unpack_triangle(H))
+    return with_factor(replace(now, w=w, loss=f, gradient=g, step=1.0, from_samples=UNKNOWN), unpack_triangle(H))
 
 
 def with_factor(now: LazyNewtonState, H: Array) -> LazyNewtonState:

@@ -133,7 +133,7 @@ class NewtonCG(Method[NewtonCGState]):
 
         def enough(j: int, x: Array, r: Array) -> bool:
             nonlocal last
-            if now.reach < inf and sqrt(x @ x) >= now.reach:
+            if sqrt(x @ x) >= now.reach:
                 return True
             if self.forcing != "model":
                 return False

@@ -87,7 +87,7 @@ def test_only_unlike_workers_need_a_round_trip_for_every_step_on_samples(unlike)
     fleet.ledger.entries()
     path = iterates(LazyNewton(), fleet, np.zeros(8), 9)
     tasks = [entry.task.split(":")[-1] for entry in fleet.ledger.entries() if entry.direction == "up"]
-    assert sum(task.endswith("minimise_own_sample") for task in tasks) == 1
+    assert sum(task.endswith("value_gradient_and_own_minimum") for task in tasks) == 1
     assert any(task.endswith("derivatives_of_sample") for task in tasks) is unlike
     np.testing.assert_allclose(path[-1], optimum, rtol=0, atol=1e-10)
 

@@ -9,6 +9,7 @@ from scipy import sparse
 from mpinewton import kernels
 from mpinewton.data.shard import Shard
 from mpinewton.errors import WorkerError
+from mpinewton.fleet.batch import Reply, Summed
 from mpinewton.fleet.host import Host
 from mpinewton.fleet.local import LocalFleet, local_fleet
 from mpinewton.losses import make_loss
@@ -142,6 +143,14 @@ def test_workers_at_different_weights_are_asked_one_by_one(batches):
     same(found, [worker.gradient() for worker in fleet.host.workers])
     fleet.mean(tasks.value_and_gradient, np.ones(fleet.dim))
     assert batches == ["value_and_gradient"]
+
+
+def test_only_the_last_part_of_a_reply_may_be_summed():
+    sums = Summed(np.ones((2, 3)))
+    assert Reply.of((1.0, sums)).sums is sums.sums
+    assert Reply.of(sums).single
+    with pytest.raises(TypeError, match="not Summed"):
+        Reply.of((sums, 1.0))
 
 
 def test_a_task_that_fails_names_the_worker():

@@ -101,6 +101,17 @@ def test_fuzzing_refuses_what_is_wrong():
         assert sum(fuzz(seed) for seed in range(10)) > 100
 
 
+@pytest.mark.skipif(kernels.NAME == "numpy", reason="needs the compiled loops")
+def test_an_order_of_sums_that_shares_memory_with_values_is_refused():
+    X = sparse.csr_array(np.eye(3))
+    matrix = kernels.compiled.rows.Matrix(X.indptr, X.indices, X.data, 3)
+    loss = (0, 1.0, 1, np.ones(3), None, None, 1.0)
+    values = np.zeros(2)  # the first value is written before the order of the second sum is read
+    sums = np.zeros(3), np.ones(2), values.view(np.int64), np.zeros((2, 6))
+    with pytest.raises(ValueError, match="merged: expected numbers of sums that are there"):
+        kernels.compiled.rows.evaluate((matrix,) * 2, (loss,) * 2, np.zeros(3), np.zeros((2, 3)), values, None, sums)
+
+
 def test_a_loss_with_a_formula_of_its_own_does_not_take_the_compiled_one():
     class Doubled(Logistic):
         name = "doubled"

@@ -12,7 +12,7 @@ import numpy as np
 
 from mpinewton.arrays import Bytes
 
-# The longest vector in bytes that passes through the memory; each rank holds so much of it.
+# The longest vector in bytes that passes through the memory. A rank holds so much of it as it has used.
 LONGEST = 1 << 25
 NONCE = 16
 NAMESPACES = ("net", "ipc", "pid")  # processes that differ in one of them count as processes of different hosts
@@ -78,7 +78,7 @@ class Inbox:
             raise OSError("the memory of another process")
 
     def read(self, size: int) -> Bytes:
-        """The bytes that were put there: a view that cannot be written to, until the next are put there."""
+        """The bytes that were put there: a read-only view, which changes when the sender puts others there."""
         return self._bytes[NONCE : NONCE + size]
 
 

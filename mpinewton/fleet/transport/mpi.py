@@ -173,7 +173,7 @@ class Link:
     def _receive(self, ranks: Sequence[range], copy: bool = True) -> list[tuple[Bytes, Bytes]]:
         """The messages of the first of each of these runs of ranks: heads and bodies.
 
-        copy: if not, those that pass through memory are views of it, until the next order.
+        copy: whether bodies in shared memory are copied. If not, they are read-only views, valid until the next order.
         """
         frames = [np.empty(FRAME, dtype=np.uint8) for _ in ranks]
         self._wait([self.comm.Irecv([frame, MPI.BYTE], run[0]) for frame, run in zip(frames, ranks)], ranks)
