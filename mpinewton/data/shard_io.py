@@ -20,16 +20,16 @@ from mpinewton.data.stored_rows import StoredRows
 from mpinewton.errors import DataError
 
 
-def _in_memory(reader: Reader) -> Matrix:
-    """All rows, as they are stored."""
+def _in_memory(reader: Reader, dtype: str) -> Matrix:
+    """All rows, in a type, to which they are converted piece by piece."""
     header, starts = reader.header, reader.starts
     piece: Any
     if starts is None:
-        X = np.empty((header.rows, header.features), header.dtype)
+        X = np.empty((header.rows, header.features), dtype)
         for rows, piece in reader.scan():
             X[rows] = piece
         return X
-    data, indices = np.empty(starts[-1], header.dtype), np.empty(starts[-1], np.int32)
+    data, indices = np.empty(starts[-1], dtype), np.empty(starts[-1], np.int32)
     for rows, piece in reader.scan():
         place = slice(starts[rows.start], starts[rows.stop])
         data[place], indices[place] = piece.data, piece.indices
@@ -69,7 +69,7 @@ def read_file(
             return last(X if dtype is None else _converted(X, scale, dtype))
 
         if keep:
-            X = made(_in_memory(reader))
+            X = made(_in_memory(reader, reader.header.dtype if dtype is None or scale != 1 else dtype))
         else:
             for _ in reader.scan():
                 pass
