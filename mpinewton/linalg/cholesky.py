@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh
-from scipy.linalg.lapack import dtrtrs
+from scipy.linalg import LinAlgError, eigh
+from scipy.linalg.lapack import dpotrf, dpotrs, dtrtrs  # without 10 microseconds of checks in each
 
 from mpinewton.arrays import Array, Matrix
 from mpinewton.linalg.krylov import Solution, cg
@@ -40,14 +40,18 @@ def solve_positive(H: Array, g: Array) -> Solution:
 
 def _solve_by_cholesky(H: Array, g: Array) -> tuple[Solution, bool]:
     """`solve_positive`, and whether H is singular to rounding: a pivot vanishes beside its diagonal entry."""
-    try:
-        L, lower = cho_factor(H, lower=True, check_finite=False)
-        x = cho_solve((L, lower), g, check_finite=False)
-    except LinAlgError:
-        x = np.full_like(g, np.nan)
-    if not np.isfinite(x).all():  # not every LAPACK detects NaN in H
-        return Solution(g.copy(), 0, "not positive definite"), True
-    return Solution(x, 1, "solved"), _has_vanishing_pivot(L, H)
+    L = _factor(H)
+    if L is not None:
+        x = dpotrs(L, g, lower=1)[0] if len(g) else g  # LAPACK takes no empty matrix
+        if np.isfinite(x).all():
+            return Solution(x, 1, "solved"), _has_vanishing_pivot(L, H)
+    return Solution(g.copy(), 0, "not positive definite"), True
+
+
+def _factor(H: Array, clean: bool = False) -> Array | None:
+    """`cholesky_factor` in the order of Fortran; the upper triangle of the result is that of H, or 0 with `clean`."""
+    L, failed = dpotrf(H, lower=1, clean=clean)
+    return np.asarray(L) if not failed and np.isfinite(np.diagonal(L)).all() else None  # not every LAPACK detects NaN
 
 
 def _has_vanishing_pivot(L: Array, H: Array) -> bool:
@@ -158,17 +162,15 @@ def project_spectrum(H: Array, mu: float) -> Array:
 
     Raises
     ------
-    LinAlgError
+    ValueError
         If H is not finite.
     """
     shifted = H.copy()
     shifted[np.diag_indices_from(H)] -= mu
-    try:
-        cho_factor(shifted, lower=True, overwrite_a=True)
-    except (LinAlgError, ValueError):  # ValueError: not finite
-        e, Q = eigh(H, subset_by_value=(-np.inf, mu))
-        return H + outer_sum(mu - e, Q.T)
-    return H
+    if _factor(shifted) is not None:
+        return H
+    e, Q = eigh(H, subset_by_value=(-np.inf, mu))
+    return H + outer_sum(mu - e, Q.T)
 
 
 def add_outer_products(H: Array, X: sparse.csr_array, c: Array) -> Array:
@@ -181,10 +183,8 @@ def add_outer_products(H: Array, X: sparse.csr_array, c: Array) -> Array:
 
 def cholesky_factor(H: Array) -> Array | None:
     """The lower Cholesky factor of symmetric H (d, d); None where H has none or is not finite."""
-    try:
-        return np.ascontiguousarray(cholesky(H, lower=True))
-    except (LinAlgError, ValueError):  # ValueError: not finite
-        return None
+    L = _factor(H, clean=True)
+    return None if L is None else np.ascontiguousarray(L)
 
 
 def factor_semidefinite(H: Array) -> Array | None:
@@ -242,7 +242,7 @@ def _up(L: Array, v: Array) -> Array:
 
 
 def _substitute(L: Array, v: Array, transposed: int) -> Array:
-    # As scipy.linalg.solve_triangular, without 20 microseconds of checks. L.T, in the order of Fortran, is not copied.
+    # L.T, in the order of Fortran, is not copied.
     x, failed = dtrtrs(L.T, v, lower=0, trans=transposed)
     if failed:
         raise LinAlgError("the factor is singular")

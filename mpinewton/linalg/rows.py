@@ -80,6 +80,10 @@ class Rows:
             self._loaded = [(rows, kernels.SparseRows(part)) for rows, part in zip(self._segments, parts)]
         self.narrow = X.dtype != np.float64
 
+    def take(self, rows: NDArray[np.intp]) -> Rows:
+        """Some of the rows, whose numbers have shape (k,), in memory."""
+        return Rows(self.X.take(rows, axis=0) if isinstance(self.X, np.ndarray) else self.X[rows])
+
     def affine(self, shift: Array, factor: Array) -> Rows:
         """Rows of (X - shift) * factor, computed in float64 and stored as X is; sparse rows have no shift."""
         return Rows(self.X.affine(shift, factor) if self.stored else affine(self.X, shift, factor))

@@ -214,7 +214,7 @@ class LinearModel:
     def subset(self, rows: NDArray[np.intp]) -> LinearModel:
         """The mean over some of the rows, whose numbers have shape (k,)."""
         part = copy.copy(self)
-        part.rows, part.y, part.t = Rows(self.rows.X[rows]), self.y[rows], self.t[rows]
+        part.rows, part.y, part.t = self.rows.take(rows), self.y[rows], self.t[rows]
         part._weigh(subset_weights(self.row_weight, rows))
         return part
 

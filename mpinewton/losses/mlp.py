@@ -104,7 +104,7 @@ class MlpModel:
     def subset(self, rows: NDArray[np.intp]) -> MlpModel:
         """The mean over some of the rows, whose numbers have shape (k,)."""
         part = copy.copy(self)
-        part.rows, part.t = Rows(self.rows.X[rows]), self.t[rows]
+        part.rows, part.t = self.rows.take(rows), self.t[rows]
         part.row_weight = subset_weights(self.row_weight, rows)
         return part
 
