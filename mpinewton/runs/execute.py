@@ -148,6 +148,11 @@ class _Execution:
         state = folder.open(fleet, job.toml(), facts, self.method.state)
         if mixture := bits.mixture(self.ranks, job.bits):
             log.warning("the ranks differ, and so may the bits of a run on other ranks: %s", mixture)
+        if (idle := self.session.ranks - 1 - self.manifest.workers) > 0:
+            log.warning(
+                "%s no workers and will be idle; start at most one for each worker, beside the driver",
+                _counted(idle, "rank has", "ranks have"),
+            )
         if state is None:
             assert w is not None
             log.info(self.summary())
@@ -189,7 +194,7 @@ class _Execution:
         return (
             f"{shown(job.method)}{chosen} on {job.data}: {shown(job.loss or '')}, l2 {job.l2:.6g}, "
             f"{m.rows} rows x {m.features} features, "
-            f"{m.workers} workers on {self.session.ranks} rank{'s' if self.session.ranks > 1 else ''}"
+            f"{_counted(m.workers, 'worker', 'workers')} on {_counted(self.session.ranks, 'rank', 'ranks')}"
         )
 
     def checkpoint(self, row: Row, state: State) -> None:
@@ -271,3 +276,7 @@ def introduce(session: Session, asked: bits.Bits) -> list[dict[str, Any]]:
 
 def _known(value: float) -> float | None:
     return None if isnan(value) else value
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -575,3 +575,12 @@ def test_nproc_starts_a_driver_and_workers_to_the_same_bits(terminal: Terminal, 
     refused = launch_serial([*command[:-4], "-o", "bad", "--set", "x=1", "--nproc", "1"], cwd=tmp_path)
     assert refused.returncode == 2, str(refused)
     assert refused.stderr.count("newton has no setting 'x'") == 1
+
+
+@pytest.mark.slow
+def test_ranks_without_workers_are_named(digits: Path, tmp_path: Path) -> None:
+    for workers, said in ((3, ""), (5, "2 ranks have no workers and will be idle; start at most one for each worker")):
+        command = ["-m", "mpinewton", "run", "newton", digits, "-o", f"on-{workers}", "--nproc", str(workers)]
+        finished = launch_serial(command, cwd=tmp_path, env=JOB_ENVIRONMENT)
+        assert finished.returncode == 0, str(finished)
+        assert said in finished.stdout and ("idle" in finished.stdout) == bool(said), str(finished)
