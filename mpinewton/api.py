@@ -306,6 +306,8 @@ def _together(comm: Any, prepare: Callable[[], RankRows | RankFunction]) -> Opti
 def _result(fleet: Fleet, options: Options, labels: Sequence[Any] | None, plan: Plan | None = None) -> OptimizeResult:
     """Run the method on the fleet."""
     problem = fleet.problem
+    if not fleet.dim:
+        raise ConfigError("the objective has no weights: X has no columns, or x0 has length 0")
     problem.loss.validate(problem.features, problem.classes, problem.intercept)
     method = options.method.choose(problem)
     method.validate(problem)

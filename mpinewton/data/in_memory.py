@@ -131,7 +131,7 @@ def as_labels(y: Any) -> Labels:
     wrong = np.array(missing, dtype=bool) if missing is not None else _not_finite(array)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ConfigError(f"y: the label of row {row} is {array[row]!r}; remove such rows, or give them a label")
+        raise ConfigError(f"y: the label of row {row} is {array[row]}; remove such rows, or give them a label")
     return array
 
 
