@@ -129,7 +129,7 @@ def check_run(arguments: tuple[str, ...], ntasks: int) -> int:
     """Validate the arguments of `run`. Returns 0: the job is no array. Raises ConfigError."""
     from mpinewton.cli import run
 
-    options = run.command.make_context("run", list(arguments[1:])).params
+    options = parse(run.command, arguments)
     for about_output in ("output", "as_json"):  # do not change the run
         options.pop(about_output)
     refuse_options(options)
@@ -148,11 +148,20 @@ def check_compare(arguments: tuple[str, ...]) -> int:
     from mpinewton.cli import compare
     from mpinewton.experiments.grid import cells, read_experiment
 
-    options = compare.command.make_context("compare", list(arguments[1:])).params
+    options = parse(compare.command, arguments)
     refuse_options(options)
     if options["cell"] is not None:
         raise ConfigError("--cell is set by the job script: leave it out")
     return len(cells(read_experiment(options["experiment"], options["bits"]), options["output"], options["only"]))
+
+
+def parse(command: click.Command, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters of a command line without `mpinewton`. Raises ConfigError, click.UsageError."""
+    name, *rest = arguments
+    try:
+        return command.make_context(f"mpinewton {name}", rest).params
+    except click.NoSuchOption as error:
+        raise ConfigError(f"{name} has no option {error.option_name}; options of slurm come before `{name}`") from None
 
 
 def refuse_options(options: dict[str, Any]) -> None:

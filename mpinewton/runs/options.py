@@ -89,7 +89,8 @@ def number(name: str, value: Any, least: float | None = 0.0) -> float | None:
     plain = value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
     real = isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= sys.float_info.max
     if not real or (least is not None and not plain >= least):
-        raise ConfigError(f"{name} = {value!r:.40}: expected a number{'' if least is None else f' of at least {least:g}'}")
+        rule = "" if least is None else f" of at least {least:g}"
+        raise ConfigError(f"{name} = {value!r:.40}: expected a number{rule}")
     return plain  # type: ignore[no-any-return]
 
 

@@ -115,6 +115,8 @@ def test_only_a_run_that_was_stopped_queues_again(
         ("--time 1:2:3:4 run newton shards/a9a", "expected a time limit of SLURM"),
         ("--time 5 run newton shards/a9a", "must be longer than --notice 300"),
         ("--mem 4GB run newton shards/a9a", "--mem '4GB': expected a size, as 4000M or 16G"),
+        ("run newton shards/a9a --nodes 2", "run has no option --nodes; options of slurm come before `run`"),
+        ("run newton shards/a9a --tol x", "Try 'mpinewton run --help'"),
         ("--nodes two run newton shards/a9a", "--nodes 'two': expected a number or a range"),
     ],
 )
