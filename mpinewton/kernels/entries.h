@@ -4,6 +4,19 @@
  * VALUE(k) is the value of entry k as a double. Arrays of rows start at row `first`. Sums are sequential.
  */
 
+/* Asks for the lines of v (p, C) that the entries from..to-1 need, each AHEAD entries later, if there are so many. */
+INLINE void NAME(prefetch)(const Matrix *m, int64_t from, int64_t to, Py_ssize_t C, const double *v)
+{
+    const INDEX *at = m->indices;
+    const int64_t entries = m->starts[m->n], last = to + AHEAD < entries ? to + AHEAD : entries;
+    for (int64_t k = from + AHEAD; k < last; k++) {
+        const double *row = v + (Py_ssize_t)at[k] * C;
+        for (Py_ssize_t c = 0; c < C; c += LINE)
+            PREFETCH(row + c);
+        PREFETCH(row + C - 1);
+    }
+}
+
 /* `columns` columns of x v, for one row x with entries from..to-1. */
 static inline void NAME(times_row)(const INDEX *at, const VALUES *x, int64_t from, int64_t to, Py_ssize_t C,
                                    const double *v, double *out, int columns)
@@ -37,9 +50,12 @@ static void NAME(times)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ss
         NAME(times_by_length)(m, first, end, v, out);
         return;
     }
+    const int wide = is_wide(m, C);
     for (Py_ssize_t i = first; i < end; i++, out += C) {
         const int64_t from = m->starts[i], to = m->starts[i + 1];
         Py_ssize_t c = 0;
+        if (wide)
+            NAME(prefetch)(m, from, to, C, v);
         for (; c + 8 <= C; c += 8)
             NAME(times_row)(at, x, from, to, C, v + c, out + c, 8);
         for (; c + 6 <= C; c += 6)
@@ -100,19 +116,29 @@ static void NAME(add)(const Matrix *m, Py_ssize_t first, Py_ssize_t end, Py_ssiz
             rows = squares ? NAME(add_short)(m, first, end, 1, r, out) : NAME(add_short)(m, first, end, 0, r, out);
         return;
     }
+    if (C == 1) { /* a loop of its own: it slows down inside the one for several columns */
+        for (Py_ssize_t i = first; i < end; i++, r++) {
+            if (squares)
+                NAME(add_row)(at, x, m->starts[i], m->starts[i + 1], 1, 1, r, out, 1);
+            else
+                NAME(add_row)(at, x, m->starts[i], m->starts[i + 1], 1, 0, r, out, 1);
+        }
+        return;
+    }
+    const int wide = is_wide(m, C);
     for (Py_ssize_t i = first; i < end; i++, r += C) {
         const int64_t from = m->starts[i], to = m->starts[i + 1];
         Py_ssize_t c = 0;
+        if (wide)
+            NAME(prefetch)(m, from, to, C, out);
         for (; c + 8 <= C; c += 8)
             NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 8);
         for (; c + 6 <= C; c += 6)
             NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 6);
         for (; c + 2 <= C; c += 2)
             NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 2);
-        if (c < C && squares)
-            NAME(add_row)(at, x, from, to, C, 1, r + c, out + c, 1);
-        else if (c < C)
-            NAME(add_row)(at, x, from, to, C, 0, r + c, out + c, 1);
+        if (c < C)
+            NAME(add_row)(at, x, from, to, C, squares, r + c, out + c, 1);
     }
 }
 

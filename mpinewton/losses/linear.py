@@ -235,7 +235,9 @@ class LinearModel:
         """X'(weight r), shape (d,), of r = change(rows, X v) for some rows at a time, in one pass over them."""
         V, weight = v if self.outputs == 1 else v.reshape(-1, self.outputs), self.row_weight
         if isinstance(weight, float):
-            return self.rows.product(change, V).ravel() * weight
+            total = self.rows.product(change, V).ravel()
+            total *= weight
+            return total
         return self.rows.product(lambda rows, z: (weight[rows] * change(rows, z).T).T, V).ravel()
 
     @property
@@ -290,7 +292,8 @@ class LinearPoint:
         f, g, H = model.rows.evaluate(model.formula, w, z, order, packed)
         self._z, self._value = z, f * model.formula.scale
         if g is not None:
-            self._gradient = g.ravel() * model.formula.scale
+            self._gradient = g.ravel()
+            self._gradient *= model.formula.scale
             self._gradient.flags.writeable = False
         return self._value, self._gradient, H
 

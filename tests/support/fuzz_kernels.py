@@ -20,7 +20,7 @@ LOSSES = ("logistic", "softmax", "softmax:reduced=true", "squared", "huber:delta
 
 def random_matrix(rng):
     """Sparse rows: few or many, short or long, with few or more than 2^16 features, with values of all kinds."""
-    n, p = int(rng.choice([0, 1, 5, 255, 256, 257, 600])), int(rng.choice([1, 2, 9, 40, 70_000]))
+    n, p = int(rng.choice([0, 1, 5, 255, 256, 257, 600])), int(rng.choice([1, 2, 9, 40, 9_000, 70_000]))
     entries = int(rng.integers(0, int(rng.choice([4, 80])) * n + 1))
     rows, columns = rng.integers(0, max(n, 1), entries), rng.integers(0, p, entries)
     if n and p > 40 and rng.random() < 0.5:  # one row that is much longer than the others
