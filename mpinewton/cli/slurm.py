@@ -155,13 +155,15 @@ def check_compare(arguments: tuple[str, ...]) -> int:
     return len(cells(read_experiment(options["experiment"], options["bits"]), options["output"], options["only"]))
 
 
-def parse(command: click.Command, arguments: tuple[str, ...]) -> dict[str, Any]:
-    """The parameters of a command line without `mpinewton`. Raises ConfigError, click.UsageError."""
+def parse(inner: click.Command, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters of `run` or `compare` with these arguments. Raises ConfigError, click.UsageError."""
     name, *rest = arguments
     try:
-        return command.make_context(f"mpinewton {name}", rest).params
+        return inner.make_context(f"mpinewton {name}", rest).params
     except click.NoSuchOption as error:
-        raise ConfigError(f"{name} has no option {error.option_name}; options of slurm come before `{name}`") from None
+        if not any(error.option_name in option.opts for option in command.params):
+            raise
+        raise ConfigError(f"{error.option_name} is an option of slurm: give it before `{name}`") from None
 
 
 def refuse_options(options: dict[str, Any]) -> None:
