@@ -4,7 +4,7 @@
  * VALUE(k) is the value of entry k as a double. Arrays of rows start at row `first`. Sums are sequential.
  */
 
-/* Asks for the lines of v (p, C) that the entries from..to-1 need, each AHEAD entries later, if there are so many. */
+/* Prefetches the rows of v (p, C) for the entries that follow from..to-1 by AHEAD, as far as there are such entries. */
 INLINE void NAME(prefetch)(const Matrix *m, int64_t from, int64_t to, Py_ssize_t C, const double *v)
 {
     const INDEX *at = m->indices;

@@ -18,8 +18,8 @@ struct Loops {
     void (*gram)(const Matrix *, Py_ssize_t, Py_ssize_t, const double *, double *, const Py_ssize_t *);
 };
 
-/* Whether the lines of a matrix (p, C) that entries need are asked for ahead: it has several columns, and is too large
- * for the cache of a core. With one column the processor itself reads far enough ahead. */
+/* Whether to prefetch the rows of a matrix (p, C): it has several columns, and is larger than the cache of a core. With
+ * one column it saves nothing. */
 static int is_wide(const Matrix *m, Py_ssize_t C)
 {
     return C > 1 && m->p * C > CACHED;

@@ -19,8 +19,8 @@ enum { SPREAD = 1024, SHORT = 64, STORES = 16 };
 enum { LOGISTIC, SOFTMAX, SQUARED, HUBER, POISSON, SOFTPLUS, LOSSES };
 static const char *const LOSS_NAMES[LOSSES] = {"logistic", "softmax", "squared", "huber", "poisson", "softplus"};
 
-/* Entries from the one in use to the one whose cache lines are asked for, by trial on news20 with 20 classes; numbers
- * that fit into the cache of a core; numbers of a line. */
+/* Prefetch distance in entries, by trial on news20 with 20 classes; numbers that fit into the cache of a core; numbers
+ * of a cache line. */
 enum { AHEAD = 64, CACHED = 1 << 16, LINE = 8 };
 
 #if defined(__GNUC__)
